@@ -1,0 +1,72 @@
+// Softmax, negative log-likelihood and its gradient, from logits, by log-sum-exp of each row's own maximum:
+//   losses[i]     = log Σ_v exp(z[i, v]) - z[i, target[i]]
+//   dlogits[i, v] = (softmax(z[i])[v] - [v = target[i]]) scale
+// A row whose target is not below V is ignored: loss 0, gradient 0.
+//
+// params   R, V
+//          gradient     whether dlogits is written; a dummy is bound otherwise
+// logits   [R, V]
+// targets  [R] u32
+// scale    [1]          1 / number of rows for the mean
+// losses   [R]          not scaled
+// dlogits  [R, V]
+// grid     one workgroup a row, over x and y
+struct Params {
+    R: u32,
+    V: u32,
+    gradient: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;
+@group(0) @binding(2) var<storage, read> targets: array<u32>;
+@group(0) @binding(3) var<storage, read> scale: array<f32>;
+@group(0) @binding(4) var<storage, read_write> losses: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dlogits: array<f32>;
+
+const THREADS: u32 = 64u;
+var<workgroup> part: array<f32, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn cross_entropy(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= p.R { return; }
+    let start = row * p.V;
+    var most = logits[start];
+    for (var v = local; v < p.V; v += THREADS) { most = max(most, logits[start + v]); }
+    part[local] = most;
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { part[local] = max(part[local], part[local + half]); }
+    }
+    workgroupBarrier();
+    most = part[0];
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var v = local; v < p.V; v += THREADS) { sum += exp(logits[start + v] - most); }
+    part[local] = sum;
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { part[local] += part[local + half]; }
+    }
+    workgroupBarrier();
+    sum = part[0];
+
+    let tgt = targets[row];
+    let counts = tgt < p.V;
+    if local == 0u {
+        var loss = 0.0;
+        if counts { loss = log(sum) + (most - logits[start + tgt]); }
+        losses[row] = loss;
+    }
+    if p.gradient == 0u { return; }
+    for (var v = local; v < p.V; v += THREADS) {
+        var d = 0.0;
+        if counts { d = (exp(logits[start + v] - most) / sum - select(0.0, 1.0, v == tgt)) * scale[0]; }
+        dlogits[start + v] = d;
+    }
+}

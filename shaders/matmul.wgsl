@@ -1,0 +1,62 @@
+// c = op(a) op(b) + bias            op(x) is x or its transpose
+//
+// params   m, n, k         sizes of op(a) [m, k], op(b) [k, n]
+//          transpose_a, transpose_b
+//          slice           how many of the k terms one workgroup sums; the slices are summed by column_sum
+//          has_bias        whether `bias` is added; a dummy is bound otherwise
+//          accumulate      whether c is added to what is there
+// a        [m, k], or [k, m] with transpose_a
+// b        [k, n], or [n, k] with transpose_b
+// bias     [n]
+// c        [slices, m, n]
+// grid     ceil(n / 64), ceil(m / 64), slices      joins lib/tile
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    transpose_a: u32,
+    transpose_b: u32,
+    slice: u32,
+    has_bias: u32,
+    accumulate: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+
+fn a_is_transposed() -> bool { return p.transpose_a != 0u; }
+fn b_is_transposed() -> bool { return p.transpose_b != 0u; }
+
+fn load_a(m: u32, k: u32) -> f32 {
+    if m >= p.m || k >= p.k { return 0.0; }
+    return a[select(m * p.k + k, k * p.m + m, a_is_transposed())];
+}
+
+fn load_b(k: u32, n: u32) -> f32 {
+    if n >= p.n || k >= p.k { return 0.0; }
+    return b[select(k * p.n + n, n * p.k + k, b_is_transposed())];
+}
+
+@compute @workgroup_size(256)
+fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let origin = TILE * group.yx;
+    let start = group.z * p.slice;
+    var sum = multiply_tile(origin, vec2<u32>(start, min(start + p.slice, p.k)), local);
+    let place = origin + tile_place(local);
+    for (var i = 0u; i < 4u; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            let row = place.x + i;
+            let column = place.y + j;
+            if row < p.m && column < p.n {
+                let at = (group.z * p.m + row) * p.n + column;
+                var value = sum[i][j];
+                if p.has_bias != 0u { value += bias[column]; }
+                if p.accumulate != 0u { value += c[at]; }
+                c[at] = value;
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+// history[clock[0] mod capacity] = scale Σ_i losses[i], then every counter of the clock goes on by one: a step is counted
+// when its loss is recorded.
+//
+// params   R, capacity
+// losses   [R]
+// scale    [1]
+// history  [capacity]
+// clock    [2] u32       steps, batches of this epoch
+// grid     one workgroup
+struct Params {
+    R: u32,
+    capacity: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> losses: array<f32>;
+@group(0) @binding(2) var<storage, read> scale: array<f32>;
+@group(0) @binding(3) var<storage, read_write> history: array<f32>;
+@group(0) @binding(4) var<storage, read_write> clock: array<u32>;
+
+const THREADS: u32 = 256u;
+var<workgroup> part: array<f32, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn record_loss(@builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var i = local; i < p.R; i += THREADS) { sum += losses[i]; }
+    part[local] = sum;
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { part[local] += part[local + half]; }
+    }
+    if local == 0u {
+        history[clock[0] % p.capacity] = scale[0] * part[0];
+        clock[0] += 1u;
+        clock[1] += 1u;
+    }
+}

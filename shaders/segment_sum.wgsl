@@ -1,0 +1,60 @@
+// The gradient of gather:  dtable[s, v, :] = Σ_{i: index[i] = v} dy[i, :]     i over the rows of slice s
+//
+// A workgroup owns one v and 64 columns, so no sum is shared and the order is fixed. 256 rows at a time, its threads
+// mark in a bit mask which rows belong to v, and then walk the marks.
+//
+// params   rows, columns
+//          slice         rows in a slice
+//          accumulate    whether dtable is added to what is there
+// dy       [rows, columns]
+// index    [rows] u32
+// dtable   [slices, V, columns]
+// grid     ceil(columns / 64), V, slices
+struct Params {
+    rows: u32,
+    columns: u32,
+    slice: u32,
+    accumulate: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read> index: array<u32>;
+@group(0) @binding(3) var<storage, read_write> dtable: array<f32>;
+
+const CHUNK: u32 = 256u;
+var<workgroup> marks: array<atomic<u32>, 8>;
+
+@compute @workgroup_size(64)
+fn segment_sum(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let column = 64u * group.x + local;
+    let start = group.z * p.slice;
+    let end = min(start + p.slice, p.rows);
+    var sum = 0.0;
+    for (var chunk = start; chunk < end; chunk += CHUNK) {
+        if local < 8u { atomicStore(&marks[local], 0u); }
+        workgroupBarrier();
+        for (var i = local; i < CHUNK; i += 64u) {
+            if chunk + i < end && index[chunk + i] == group.y { atomicOr(&marks[i / 32u], 1u << (i % 32u)); }
+        }
+        workgroupBarrier();
+        if column < p.columns {
+            for (var word = 0u; word < 8u; word++) {
+                for (var left = atomicLoad(&marks[word]); left != 0u; left &= left - 1u) {
+                    let row = chunk + 32u * word + firstTrailingBit(left);
+                    sum += dy[row * p.columns + column];
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    if column < p.columns {
+        let at = (group.z * groups.y + group.y) * p.columns + column;
+        if p.accumulate != 0u { sum += dtable[at]; }
+        dtable[at] = sum;
+    }
+}

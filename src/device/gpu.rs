@@ -1,0 +1,285 @@
+//! The part that talks to wgpu: opening, buffers, pipelines, submitting, reading back.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_intrusive::channel::shared::oneshot_channel;
+
+use super::{Adapter, Counters, Limits};
+use crate::error::{Error, Result};
+use crate::kernel::{Access, Kernel};
+
+/// How many submissions may be queued before the next one waits: enough to hide the host, little enough that memory
+/// stays flat and a stop is prompt.
+const QUEUE_DEPTH: usize = 4;
+
+pub(crate) struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub counters: Arc<Counters>,
+    adapter: Adapter,
+    limits: wgpu::Limits,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
+    staging: Mutex<Vec<wgpu::Buffer>>,
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+/// How many read-back buffers are kept for the next read of the same size.
+const STAGING_POOL: usize = 8;
+
+/// A kernel and the values of its override constants.
+type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
+
+pub(crate) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// The first thing that went wrong outside a call that could have reported it.
+#[derive(Clone)]
+enum Failure {
+    Lost(String),
+    Error(String),
+}
+
+/// Locks a mutex whose contents stay valid even if a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    pub async fn open(adapter: wgpu::Adapter, summary: Adapter) -> Result<Self> {
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("elman"),
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|error| Error::Gpu(format!("{} cannot be opened: {error}", summary.name())))?;
+        let failure = Arc::new(Mutex::new(None));
+        let slot = failure.clone();
+        device.set_device_lost_callback(move |_, message| {
+            *lock(&slot) = Some(Failure::Lost(message));
+        });
+        let slot = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&slot).get_or_insert(Failure::Error(error.to_string()));
+        }));
+        Ok(Self {
+            device,
+            queue,
+            counters: Arc::default(),
+            adapter: summary,
+            limits,
+            pipelines: Mutex::default(),
+            in_flight: Mutex::default(),
+            staging: Mutex::default(),
+            failure,
+        })
+    }
+
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    pub fn is_software(&self) -> bool {
+        self.adapter.is_software()
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits {
+            binding_bytes: self.limits.max_storage_buffer_binding_size,
+            buffer_bytes: self.limits.max_buffer_size,
+            workgroups_per_dimension: self.limits.max_compute_workgroups_per_dimension,
+            offset_alignment: self.limits.min_storage_buffer_offset_alignment.into(),
+        }
+    }
+
+    pub fn lose(&self) {
+        self.device.destroy();
+    }
+
+    /// Reports what callbacks have left behind.
+    pub fn check(&self) -> Result<()> {
+        match lock(&self.failure).clone() {
+            None => Ok(()),
+            Some(Failure::Lost(message)) => Err(Error::DeviceLost(message)),
+            Some(Failure::Error(message)) => Err(Error::Gpu(message)),
+        }
+    }
+
+    pub fn create_buffer(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer> {
+        self.check()?;
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(name),
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => Err(Error::Limit {
+                tensor: name.into(),
+                needed: bytes,
+                unit: "bytes of device memory",
+                allowed: 0,
+                device: format!("{}, which has no more free,", self.adapter.name()),
+                cure: "use a smaller batch or hidden size, or close other programs that use the GPU",
+            }),
+        }
+    }
+
+    pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check()?;
+        self.queue.write_buffer(buffer, offset, bytes);
+        Ok(())
+    }
+
+    /// The pipeline of a kernel with these constants, compiled on first use.
+    pub async fn pipeline(&self, kernel: &'static Kernel, constants: &[(&'static str, u32)]) -> Result<Arc<Pipeline>> {
+        let key = (kernel.name, constants.to_vec());
+        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
+            return Ok(pipeline.clone());
+        }
+        self.check()?;
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
+        };
+        let checks = wgpu::ShaderRuntimeChecks {
+            bounds_checks: std::env::var_os("ELMAN_BOUNDS_CHECKS").is_some(),
+            // Loop bounding has made kernels up to 100 times slower; every loop here ends by its own counter.
+            force_loop_bounding: false,
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
+        // SAFETY: the kernels are this crate's own; the host checks every shape and index before it submits, and the
+        // tests run with bounds checks on.
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let uniform = wgpu::BufferBindingType::Uniform;
+        let storage = kernel
+            .bindings
+            .iter()
+            .map(|binding| wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read });
+        let entries: Vec<_> = std::iter::once(uniform)
+            .chain(storage)
+            .zip(0..)
+            .map(|(ty, binding)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            })
+            .collect();
+        let layout = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(kernel.name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let values: Vec<_> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(kernel.name),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &values,
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        if let Some(error) = scope.pop().await {
+            return Err(Error::Gpu(format!("kernel `{}` {constants:?}: {error}", kernel.name)));
+        }
+        Counters::add(&self.counters.pipelines, 1);
+        let pipeline = Arc::new(Pipeline { pipeline, layout });
+        lock(&self.pipelines).insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Submits, and waits for the submission `QUEUE_DEPTH` before it.
+    pub fn submit(&self, commands: wgpu::CommandBuffer) -> Result<()> {
+        self.check()?;
+        let index = self.queue.submit([commands]);
+        let mut in_flight = lock(&self.in_flight);
+        in_flight.push_back(index);
+        if in_flight.len() > QUEUE_DEPTH {
+            let oldest = in_flight.pop_front();
+            drop(in_flight);
+            self.poll(wgpu::PollType::Wait { submission_index: oldest, timeout: None })?;
+        }
+        Ok(())
+    }
+
+    pub fn wait(&self) -> Result<()> {
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    fn poll(&self, kind: wgpu::PollType) -> Result<()> {
+        let polled = self.device.poll(kind);
+        self.check()?;
+        polled.map(|_| ()).map_err(|error| Error::Gpu(error.to_string()))
+    }
+
+    /// The bytes of a range of a buffer, once everything submitted before is done.
+    pub async fn read(&self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<u8>> {
+        self.check()?;
+        let bytes = range.end - range.start;
+        let staging = self.take_staging(bytes);
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
+        encoder.copy_buffer_to_buffer(buffer, range.start, &staging, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = oneshot_channel();
+        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
+            // The receiver is gone only if the reader was dropped; then nobody wants the answer.
+            let _ = sender.send(result);
+        });
+        // Natively somebody has to drive the device; a browser does so itself.
+        #[cfg(not(target_arch = "wasm32"))]
+        self.wait()?;
+        match receiver.receive().await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                self.check()?;
+                return Err(Error::Gpu(format!("a buffer cannot be read: {error}")));
+            }
+            None => return Err(Error::DeviceLost("a read was never answered".into())),
+        }
+        let view = staging.get_mapped_range(0..bytes);
+        let copied = view.map(|view| view.to_vec());
+        staging.unmap();
+        let mut pool = lock(&self.staging);
+        if pool.len() < STAGING_POOL {
+            pool.push(staging);
+        }
+        copied.map_err(|error| Error::Gpu(error.to_string()))
+    }
+
+    /// A buffer to read through: one that an earlier read gave back, or a new one.
+    fn take_staging(&self, bytes: u64) -> wgpu::Buffer {
+        let mut pool = lock(&self.staging);
+        if let Some(position) = pool.iter().position(|buffer| buffer.size() == bytes) {
+            return pool.swap_remove(position);
+        }
+        drop(pool);
+        Counters::add(&self.counters.buffers, 1);
+        Counters::add(&self.counters.bytes, bytes);
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("staging"),
+            size: bytes,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Buffers of a device, and moving values in and out of them.
+
+use std::cell::UnsafeCell;
+use std::ops::Range;
+
+use super::{Counters, Device, Kind};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// Elements of one type in one allocation of one device.
+pub(crate) struct Buffer {
+    pub device: Device,
+    pub dtype: DType,
+    pub memory: Memory,
+}
+
+pub(crate) enum Memory {
+    Gpu(wgpu::Buffer),
+    F32(Cells<f32>),
+    F64(Cells<f64>),
+    U32(Cells<u32>),
+}
+
+/// CPU memory that plans write through a shared handle, as a GPU does.
+///
+/// # Safety of its use
+/// Every access happens while the device's lock is held (see [`Kind::Cpu`]), so there is one user at a time; within one
+/// dispatch, `Graph::dispatch` has refused overlapping ranges of which one is written.
+pub(crate) struct Cells<T>(UnsafeCell<Box<[T]>>);
+
+// SAFETY: see `Cells`: the device's lock serialises all access.
+unsafe impl<T: Send> Sync for Cells<T> {}
+
+impl<T: Clone + Default> Cells<T> {
+    fn zeros(len: usize) -> Self {
+        Self(UnsafeCell::new(vec![T::default(); len].into()))
+    }
+}
+
+impl<T> Cells<T> {
+    /// # Safety
+    /// The caller holds the device's lock, and no slice that overlaps `range` is being written.
+    pub unsafe fn slice(&self, range: Range<usize>) -> &[T] {
+        // SAFETY: the caller's promise; the address of the first element does not borrow the others.
+        unsafe { std::slice::from_raw_parts(self.start(&range), range.len()) }
+    }
+
+    /// # Safety
+    /// The caller holds the device's lock, and no other slice overlaps `range`.
+    #[allow(clippy::mut_from_ref, reason = "interior mutability is the point of `Cells`")]
+    pub unsafe fn slice_mut(&self, range: Range<usize>) -> &mut [T] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start(&range), range.len()) }
+    }
+
+    fn start(&self, range: &Range<usize>) -> *mut T {
+        // SAFETY: the box itself is never replaced; only its length is read through this reference.
+        let base: *mut [T] = unsafe { &raw mut **self.0.get() };
+        assert!(range.start <= range.end && range.end <= base.len(), "range {range:?} of a buffer of {}", base.len());
+        // SAFETY: within the allocation, as just checked.
+        unsafe { base.cast::<T>().add(range.start) }
+    }
+}
+
+impl Memory {
+    /// # Safety
+    /// The caller holds the device's lock, and the two ranges do not overlap.
+    pub unsafe fn copy_from(&self, start: usize, source: &Self, source_start: usize, len: usize) {
+        let (to, from) = (start..start + len, source_start..source_start + len);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self, source) {
+                (Self::F32(a), Self::F32(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
+                (Self::F64(a), Self::F64(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
+                (Self::U32(a), Self::U32(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
+                _ => unreachable!("`Graph::copy` checks device and element type"),
+            }
+        }
+    }
+}
+
+/// The element types of the host: f32, f64, u32.
+pub(crate) trait Element: bytemuck::Pod + num_traits::NumCast {}
+impl<T: bytemuck::Pod + num_traits::NumCast> Element for T {}
+
+/// Between the host's element type and the device's: f32 and f64 convert, u32 stays (`Tensor` has checked the type).
+fn convert<A: Element, B: Element>(x: A) -> B {
+    num_traits::cast(x).expect("f32, f64 and u32 tensors are read and written as what they are")
+}
+
+impl Buffer {
+    pub fn zeros(device: &Device, name: &str, len: usize, dtype: DType) -> Result<Self> {
+        let bytes = 4 * len as u64;
+        let limits = device.limits();
+        let allowed = limits.buffer_bytes.min(limits.binding_bytes);
+        if bytes > allowed {
+            return Err(Error::Limit {
+                tensor: name.into(),
+                needed: bytes,
+                unit: "bytes in one buffer",
+                allowed,
+                device: device.describe(),
+                cure: "use a smaller batch, window or hidden size, or `--device cpu`",
+            });
+        }
+        let memory = match (device.kind(), dtype) {
+            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_buffer(name, bytes)?),
+            (_, DType::U32) => Memory::U32(Cells::zeros(len)),
+            (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(len)),
+            (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(len)),
+        };
+        Counters::add(&device.counters().buffers, 1);
+        Counters::add(&device.counters().bytes, bytes);
+        Ok(Self { device: device.clone(), dtype, memory })
+    }
+
+    pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {
+        fn put<T: Element, D: Element + Default>(cells: &Cells<D>, offset: usize, values: &[T]) {
+            // SAFETY: the caller holds the lock, and this is the only slice.
+            let target = unsafe { cells.slice_mut(offset..offset + values.len()) };
+            target.iter_mut().zip(values).for_each(|(d, &s)| *d = convert(s));
+        }
+        Counters::add(&self.device.counters().uploads, 1);
+        let _guard = self.device.lock();
+        match &self.memory {
+            Memory::F32(cells) => put(cells, offset, values),
+            Memory::F64(cells) => put(cells, offset, values),
+            Memory::U32(cells) => put(cells, offset, values),
+            Memory::Gpu(buffer) => {
+                let gpu = self.device.gpu().expect("GPU memory belongs to a GPU device");
+                match self.dtype {
+                    DType::F32 => {
+                        let values: Vec<f32> = values.iter().map(|&x| convert(x)).collect();
+                        gpu.write(buffer, 4 * offset as u64, bytemuck::cast_slice(&values))?;
+                    }
+                    DType::U32 => gpu.write(buffer, 4 * offset as u64, bytemuck::cast_slice(values))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn read<T: Element>(&self, range: Range<usize>) -> Result<Vec<T>> {
+        Counters::add(&self.device.counters().downloads, 1);
+        if let Memory::Gpu(buffer) = &self.memory {
+            let gpu = self.device.gpu().expect("GPU memory belongs to a GPU device");
+            let bytes = gpu.read(buffer, 4 * range.start as u64..4 * range.end as u64).await?;
+            return Ok(match self.dtype {
+                DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).into_iter().map(convert).collect(),
+                DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(&bytes).into_iter().map(convert).collect(),
+            });
+        }
+        let _guard = self.device.lock();
+        // SAFETY: the lock is held, so nothing is being written.
+        unsafe {
+            Ok(match &self.memory {
+                Memory::F32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
+                Memory::F64(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
+                Memory::U32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
+                Memory::Gpu(_) => unreachable!("handled above"),
+            })
+        }
+    }
+}

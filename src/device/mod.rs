@@ -1,0 +1,258 @@
+//! Where plans run: a GPU that wgpu reaches, or the CPU twins of the same kernels.
+
+mod choose;
+pub(crate) mod gpu;
+pub(crate) mod memory;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use choose::{Adapter, ENVIRONMENT_VARIABLE};
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+use gpu::Gpu;
+use memory::Buffer;
+
+/// A place where plans run: a GPU, the CPU in f32, or the f64 reference that tests compare with.
+///
+/// Cloning is cheap and gives the same device.
+///
+/// ```
+/// let device = elman::Device::cpu();
+/// let x = device.upload("x", &[2, 3], &[1., 2., 3., 4., 5., 6.])?;
+/// assert_eq!(x.to_vec()?[4], 5.0);
+/// # Ok::<(), elman::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    reason: String,
+    counters: Arc<Counters>,
+}
+
+pub(crate) enum Kind {
+    Gpu(Gpu),
+    /// The CPU twins in f32. A plan or a transfer holds the lock while it touches memory: one at a time, as on a queue.
+    Cpu(Mutex<()>),
+    /// The CPU twins in f64.
+    Reference(Mutex<()>),
+}
+
+/// What a device has made and done since it was opened; a steady state adds only `submits` and `dispatches`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Count {
+    /// Buffers allocated on the device.
+    pub buffers: u64,
+    /// Bytes allocated on the device, freed ones included.
+    pub bytes: u64,
+    /// Bind groups made.
+    pub bind_groups: u64,
+    /// Pipelines compiled.
+    pub pipelines: u64,
+    /// Writes from the host.
+    pub uploads: u64,
+    /// Reads to the host.
+    pub downloads: u64,
+    /// Command buffers submitted.
+    pub submits: u64,
+    /// Kernels dispatched.
+    pub dispatches: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub buffers: AtomicU64,
+    pub bytes: AtomicU64,
+    pub bind_groups: AtomicU64,
+    pub pipelines: AtomicU64,
+    pub uploads: AtomicU64,
+    pub downloads: AtomicU64,
+    pub submits: AtomicU64,
+    pub dispatches: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Sizes that kernels and buffers must stay within; unlimited on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub binding_bytes: u64,
+    pub buffer_bytes: u64,
+    pub workgroups_per_dimension: u32,
+    /// A tensor that starts inside a buffer must start at a multiple of this.
+    pub offset_alignment: u64,
+}
+
+impl Device {
+    /// The CPU: every kernel's twin in f32, on all cores.
+    pub fn cpu() -> Self {
+        Self::new(Kind::Cpu(Mutex::default()), "asked for by name")
+    }
+
+    /// The CPU twins in f64: the oracle that tests compare the other devices with. Slow.
+    pub fn reference() -> Self {
+        Self::new(Kind::Reference(Mutex::default()), "asked for by name")
+    }
+
+    fn new(kind: Kind, reason: impl Into<String>) -> Self {
+        let counters = match &kind {
+            Kind::Gpu(gpu) => gpu.counters.clone(),
+            Kind::Cpu(_) | Kind::Reference(_) => Arc::default(),
+        };
+        Self(Arc::new(Inner { kind, reason: reason.into(), counters }))
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
+        match &self.0.kind {
+            Kind::Gpu(gpu) => Some(gpu),
+            Kind::Cpu(_) | Kind::Reference(_) => None,
+        }
+    }
+
+    /// Takes the CPU memory for the time of one plan or transfer; a GPU orders its own work. A panic in a twin leaves no
+    /// broken invariant behind, so a poisoned lock is as good as any.
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, ()>> {
+        match &self.0.kind {
+            Kind::Gpu(_) => None,
+            Kind::Cpu(mutex) | Kind::Reference(mutex) => Some(mutex.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        match &self.0.kind {
+            Kind::Gpu(gpu) => gpu.limits(),
+            Kind::Cpu(_) | Kind::Reference(_) => Limits {
+                binding_bytes: u64::MAX,
+                buffer_bytes: u64::MAX,
+                workgroups_per_dimension: u32::MAX,
+                offset_alignment: 4,
+            },
+        }
+    }
+
+    /// Whether kernels should spread one sum over many workgroups. Pays on a GPU; costs on the CPU and on a software
+    /// driver, where a workgroup is a loop.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.gpu().is_some_and(|gpu| !gpu.is_software())
+    }
+
+    /// One line for people: name, kind, driver.
+    pub fn describe(&self) -> String {
+        match &self.0.kind {
+            Kind::Gpu(gpu) => gpu.adapter().to_string(),
+            Kind::Cpu(_) => format!("CPU ({} threads)", rayon::current_num_threads()),
+            Kind::Reference(_) => "CPU reference (f64)".into(),
+        }
+    }
+
+    /// Why this device was chosen.
+    pub fn reason(&self) -> &str {
+        &self.0.reason
+    }
+
+    /// Whether plans run as WGSL on an adapter (a software one included).
+    pub fn is_gpu(&self) -> bool {
+        self.gpu().is_some()
+    }
+
+    /// What the device has made and done so far.
+    pub fn count(&self) -> Count {
+        let c = &self.0.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Count {
+            buffers: get(&c.buffers),
+            bytes: get(&c.bytes),
+            bind_groups: get(&c.bind_groups),
+            pipelines: get(&c.pipelines),
+            uploads: get(&c.uploads),
+            downloads: get(&c.downloads),
+            submits: get(&c.submits),
+            dispatches: get(&c.dispatches),
+        }
+    }
+
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// The device was lost, or its driver reported an error.
+    pub fn synchronize(&self) -> Result<()> {
+        self.gpu().map_or(Ok(()), Gpu::wait)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// A dimension of 0, or more bytes than the device allows in one buffer.
+    pub fn zeros(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        if shape.contains(&0) {
+            return Err(Error::shape("zeros", name, "no dimension of 0", shape));
+        }
+        let len = shape.iter().product();
+        Ok(Tensor::new(name, shape, Buffer::zeros(self, name, len, dtype)?))
+    }
+
+    /// A tensor of f32 with these values, row-major.
+    ///
+    /// # Errors
+    /// The shape does not have `values.len()` elements, or the tensor is larger than the device allows.
+    pub fn upload(&self, name: &str, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+        let tensor = self.zeros(name, shape, DType::F32)?;
+        tensor.write(values)?;
+        Ok(tensor)
+    }
+
+    /// A tensor of u32 (tokens, lengths, indices) with these values, row-major.
+    ///
+    /// # Errors
+    /// As [`Self::upload`].
+    pub fn upload_u32(&self, name: &str, shape: &[usize], values: &[u32]) -> Result<Tensor> {
+        let tensor = self.zeros(name, shape, DType::U32)?;
+        tensor.write_u32(values)?;
+        Ok(tensor)
+    }
+
+    /// A tensor of u32 tokens, all 0: every write to it is checked against the vocabulary.
+    ///
+    /// # Errors
+    /// As [`Self::zeros`].
+    pub fn tokens(&self, name: &str, shape: &[usize], vocabulary: usize) -> Result<Tensor> {
+        Ok(self.zeros(name, shape, DType::U32)?.with_vocabulary(vocabulary))
+    }
+
+    /// Destroys a GPU device as a driver reset would: for tests of what follows.
+    #[doc(hidden)]
+    pub fn lose(&self) {
+        if let Some(gpu) = self.gpu() {
+            gpu.lose();
+        }
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.describe())
+    }
+}

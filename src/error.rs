@@ -1,0 +1,190 @@
+//! The one error type of the library.
+
+use std::path::PathBuf;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong. Each message says what was expected, what came, and the cure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor, or data for one, has the wrong shape.
+    #[error("{op}: `{argument}` must have shape {expected}, but has {got:?}")]
+    Shape {
+        /// The operation that refused it.
+        op: &'static str,
+        /// The argument or tensor.
+        argument: String,
+        /// The expected shape, with names where the size is free.
+        expected: String,
+        /// The shape that came.
+        got: Vec<usize>,
+    },
+
+    /// An argument has a value that makes no sense.
+    #[error("{op}: `{argument}` must be {expected}, but is {got}")]
+    Argument {
+        /// The operation that refused it.
+        op: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// What is allowed.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+
+    /// A token is not in the vocabulary.
+    #[error(
+        "token {token} at position {position} is outside the vocabulary of {vocabulary}; encode the text with the model's own vocabulary"
+    )]
+    Token {
+        /// The offending token.
+        token: u32,
+        /// Its index in the data.
+        position: usize,
+        /// The number of tokens the vocabulary has.
+        vocabulary: usize,
+    },
+
+    /// A character of a text is not in the vocabulary.
+    #[error(
+        "character {character:?} at position {position} does not occur in the model's vocabulary; use only characters of the training text: {known}"
+    )]
+    UnknownCharacter {
+        /// The offending character.
+        character: char,
+        /// Its index, in characters.
+        position: usize,
+        /// The characters that may be used.
+        known: String,
+    },
+
+    /// A text is too short to cut a single window from it.
+    #[error(
+        "the text has {length} characters, but windows of {window} and the character after need at least {}; use a longer text or a smaller window", window + 1
+    )]
+    TextTooShort {
+        /// Length of the text, in characters.
+        length: usize,
+        /// Length of a window, in characters.
+        window: usize,
+    },
+
+    /// No device answers to the name asked for.
+    #[error("no device matches `{wanted}`; there is: {available}")]
+    NoDevice {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+
+    /// A tensor or dispatch is larger than the adapter allows.
+    #[error("`{tensor}` needs {needed} {unit}, but {device} allows {allowed}; {cure}")]
+    Limit {
+        /// The tensor, or the kernel's dispatch.
+        tensor: String,
+        /// How much it needs.
+        needed: u64,
+        /// Of what: "bytes in one binding", "workgroups".
+        unit: &'static str,
+        /// How much the device allows.
+        allowed: u64,
+        /// The device.
+        device: String,
+        /// What to do about it.
+        cure: &'static str,
+    },
+
+    /// One buffer would be written and used otherwise within a dispatch.
+    #[error(
+        "{kernel}: `{first}` and `{second}` share one buffer, and the kernel writes `{written}`; give the result a tensor of its own"
+    )]
+    Aliased {
+        /// The kernel.
+        kernel: &'static str,
+        /// The first tensor of the pair.
+        first: String,
+        /// The second tensor of the pair.
+        second: String,
+        /// Which of them is written.
+        written: String,
+    },
+
+    /// Tensors of different devices were mixed.
+    #[error("{op}: `{argument}` lives on {found}, but the plan runs on {expected}; upload it there")]
+    WrongDevice {
+        /// The operation that refused it.
+        op: &'static str,
+        /// The tensor.
+        argument: String,
+        /// Where it is.
+        found: String,
+        /// Where it should be.
+        expected: String,
+    },
+
+    /// A loss is NaN or infinite.
+    #[error(
+        "the loss of step {step} is {value}; the parameters can no longer be trusted: lower the learning rate or clip the gradient, and go on from an earlier model"
+    )]
+    NotFinite {
+        /// The training step, counted from 0.
+        step: u64,
+        /// The value read.
+        value: f32,
+    },
+
+    /// The device went away (driver reset, unplugged, taken by the system).
+    #[error("the device was lost: {0}; open it again and go on from the last saved model")]
+    DeviceLost(String),
+
+    /// The driver refused something that this crate believed valid.
+    #[error("the GPU driver reported: {0}")]
+    Gpu(String),
+
+    /// A model file is damaged or does not fit.
+    #[error("model file {}: {problem}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn shape(
+        op: &'static str,
+        argument: impl Into<String>,
+        expected: impl Into<String>,
+        got: &[usize],
+    ) -> Self {
+        Self::Shape { op, argument: argument.into(), expected: expected.into(), got: got.to_vec() }
+    }
+
+    pub(crate) fn argument(
+        op: &'static str,
+        argument: &'static str,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> Self {
+        Self::Argument { op, argument, expected: expected.into(), got: got.to_string() }
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

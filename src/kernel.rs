@@ -1,0 +1,204 @@
+//! What a kernel is: a WGSL file, its bindings and parameters, and its CPU twin.
+
+use crate::device::memory::{Cells, Memory};
+use crate::real::Real;
+use crate::tensor::{DType, Tensor};
+
+/// One operation: `shaders/<name>.wgsl`, its host file `src/kernels/<name>.rs`, and its CPU twin.
+///
+/// The twin is a field, so a kernel without one does not compile.
+pub struct Kernel {
+    /// Name of the file, of the entry point, and in every plan, profile and error.
+    pub name: &'static str,
+    /// The WGSL file followed by the `shaders/lib/` pieces it joins.
+    pub source: &'static str,
+    /// Pipeline-overridable constants that a dispatch sets.
+    pub constants: &'static [&'static str],
+    /// The fields of the uniform `Params`, binding 0. All are 4 bytes wide.
+    pub params: &'static [Field],
+    /// Bindings 1, 2, ...: the tensors.
+    pub bindings: &'static [Binding],
+    /// The same operation on the CPU.
+    pub twin: Twin,
+}
+
+/// A field of a kernel's parameter struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name, in Rust and in WGSL.
+    pub name: &'static str,
+    /// `u32` or `f32`.
+    pub ty: &'static str,
+}
+
+/// A tensor that a kernel binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Its name in WGSL.
+    pub name: &'static str,
+    /// Whether the kernel writes it.
+    pub access: Access,
+    /// Its element type.
+    pub dtype: DType,
+}
+
+/// What a kernel does with a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only reads it.
+    Read,
+    /// Writes it, and may read it.
+    Write,
+}
+
+/// An f32 binding that is read.
+pub(crate) const fn reads(name: &'static str) -> Binding {
+    Binding { name, access: Access::Read, dtype: DType::F32 }
+}
+
+/// An f32 binding that is written.
+pub(crate) const fn writes(name: &'static str) -> Binding {
+    Binding { name, access: Access::Write, dtype: DType::F32 }
+}
+
+/// A u32 binding that is read.
+pub(crate) const fn reads_u32(name: &'static str) -> Binding {
+    Binding { name, access: Access::Read, dtype: DType::U32 }
+}
+
+/// A u32 binding that is written.
+pub(crate) const fn writes_u32(name: &'static str) -> Binding {
+    Binding { name, access: Access::Write, dtype: DType::U32 }
+}
+
+/// The CPU form of a kernel, in both float types: f32 is the CPU device, f64 the reference. Made by [`twin!`].
+pub struct Twin {
+    pub(crate) f32: TwinFn<f32>,
+    pub(crate) f64: TwinFn<f64>,
+}
+
+/// Parameters as bytes, then the tensors in the order of the bindings.
+pub(crate) type TwinFn<F> = fn(&[u8], Args<'_, F>);
+
+/// Wraps `fn twin<F: Real>(p: &Params, args: Args<F>)` for both float types.
+macro_rules! twin {
+    ($function:path) => {
+        $crate::kernel::Twin {
+            f32: |params, args| $function(bytemuck::from_bytes(params), args),
+            f64: |params, args| $function(bytemuck::from_bytes(params), args),
+        }
+    };
+}
+pub(crate) use twin;
+
+/// Declares a kernel's parameter struct, once for Rust, and lists its fields for the check against WGSL.
+macro_rules! params {
+    ($($(#[$doc:meta])* $field:ident: $ty:ident),* $(,)?) => {
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+        #[allow(non_snake_case, reason = "the fixed letters of the shapes: B, T, H, ...")]
+        struct Params {
+            $($(#[$doc])* $field: $ty),*
+        }
+        const FIELDS: &[$crate::kernel::Field] =
+            &[$($crate::kernel::Field { name: stringify!($field), ty: stringify!($ty) }),*];
+    };
+}
+pub(crate) use params;
+
+/// Joins a kernel's WGSL file with the library pieces it uses.
+macro_rules! wgsl {
+    ($file:literal $(, $piece:literal)*) => {
+        concat!(
+            include_str!(concat!("../../shaders/", $file, ".wgsl")),
+            $("\n", include_str!(concat!("../../shaders/lib/", $piece, ".wgsl"))),*
+        )
+    };
+}
+pub(crate) use wgsl;
+
+/// The tensors of one dispatch, as the twin sees them.
+pub(crate) struct Args<'a, F>(Vec<Arg<'a, F>>);
+
+/// One tensor of a dispatch.
+pub(crate) enum Arg<'a, F> {
+    Read(&'a [F]),
+    Write(&'a mut [F]),
+    ReadU32(&'a [u32]),
+    WriteU32(&'a mut [u32]),
+}
+
+impl<'a, F: Real> Args<'a, F> {
+    /// # Safety
+    /// The device's lock is held for `'a`, and no two tensors overlap where one of them is written.
+    pub unsafe fn new(kernel: &Kernel, tensors: &'a [Tensor]) -> Self
+    where
+        Memory: AsCells<F>,
+    {
+        let args = kernel.bindings.iter().zip(tensors).map(|(binding, tensor)| {
+            let range = tensor.offset()..tensor.offset() + tensor.len();
+            let memory = &tensor.buffer().memory;
+            // SAFETY: the caller's promise.
+            unsafe {
+                match (binding.dtype, binding.access) {
+                    (DType::F32, Access::Read) => Arg::Read(memory.cells().slice(range)),
+                    (DType::F32, Access::Write) => Arg::Write(memory.cells().slice_mut(range)),
+                    (DType::U32, Access::Read) => Arg::ReadU32(memory.cells_u32().slice(range)),
+                    (DType::U32, Access::Write) => Arg::WriteU32(memory.cells_u32().slice_mut(range)),
+                }
+            }
+        });
+        Self(args.collect())
+    }
+
+    /// All of them, in the order of the kernel's bindings.
+    pub fn all<const N: usize>(self) -> [Arg<'a, F>; N] {
+        let got = self.0.len();
+        self.0.try_into().unwrap_or_else(|_| unreachable!("the twin takes {N} tensors, the kernel binds {got}"))
+    }
+}
+
+impl<'a, F> Arg<'a, F> {
+    pub fn read(self) -> &'a [F] {
+        let Self::Read(slice) = self else { unreachable!("bound as another kind") };
+        slice
+    }
+    pub fn write(self) -> &'a mut [F] {
+        let Self::Write(slice) = self else { unreachable!("bound as another kind") };
+        slice
+    }
+    pub fn read_u32(self) -> &'a [u32] {
+        let Self::ReadU32(slice) = self else { unreachable!("bound as another kind") };
+        slice
+    }
+    pub fn write_u32(self) -> &'a mut [u32] {
+        let Self::WriteU32(slice) = self else { unreachable!("bound as another kind") };
+        slice
+    }
+}
+
+/// The float memory of a CPU device, by its type.
+pub(crate) trait AsCells<F> {
+    fn cells(&self) -> &Cells<F>;
+}
+
+impl AsCells<f32> for Memory {
+    fn cells(&self) -> &Cells<f32> {
+        let Self::F32(cells) = self else { unreachable!("the CPU device keeps floats in f32") };
+        cells
+    }
+}
+
+impl AsCells<f64> for Memory {
+    fn cells(&self) -> &Cells<f64> {
+        let Self::F64(cells) = self else { unreachable!("the reference keeps floats in f64") };
+        cells
+    }
+}
+
+impl Memory {
+    fn cells_u32(&self) -> &Cells<u32> {
+        let Self::U32(cells) = self else { unreachable!("`Graph::dispatch` checks the element type") };
+        cells
+    }
+}

@@ -1,0 +1,71 @@
+//! `y[j] = Σ_i x[i, j]`: bias gradients, and the second half of every sum cut into slices.
+
+use super::{expect_len, folded_grid, slices};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { rows: u32, columns: u32, slice: u32, accumulate: u32 }
+
+/// See `shaders/column_sum.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "column_sum",
+    source: wgsl!("column_sum"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("x"), writes("y")],
+    twin: twin!(twin),
+};
+
+/// Records the sum over all dimensions but the last. `x` `[.., columns]`, `y` of `columns` elements; `accumulate` adds
+/// to what is there.
+///
+/// # Errors
+/// `y` does not have as many elements as `x` has columns.
+pub fn column_sum(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
+    let (rows, columns) = x.rows_and_columns();
+    let n = if rows <= 512 { 1 } else { slices(g.device().is_wide(), columns.div_ceil(64), rows) };
+    sliced(g, x, y, accumulate, n)
+}
+
+/// [`column_sum`] in so many slices.
+///
+/// # Errors
+/// As [`column_sum`].
+pub fn sliced(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool, slices: usize) -> Result<()> {
+    let (rows, columns) = x.rows_and_columns();
+    expect_len("column_sum", y, columns)?;
+    let slice = rows.div_ceil(slices);
+    let params = |rows: usize, slice: usize, accumulate: bool| Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        slice: slice as u32,
+        accumulate: accumulate.into(),
+    };
+    let slices = rows.div_ceil(slice);
+    let (gx, gy) = folded_grid(columns.div_ceil(64));
+    if slices == 1 {
+        return g.dispatch(&KERNEL, &[], params(rows, rows, accumulate), &[x, y], [gx, gy, 1]);
+    }
+    let parts = g.zeros(&format!("{} in slices", y.name()), &[slices, columns])?;
+    g.dispatch(&KERNEL, &[], params(rows, slice, false), &[x, &parts], [gx, gy, slices])?;
+    g.dispatch(&KERNEL, &[], params(slices, slices, accumulate), &[&parts, y], [gx, gy, 1])
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, y] = args.all();
+    let (columns, slice) = (p.columns as usize, p.slice as usize);
+    let y = y.write();
+    if p.accumulate == 0 {
+        y.fill(F::zero());
+    }
+    for (y, x) in y.chunks_exact_mut(columns).zip(x.read().chunks(slice * columns)) {
+        for row in x.chunks_exact(columns) {
+            for (y, &x) in y.iter_mut().zip(row) {
+                *y = *y + x;
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `1 / n` for the mean over the `n` rows whose target counts.
+
+use super::expect_len;
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { R: u32, V: u32 }
+
+/// See `shaders/count_targets.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "count_targets",
+    source: wgsl!("count_targets"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads_u32("targets"), writes("scale")],
+    twin: twin!(twin),
+};
+
+/// Records `scale = 1 / number of targets below v`, 1 if there is none. `targets` u32, `scale` `[1]`.
+///
+/// # Errors
+/// `scale` has more than one element.
+pub fn count_targets(g: &mut Graph, targets: &Tensor, v: usize, scale: &Tensor) -> Result<()> {
+    expect_len("count_targets", scale, 1)?;
+    g.dispatch(&KERNEL, &[], Params { R: targets.len() as u32, V: v as u32 }, &[targets, scale], [1, 1, 1])
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [targets, scale] = args.all();
+    let count = targets.read_u32().iter().filter(|&&target| target < p.V).count();
+    scale.write()[0] = F::of(1.0 / count.max(1) as f64);
+}

@@ -1,0 +1,41 @@
+//! `y[i, :] = table[index[i], :]`: an embedding's lookup.
+
+use super::{expect_len, striding_grid};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { rows: u32, columns: u32 }
+
+/// See `shaders/gather.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "gather",
+    source: wgsl!("gather"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("table"), reads_u32("index"), writes("y")],
+    twin: twin!(twin),
+};
+
+/// Records the lookup. `table` `[V, columns]`, `index` `[..]` u32, each below V, `y` `[.., columns]`.
+///
+/// # Errors
+/// `table` is not a matrix, or `y` does not have a row for each index.
+pub fn gather(g: &mut Graph, table: &Tensor, index: &Tensor, y: &Tensor) -> Result<()> {
+    let &[_, columns] = table.shape() else {
+        return Err(Error::shape("gather", table.name(), "[V, columns]", table.shape()));
+    };
+    expect_len("gather", y, index.len() * columns)?;
+    let params = Params { rows: index.len() as u32, columns: columns as u32 };
+    g.dispatch(&KERNEL, &[], params, &[table, index, y], striding_grid(y.len()))
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [table, index, y] = args.all();
+    let (table, columns) = (table.read(), p.columns as usize);
+    for (y, &i) in y.write().chunks_exact_mut(columns).zip(index.read_u32()) {
+        y.copy_from_slice(&table[i as usize * columns..][..columns]);
+    }
+}

@@ -1,0 +1,141 @@
+//! `c = op(a) op(b) + bias`.
+
+use super::{column_sum, expect_len, slices};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::product::{Matrix, product};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, slice: u32, has_bias: u32, accumulate: u32 }
+
+/// See `shaders/matmul.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "matmul",
+    source: wgsl!("matmul", "tile"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("a"), reads("b"), reads("bias"), writes("c")],
+    twin: twin!(twin),
+};
+
+/// A factor of a product: a tensor `[.., columns]` seen as a matrix, or its transpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Factor<'a> {
+    tensor: &'a Tensor,
+    transposed: bool,
+}
+
+impl Factor<'_> {
+    fn shape(&self) -> (usize, usize) {
+        let (rows, columns) = self.tensor.rows_and_columns();
+        if self.transposed { (columns, rows) } else { (rows, columns) }
+    }
+}
+
+impl<'a> From<&'a Tensor> for Factor<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self { tensor, transposed: false }
+    }
+}
+
+/// The transpose of a tensor, as a factor.
+pub fn t(tensor: &Tensor) -> Factor<'_> {
+    Factor { tensor, transposed: true }
+}
+
+/// Records `c = a b + bias`, or `c += a b + bias`. `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` of `m n` elements.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn matmul<'a>(
+    g: &mut Graph,
+    a: impl Into<Factor<'a>>,
+    b: impl Into<Factor<'a>>,
+    bias: Option<&Tensor>,
+    c: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    let (a, b) = (a.into(), b.into());
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
+    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+    let n = if bias.is_some() { 1 } else { slices(g.device().is_wide(), tiles, k) };
+    sliced(g, a, b, bias, c, accumulate, n)
+}
+
+const TILE: usize = 64;
+const DEPTH: usize = 16;
+
+/// [`matmul`] with the sum over k in so many slices; a bias needs 1.
+///
+/// # Errors
+/// As [`matmul`].
+pub fn sliced<'a>(
+    g: &mut Graph,
+    a: impl Into<Factor<'a>>,
+    b: impl Into<Factor<'a>>,
+    bias: Option<&Tensor>,
+    c: &Tensor,
+    accumulate: bool,
+    slices: usize,
+) -> Result<()> {
+    let (a, b) = (a.into(), b.into());
+    let ((m, k), (kb, n)) = (a.shape(), b.shape());
+    if kb != k {
+        let expected = format!("that makes a factor [{k}, n], to follow `{:?}`", a.tensor);
+        return Err(Error::shape("matmul", b.tensor.name(), expected, b.tensor.shape()));
+    }
+    expect_len("matmul", c, m * n)?;
+    if let Some(bias) = bias {
+        expect_len("matmul", bias, n)?;
+    }
+    // Slices start where a tile's depth starts, so that no two of them read the same terms.
+    let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
+    let slices = k.div_ceil(slice);
+    let params = |accumulate: bool| Params {
+        m: m as u32,
+        n: n as u32,
+        k: k as u32,
+        transpose_a: a.transposed.into(),
+        transpose_b: b.transposed.into(),
+        slice: slice as u32,
+        has_bias: bias.is_some().into(),
+        accumulate: accumulate.into(),
+    };
+    let grid = [n.div_ceil(TILE), m.div_ceil(TILE), slices];
+    let dummy = a.tensor;
+    let mut record = |c: &Tensor, accumulate: bool| {
+        let tensors = [a.tensor, b.tensor, bias.unwrap_or(dummy), c];
+        g.dispatch(&KERNEL, &[], params(accumulate), &tensors, grid)
+    };
+    if slices == 1 {
+        return record(c, accumulate);
+    }
+    let parts = c.device().zeros(&format!("{} in slices", c.name()), &[slices, m * n], c.dtype())?;
+    record(&parts, false)?;
+    column_sum::column_sum(g, &parts, c, accumulate)
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [a, b, bias, c] = args.all();
+    let (m, n, k, slice) = (p.m as usize, p.n as usize, p.k as usize, p.slice as usize);
+    let transposed = |data, rows, columns, transpose| match transpose {
+        0 => Matrix::new(data, rows, columns),
+        _ => Matrix::new(data, columns, rows).t(),
+    };
+    let a = transposed(a.read(), m, k, p.transpose_a);
+    let b = transposed(b.read(), k, n, p.transpose_b);
+    let bias = bias.read();
+    for (i, c) in c.write().chunks_exact_mut(m * n).enumerate() {
+        if p.has_bias != 0 {
+            for row in c.chunks_exact_mut(n) {
+                for (c, &bias) in row.iter_mut().zip(bias) {
+                    *c = if p.accumulate != 0 { *c + bias } else { bias };
+                }
+            }
+        }
+        let (from, to) = (i * slice, k.min((i + 1) * slice));
+        product(c, a.columns(from, to), b.rows(from, to), p.has_bias != 0 || p.accumulate != 0, true);
+    }
+}

@@ -1,0 +1,80 @@
+//! The kernels: one file for each `shaders/<name>.wgsl`, with its parameters, shape checks, grid and CPU twin.
+//!
+//! Each file has a function of the kernel's name that checks shapes and records it into a [`crate::Graph`]; the
+//! differentiable operations made of them are in [`crate::nn::functional`].
+
+pub mod accumulate;
+pub mod adam;
+pub mod column_sum;
+pub mod count_targets;
+pub mod cross_entropy;
+pub mod gather;
+pub mod matmul;
+pub mod record_loss;
+pub mod rnn_backward;
+pub mod rnn_forward;
+pub mod rnn_step_backward;
+pub mod rnn_step_forward;
+pub mod sample;
+pub mod segment_sum;
+pub mod squared_norm;
+pub mod swap_axes;
+pub mod windows;
+
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::tensor::Tensor;
+
+/// All kernels.
+pub const ALL: &[&Kernel] = &[
+    &accumulate::KERNEL,
+    &adam::KERNEL,
+    &column_sum::KERNEL,
+    &count_targets::KERNEL,
+    &cross_entropy::KERNEL,
+    &gather::KERNEL,
+    &matmul::KERNEL,
+    &record_loss::KERNEL,
+    &rnn_backward::KERNEL,
+    &rnn_forward::KERNEL,
+    &rnn_step_backward::KERNEL,
+    &rnn_step_forward::KERNEL,
+    &sample::KERNEL,
+    &segment_sum::KERNEL,
+    &squared_norm::KERNEL,
+    &swap_axes::KERNEL,
+    &windows::KERNEL,
+];
+
+/// One line per argument: the shape it must have.
+fn expect(op: &'static str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+    if tensor.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, tensor.name(), format!("{shape:?}"), tensor.shape()))
+}
+
+/// One line per argument whose shape is free but whose size is not.
+fn expect_len(op: &'static str, tensor: &Tensor, len: usize) -> Result<()> {
+    if tensor.len() == len {
+        return Ok(());
+    }
+    Err(Error::shape(op, tensor.name(), format!("of {len} elements"), tensor.shape()))
+}
+
+/// The grid of a kernel whose threads, 256 to a workgroup, stride over `n` elements.
+fn striding_grid(n: usize) -> [usize; 3] {
+    [n.div_ceil(256).min(65_535), 1, 1]
+}
+
+/// `n` workgroups over x and y: neither dimension exceeds WebGPU's 65,535.
+fn folded_grid(n: usize) -> (usize, usize) {
+    let x = n.min(65_535);
+    (x, n.div_ceil(x))
+}
+
+/// How many slices to cut a sum of `terms` into, so that a wide device has `workgroups * slices` near 256 of them;
+/// 1 where slices would only cost.
+fn slices(wide: bool, workgroups: usize, terms: usize) -> usize {
+    if !wide { 1 } else { (256 / workgroups).min(terms / 128).max(1) }
+}

@@ -1,0 +1,41 @@
+//! Appends a step's loss to a log on the device, and advances the plan's clock.
+
+use super::expect_len;
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes, writes_u32};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { R: u32, capacity: u32 }
+
+/// See `shaders/record_loss.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "record_loss",
+    source: wgsl!("record_loss"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("losses"), reads("scale"), writes("history"), writes_u32("clock")],
+    twin: twin!(twin),
+};
+
+/// Records `history[clock[0] mod capacity] = scale Σ losses; clock += 1`. `losses` `[R]`, `scale` `[1]`, `history`
+/// `[capacity]`, `clock` `[2]` u32.
+///
+/// # Errors
+/// `scale` or `clock` have another size.
+pub fn record_loss(g: &mut Graph, losses: &Tensor, scale: &Tensor, history: &Tensor, clock: &Tensor) -> Result<()> {
+    expect_len("record_loss", scale, 1)?;
+    expect_len("record_loss", clock, 2)?;
+    let params = Params { R: losses.len() as u32, capacity: history.len() as u32 };
+    g.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [losses, scale, history, clock] = args.all();
+    let (history, clock) = (history.write(), clock.write_u32());
+    history[(clock[0] % p.capacity) as usize] = scale.read()[0] * losses.read().iter().copied().sum();
+    for counter in clock {
+        *counter = counter.wrapping_add(1);
+    }
+}

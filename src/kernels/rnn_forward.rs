@@ -1,0 +1,114 @@
+//! `h[t + 1] = tanh(x[index[t]] + h[t] Wᵀ)`: the tanh recurrence over a whole sequence.
+
+use rayon::prelude::*;
+
+use super::{expect, rnn_step_forward, swap_axes};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::product::{Matrix, product};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { T: u32, B: u32, H: u32 }
+
+/// See `shaders/rnn_forward.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "rnn_forward",
+    source: wgsl!("rnn_forward", "rows", "math"),
+    constants: RowTile::CONSTANTS,
+    params: FIELDS,
+    bindings: &[reads("x"), reads_u32("index"), reads("w"), writes("h")],
+    twin: twin!(twin),
+};
+
+/// How `shaders/lib/rows.wgsl` lays batch entries over workgroups.
+pub(super) struct RowTile {
+    pub padded: usize,
+    pub rows: usize,
+}
+
+/// 16 KiB of workgroup memory in f32: WebGPU's default limit.
+const TILE_VALUES: usize = 4096;
+
+impl RowTile {
+    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "THREADS", "ROW_VECTORS"];
+
+    /// The layout for a hidden size, or None if not even four rows fit.
+    ///
+    /// A wide device gets the fewest rows that still fill a workgroup of 64 threads, for the most workgroups; a software
+    /// driver runs workgroups one after the other and gets the most rows, which read the matrix least often.
+    pub fn new(wide: bool, batch: usize, hidden: usize) -> Option<Self> {
+        let padded = hidden.next_multiple_of(4);
+        let most = TILE_VALUES / padded / 4 * 4;
+        if most == 0 {
+            return None;
+        }
+        let wanted = if wide { 4 * 64usize.div_ceil(padded / 4) } else { most };
+        Some(Self { padded, rows: wanted.min(most).min(batch.next_multiple_of(4)) })
+    }
+
+    pub fn constants(&self) -> [(&'static str, u32); 4] {
+        let (padded, rows) = (self.padded as u32, self.rows as u32);
+        [("HP", padded), ("ROWS", rows), ("THREADS", rows / 4 * padded / 4), ("ROW_VECTORS", rows * padded / 4)]
+    }
+}
+
+/// Records the recurrence: one dispatch for all steps if the hidden size allows, one per step otherwise.
+///
+/// `x` `[N, H]`, `index` `[T, B]` u32 (each below N), `w` `[H, H]`, `h` `[T + 1, B, H]` with the incoming state in slot 0.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn rnn_forward(g: &mut Graph, x: &Tensor, index: &Tensor, w: &Tensor, h: &Tensor) -> Result<()> {
+    let (&[steps, batch], &[_, hidden]) = (index.shape(), x.shape()) else {
+        return Err(Error::shape("rnn_forward", index.name(), "[T, B], with x [N, H]", index.shape()));
+    };
+    expect("rnn_forward", w, &[hidden, hidden])?;
+    expect("rnn_forward", h, &[steps + 1, batch, hidden])?;
+    let Some(tile) = RowTile::new(g.device().is_wide(), batch, hidden) else {
+        g.note(format!("rnn, H {hidden}: one dispatch per step; all steps in one need H <= {}", TILE_VALUES / 4));
+        return (0..steps).try_for_each(|t| rnn_step_forward::rnn_step_forward(g, t, x, index, w, h));
+    };
+    let RowTile { padded, rows } = tile;
+    g.note(format!(
+        "rnn, H {hidden}: all {steps} steps in one dispatch, {rows} batch entries a workgroup, {} workgroups",
+        batch.div_ceil(rows)
+    ));
+    let w_t = g.zeros(&format!("{}ᵀ", w.name()), &[padded, padded])?;
+    swap_axes::swap_axes(g, w, &w_t)?;
+    let params = Params { T: steps as u32, B: batch as u32, H: hidden as u32 };
+    g.dispatch(&KERNEL, &tile.constants(), params, &[x, index, &w_t, h], [batch.div_ceil(rows), 1, 1])
+}
+
+/// Batch entries that one thread of the twin takes through all steps: their states and W stay in its cache.
+pub(super) const TWIN_ROWS: usize = 64;
+
+/// `[slots, batch, width]` cut into tiles of `TWIN_ROWS` batch entries: for each tile, its part of every slot.
+pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<&mut [F]>> {
+    let mut tiles: Vec<_> = (0..batch.div_ceil(TWIN_ROWS)).map(|_| Vec::new()).collect();
+    for slot in values.chunks_exact_mut(batch * width) {
+        for (tile, part) in tiles.iter_mut().zip(slot.chunks_mut(TWIN_ROWS * width)) {
+            tile.push(part);
+        }
+    }
+    tiles
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, index, w_t, h] = args.all();
+    let (x, index, w_t) = (x.read(), index.read_u32(), w_t.read());
+    let (batch, hidden) = (p.B as usize, p.H as usize);
+    let w_t = Matrix::strided(w_t, hidden, hidden, hidden.next_multiple_of(4));
+    tiles(h.write(), batch, hidden).into_par_iter().enumerate().for_each(|(tile, mut slots)| {
+        for t in 0..p.T as usize {
+            let (past, future) = slots.split_at_mut(t + 1);
+            let (previous, next) = (&*past[t], &mut *future[0]);
+            for (row, &i) in next.chunks_exact_mut(hidden).zip(&index[t * batch + tile * TWIN_ROWS..]) {
+                row.copy_from_slice(&x[i as usize * hidden..][..hidden]);
+            }
+            product(next, Matrix::new(previous, previous.len() / hidden, hidden), w_t, true, false);
+            F::tanh_in_place(next);
+        }
+    });
+}

@@ -1,0 +1,49 @@
+//! `‖x‖²`, for clipping by the global norm.
+
+use super::{column_sum, expect_len};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { n: u32 }
+
+/// See `shaders/squared_norm.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "squared_norm",
+    source: wgsl!("squared_norm"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("x"), writes("y")],
+    twin: twin!(twin),
+};
+
+/// Elements that a workgroup of 256 threads sums at least.
+const SHARE: usize = 4096;
+
+/// Records `y = Σ x²`, `y` of one element.
+///
+/// # Errors
+/// `y` has more than one element.
+pub fn squared_norm(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+    expect_len("squared_norm", y, 1)?;
+    let workgroups = x.len().div_ceil(SHARE).min(256);
+    let params = Params { n: x.len() as u32 };
+    if workgroups == 1 {
+        return g.dispatch(&KERNEL, &[], params, &[x, y], [1, 1, 1]);
+    }
+    let parts = g.zeros("squared norm in parts", &[workgroups, 1])?;
+    g.dispatch(&KERNEL, &[], params, &[x, &parts], [workgroups, 1, 1])?;
+    column_sum::column_sum(g, &parts, y, false)
+}
+
+fn twin<F: Real>(_: &Params, args: Args<'_, F>) {
+    let [x, y] = args.all();
+    let y = y.write();
+    y.fill(F::zero());
+    for (i, x) in x.read().chunks(256).enumerate() {
+        let part = i % y.len();
+        y[part] = y[part] + x.iter().map(|&x| x * x).sum();
+    }
+}

@@ -1,0 +1,53 @@
+//! `y[b, a, :] = x[a, b, :]`, zero-padded: batch first to time first and back, and matrix transposes.
+
+use super::striding_grid;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { A: u32, B: u32, C: u32, AY: u32, BY: u32 }
+
+/// See `shaders/swap_axes.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "swap_axes",
+    source: wgsl!("swap_axes"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("x"), writes("y")],
+    twin: twin!(twin),
+};
+
+/// Records the exchange of the first two axes. `x` `[A, B]` or `[A, B, C]`, `y` `[B, A]` or `[B, A, C]`; where `y` is
+/// larger in the first two, the rest becomes 0, and where it is smaller, the rest of `x` is left out.
+///
+/// # Errors
+/// The last axes of three differ.
+pub fn swap_axes(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+    let axes = |tensor: &Tensor| match *tensor.shape() {
+        [a, b] => Ok([a, b, 1]),
+        [a, b, c] => Ok([a, b, c]),
+        _ => Err(Error::shape("swap_axes", tensor.name(), "[A, B] or [A, B, C]", tensor.shape())),
+    };
+    let ([a, b, c], [by, ay, cy]) = (axes(x)?, axes(y)?);
+    if c != cy {
+        return Err(Error::shape("swap_axes", y.name(), format!("[_, _, {c}]"), y.shape()));
+    }
+    let params = Params { A: a as u32, B: b as u32, C: c as u32, AY: ay as u32, BY: by as u32 };
+    g.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(y.len()))
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, y] = args.all();
+    let x = x.read();
+    let (a, b, c, ay) = (p.A as usize, p.B as usize, p.C as usize, p.AY as usize);
+    for (i, y) in y.write().chunks_exact_mut(c).enumerate() {
+        let (ib, ia) = (i / ay, i % ay);
+        if ia < a && ib < b {
+            y.copy_from_slice(&x[(ia * b + ib) * c..][..c]);
+        } else {
+            y.fill(F::zero());
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `nn.Embedding`.
+
+use super::functional;
+use super::{Init, ParameterId};
+use crate::error::Result;
+use crate::graph::{Graph, Var};
+use crate::tensor::Tensor;
+
+/// A lookup table (`torch.nn.Embedding`): parameter `weight` `[V, E]` from N(0, 1).
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    weight: ParameterId,
+}
+
+impl Embedding {
+    /// Draws the parameters `<name>.weight`.
+    ///
+    /// # Errors
+    /// A size of 0, or the name is taken.
+    pub fn new(init: &mut Init, name: &str, vocabulary: usize, dim: usize) -> Result<Self> {
+        Ok(Self { weight: init.normal(format!("{name}.weight"), &[vocabulary, dim])? })
+    }
+
+    /// `tokens` `[..]` from [`crate::Device::tokens`] to `[.., E]`.
+    ///
+    /// # Errors
+    /// The tokens may exceed the vocabulary.
+    pub fn forward(&self, g: &mut Graph, tokens: &Tensor) -> Result<Var> {
+        let weight = g.parameter(self.weight);
+        functional::embedding(g, weight, tokens)
+    }
+}

@@ -1,0 +1,46 @@
+//! `nn.Linear`.
+
+use super::functional;
+use super::{Init, ParameterId};
+use crate::error::Result;
+use crate::graph::{Graph, Var};
+
+/// `y = x Wᵀ + b` (`torch.nn.Linear`): parameters `weight` `[O, I]` and `bias` `[O]` from U(-1/√I, 1/√I).
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: ParameterId,
+    bias: Option<ParameterId>,
+}
+
+impl Linear {
+    /// Draws the parameters `<name>.weight` and `<name>.bias`.
+    ///
+    /// # Errors
+    /// A size of 0, or the name is taken.
+    pub fn new(init: &mut Init, name: &str, inputs: usize, outputs: usize) -> Result<Self> {
+        let mut layer = Self::without_bias(init, name, inputs, outputs)?;
+        let bound = 1.0 / (inputs as f64).sqrt();
+        layer.bias = Some(init.uniform(format!("{name}.bias"), &[outputs], bound)?);
+        Ok(layer)
+    }
+
+    /// [`Self::new`] with `bias=False`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without_bias(init: &mut Init, name: &str, inputs: usize, outputs: usize) -> Result<Self> {
+        // kaiming_uniform_ with a = √5, in PyTorch's order of operations so that the bound has its bits.
+        let bound = 3f64.sqrt() * ((2f64 / (1.0 + 5.0)).sqrt() / (inputs as f64).sqrt());
+        Ok(Self { weight: init.uniform(format!("{name}.weight"), &[outputs, inputs], bound)?, bias: None })
+    }
+
+    /// `x` `[.., I]` to `[.., O]`.
+    ///
+    /// # Errors
+    /// The last dimension of `x` is not I.
+    pub fn forward(&self, g: &mut Graph, x: Var) -> Result<Var> {
+        let weight = g.parameter(self.weight);
+        let bias = self.bias.map(|bias| g.parameter(bias));
+        functional::linear(g, x, weight, bias)
+    }
+}

@@ -1,0 +1,91 @@
+//! The hidden state carried from window to window.
+
+use std::collections::BTreeMap;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+
+/// The carried hidden state: tensors of its own on the device, by name (`h`), each `[D * L, B, H]` as PyTorch's `h_n`.
+///
+/// A plan recorded with it starts from it and leaves the new state in it; it never leaves the device unless saved.
+/// Evaluation and generation have states of their own, so they leave the training state alone.
+///
+/// ```
+/// # use elman::{Device, nn::State};
+/// let state = State::zeros(&Device::cpu(), &[("h", [1, 2, 3])])?;
+/// let before = state.save()?;
+/// state.zero()?;
+/// state.restore(&before)?;
+/// # Ok::<(), elman::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct State {
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// Values of a [`State`] on the host, by name.
+pub type Snapshot = BTreeMap<String, Vec<f32>>;
+
+impl State {
+    /// A state of zeros.
+    ///
+    /// # Errors
+    /// A size of 0.
+    pub fn zeros(device: &Device, tensors: &[(&str, [usize; 3])]) -> Result<Self> {
+        let make = |&(name, shape): &(&str, [usize; 3])| {
+            Ok((name.to_owned(), device.zeros(&format!("state {name}"), &shape, DType::F32)?))
+        };
+        Ok(Self { tensors: tensors.iter().map(make).collect::<Result<_>>()? })
+    }
+
+    /// The tensor of that name, which must have this shape.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match self.tensors.get(name) {
+            Some(tensor) if tensor.shape() == shape => Ok(tensor.clone()),
+            Some(tensor) => Err(Error::shape("state", name, format!("{shape:?}"), tensor.shape())),
+            None => Err(Error::shape("state", name, format!("{shape:?}"), &[])),
+        }
+    }
+
+    /// Sets every value to zero.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn zero(&self) -> Result<()> {
+        self.tensors.values().try_for_each(|tensor| tensor.write(&vec![0.0; tensor.len()]))
+    }
+
+    /// Copies the state to the host.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn save(&self) -> Result<Snapshot> {
+        self.tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_vec()?))).collect()
+    }
+
+    /// Puts a saved state back.
+    ///
+    /// # Errors
+    /// Another shape, a name that is missing, or the device failed.
+    pub fn restore(&self, saved: &Snapshot) -> Result<()> {
+        for (name, tensor) in &self.tensors {
+            let values = saved.get(name).map_or(&[][..], |values| values);
+            if values.len() != tensor.len() {
+                return Err(Error::shape("restore", name, format!("{:?}", tensor.shape()), &[values.len()]));
+            }
+        }
+        self.tensors.iter().try_for_each(|(name, tensor)| tensor.write(&saved[name]))
+    }
+
+    /// A state of its own with the same values.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn fork(&self) -> Result<Self> {
+        let fork = |(name, tensor): (&String, &Tensor)| {
+            Ok((name.clone(), tensor.device().upload(tensor.name(), tensor.shape(), &tensor.to_vec()?)?))
+        };
+        Ok(Self { tensors: self.tensors.iter().map(fork).collect::<Result<_>>()? })
+    }
+}

@@ -1,0 +1,285 @@
+//! The list of commands of one piece of work at fixed shapes, and the loop that runs it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::device::gpu::{Gpu, Pipeline};
+use crate::device::memory::Memory;
+use crate::device::{Counters, Device, Kind};
+use crate::error::Result;
+use crate::kernel::{Access, Args, AsCells, Kernel, TwinFn};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+/// One command of a plan.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    Dispatch(Dispatch),
+    Copy { from: Tensor, to: Tensor },
+}
+
+/// A kernel with everything it needs.
+#[derive(Clone)]
+pub(crate) struct Dispatch {
+    pub kernel: &'static Kernel,
+    pub constants: Vec<(&'static str, u32)>,
+    pub params: Vec<u8>,
+    pub tensors: Vec<Tensor>,
+    pub workgroups: [u32; 3],
+}
+
+impl fmt::Debug for Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kernel.name, self.tensors)
+    }
+}
+
+/// Work of fixed shapes, ready to run as often as wanted: printable, countable, and run by one short loop.
+///
+/// Running it submits once and allocates nothing. `println!("{plan}")` lists the commands and says which paths were
+/// taken and why.
+pub struct Plan {
+    device: Device,
+    commands: Vec<Command>,
+    notes: Vec<String>,
+    /// Filled on a GPU; the CPU interprets `commands`.
+    passes: Vec<Pass>,
+}
+
+/// A run of commands as WebGPU wants them: dispatches inside a compute pass, the rest between passes.
+enum Pass {
+    Compute(Vec<(Arc<Pipeline>, wgpu::BindGroup, [u32; 3])>),
+    Copy { from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64 },
+}
+
+/// How many commands a plan has, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanCount {
+    /// Kernels dispatched.
+    pub dispatches: usize,
+    /// Copies on the device.
+    pub copies: usize,
+    /// Command buffers submitted.
+    pub submits: usize,
+}
+
+/// wgpu's alignment of a uniform binding's offset (the default limit, which every adapter meets).
+const UNIFORM_ALIGNMENT: usize = 256;
+
+impl Plan {
+    pub(crate) async fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
+        let passes = match device.gpu() {
+            Some(gpu) => passes(gpu, &commands).await?,
+            None => Vec::new(),
+        };
+        Ok(Self { device, commands, notes, passes })
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How many commands it has.
+    pub fn count(&self) -> PlanCount {
+        let mut count = PlanCount { submits: 1, ..Default::default() };
+        for command in &self.commands {
+            match command {
+                Command::Dispatch(_) => count.dispatches += 1,
+                Command::Copy { .. } => count.copies += 1,
+            }
+        }
+        count
+    }
+
+    /// Names of the kernels in the order of dispatch.
+    pub fn kernels(&self) -> Vec<&'static str> {
+        let dispatches = self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch.kernel.name),
+            Command::Copy { .. } => None,
+        });
+        dispatches.collect()
+    }
+
+    /// Which paths were taken, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them.
+    ///
+    /// # Errors
+    /// The device was lost, or its driver reported an error.
+    pub fn run(&self) -> Result<()> {
+        self.run_times(1)
+    }
+
+    /// Runs all commands `times` times, in one submission.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_times(&self, times: usize) -> Result<()> {
+        let counters = self.device.counters();
+        let dispatches = self.count().dispatches * times;
+        match self.device.kind() {
+            Kind::Gpu(gpu) => self.submit(gpu, times)?,
+            Kind::Cpu(_) => (0..times).for_each(|_| self.interpret::<f32>(|kernel| kernel.twin.f32)),
+            Kind::Reference(_) => (0..times).for_each(|_| self.interpret::<f64>(|kernel| kernel.twin.f64)),
+        }
+        Counters::add(&counters.submits, 1);
+        Counters::add(&counters.dispatches, dispatches as u64);
+        Ok(())
+    }
+
+    fn interpret<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>)
+    where
+        Memory: AsCells<F>,
+    {
+        let _guard = self.device.lock();
+        for command in &self.commands {
+            // SAFETY: the lock is held; `Graph` has refused commands whose tensors overlap where one is written.
+            unsafe {
+                match command {
+                    Command::Dispatch(d) => twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
+                    Command::Copy { from, to } => {
+                        to.buffer().memory.copy_from(to.offset(), &from.buffer().memory, from.offset(), from.len());
+                    }
+                }
+            }
+        }
+    }
+
+    fn submit(&self, gpu: &Gpu, times: usize) -> Result<()> {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
+        for pass in (0..times).flat_map(|_| &self.passes) {
+            match pass {
+                Pass::Compute(dispatches) => {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    for (pipeline, bind_group, [x, y, z]) in dispatches {
+                        pass.set_pipeline(&pipeline.pipeline);
+                        pass.set_bind_group(0, bind_group, &[]);
+                        pass.dispatch_workgroups(*x, *y, *z);
+                    }
+                }
+                Pass::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
+            }
+        }
+        gpu.submit(encoder.finish())
+    }
+}
+
+/// Compiles the pipelines and makes the bind groups.
+async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
+    let uniforms = upload_params(gpu, commands)?;
+    let mut uniform_offset = 0;
+    let mut passes = Vec::new();
+    for command in commands {
+        match command {
+            Command::Dispatch(dispatch) => {
+                let pipeline = gpu.pipeline(dispatch.kernel, &dispatch.constants).await?;
+                let params = wgpu::BufferBinding {
+                    buffer: &uniforms,
+                    offset: uniform_offset as u64,
+                    size: std::num::NonZero::new(dispatch.params.len() as u64),
+                };
+                uniform_offset += UNIFORM_ALIGNMENT;
+                let bindings = std::iter::once(params).chain(dispatch.tensors.iter().map(binding));
+                let entries: Vec<_> = bindings
+                    .zip(0..)
+                    .map(|(buffer, binding)| wgpu::BindGroupEntry {
+                        binding,
+                        resource: wgpu::BindingResource::Buffer(buffer),
+                    })
+                    .collect();
+                let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(dispatch.kernel.name),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                Counters::add(&gpu.counters.bind_groups, 1);
+                let item = (pipeline, bind_group, dispatch.workgroups);
+                match passes.last_mut() {
+                    Some(Pass::Compute(dispatches)) => dispatches.push(item),
+                    _ => passes.push(Pass::Compute(vec![item])),
+                }
+            }
+            Command::Copy { from, to } => {
+                passes.push(Pass::Copy { from: place(from), to: place(to), bytes: 4 * from.len() as u64 });
+            }
+        }
+    }
+    gpu.check()?;
+    Ok(passes)
+}
+
+/// All parameter structs of a plan in one uniform buffer, in the order of the dispatches.
+fn upload_params(gpu: &Gpu, commands: &[Command]) -> Result<wgpu::Buffer> {
+    let mut bytes = Vec::new();
+    for command in commands {
+        if let Command::Dispatch(dispatch) = command {
+            bytes.extend_from_slice(&dispatch.params);
+            bytes.resize(bytes.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
+        }
+    }
+    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("params"),
+        size: bytes.len().max(UNIFORM_ALIGNMENT) as u64,
+        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    Counters::add(&gpu.counters.buffers, 1);
+    Counters::add(&gpu.counters.bytes, buffer.size());
+    gpu.write(&buffer, 0, &bytes)?;
+    Ok(buffer)
+}
+
+fn gpu_buffer(tensor: &Tensor) -> &wgpu::Buffer {
+    let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!("`Graph` checks the device") };
+    buffer
+}
+
+fn binding(tensor: &Tensor) -> wgpu::BufferBinding<'_> {
+    wgpu::BufferBinding {
+        buffer: gpu_buffer(tensor),
+        offset: 4 * tensor.offset() as u64,
+        size: std::num::NonZero::new(4 * tensor.len() as u64),
+    }
+}
+
+fn place(tensor: &Tensor) -> (wgpu::Buffer, u64) {
+    (gpu_buffer(tensor).clone(), 4 * tensor.offset() as u64)
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PlanCount { dispatches, copies, submits } = self.count();
+        writeln!(f, "plan on {}: {dispatches} dispatches, {copies} copies, {submits} submit", {
+            self.device.describe()
+        })?;
+        for note in &self.notes {
+            writeln!(f, "  {note}")?;
+        }
+        for (i, command) in self.commands.iter().enumerate() {
+            match command {
+                Command::Dispatch(d) => {
+                    let [x, y, z] = d.workgroups;
+                    write!(f, "{i:4}  {:24} {x}x{y}x{z}", d.kernel.name)?;
+                    for (binding, tensor) in d.kernel.bindings.iter().zip(&d.tensors) {
+                        let arrow = if binding.access == Access::Write { "-> " } else { "" };
+                        write!(f, "  {arrow}{}: {tensor:?}", binding.name)?;
+                    }
+                    writeln!(f)?;
+                }
+                Command::Copy { from, to } => writeln!(f, "{i:4}  {:24} {from:?}  -> {to:?}", "copy")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plan({:?})", self.kernels())
+    }
+}

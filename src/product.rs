@@ -1,0 +1,86 @@
+//! Matrix products of the CPU twins, by the `gemm` crate.
+
+use crate::real::Real;
+
+/// A matrix in a slice: `data[i * row_stride + j * column_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, F> {
+    data: &'a [F],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, F: Real> Matrix<'a, F> {
+    /// Row-major, `[rows, columns]`.
+    pub fn new(data: &'a [F], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns);
+        Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The first `columns` of a row-major matrix whose rows are `stride` long.
+    pub fn strided(data: &'a [F], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(columns <= stride && data.len() >= rows * stride);
+        Self { data, rows, columns, row_stride: stride, column_stride: 1 }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Columns `from..to`.
+    pub fn columns(self, from: usize, to: usize) -> Self {
+        assert!(from <= to && to <= self.columns);
+        Self { data: &self.data[(from * self.column_stride).min(self.data.len())..], columns: to - from, ..self }
+    }
+
+    /// Rows `from..to`.
+    pub fn rows(self, from: usize, to: usize) -> Self {
+        self.t().columns(from, to).t()
+    }
+}
+
+/// `c = a b`, or `c += a b`; c is row-major. `threads` says whether to use them all.
+pub(crate) fn product<F: Real>(c: &mut [F], a: Matrix<'_, F>, b: Matrix<'_, F>, accumulate: bool, threads: bool) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(b.rows == k && c.len() == m * n, "[{m}, {k}] times [{}, {n}] into {}", b.rows, c.len());
+    for x in [&a, &b] {
+        let last = x.rows.saturating_sub(1) * x.row_stride + x.columns.saturating_sub(1) * x.column_stride;
+        assert!(x.rows * x.columns == 0 || last < x.data.len());
+    }
+    let parallelism = if threads { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let one = F::one();
+    // SAFETY: every index i * row_stride + j * column_stride lies within the slices, as just checked; c is the only
+    // mutable one.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            one,
+            one,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

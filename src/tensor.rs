@@ -1,0 +1,206 @@
+//! A named, shaped range of a device buffer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::device::memory::{Buffer, Element};
+use crate::error::{Error, Result};
+
+/// The element type of a [`Tensor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// 32-bit float (held in f64 on [`Device::reference`]).
+    F32,
+    /// 32-bit unsigned integer: tokens, lengths, indices.
+    U32,
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::U32 => "u32",
+        })
+    }
+}
+
+/// A named, shaped, row-major range of a device buffer. Cloning gives another handle to the same memory.
+#[derive(Clone)]
+pub struct Tensor {
+    name: Arc<str>,
+    shape: Vec<usize>,
+    buffer: Arc<Buffer>,
+    offset: usize,
+    vocabulary: Option<usize>,
+}
+
+impl Tensor {
+    pub(crate) fn new(name: &str, shape: &[usize], buffer: Buffer) -> Self {
+        Self { name: name.into(), shape: shape.into(), buffer: Arc::new(buffer), offset: 0, vocabulary: None }
+    }
+
+    pub(crate) fn with_vocabulary(self, vocabulary: usize) -> Self {
+        Self { vocabulary: Some(vocabulary), ..self }
+    }
+
+    /// For a tensor of [`Device::tokens`]: every value is below this, on every write.
+    pub fn vocabulary(&self) -> Option<usize> {
+        self.vocabulary
+    }
+
+    /// The name it was made with; errors and plans use it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The sizes of its dimensions.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    #[allow(clippy::len_without_is_empty, reason = "a tensor has at least one element")]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The size of the last dimension, and the product of the others: `[.., columns]` seen as a matrix.
+    pub(crate) fn rows_and_columns(&self) -> (usize, usize) {
+        let columns = *self.shape.last().unwrap_or(&1);
+        (self.len() / columns, columns)
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.buffer.dtype
+    }
+
+    /// The device it lives on.
+    pub fn device(&self) -> &Device {
+        &self.buffer.device
+    }
+
+    pub(crate) fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    /// Where it starts in its buffer, in elements.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// A range of the same memory, from element `start` on.
+    pub(crate) fn view(&self, name: &str, start: usize, shape: &[usize]) -> Self {
+        let view = Self { name: name.into(), shape: shape.into(), offset: self.offset + start, ..self.clone() };
+        assert!(start + view.len() <= self.len(), "view {shape:?} at {start} of {self:?}");
+        view
+    }
+
+    /// The same memory in another shape.
+    ///
+    /// # Errors
+    /// The number of elements differs.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        if shape.iter().product::<usize>() != self.len() {
+            return Err(Error::shape("reshape", self.name(), format!("{shape:?}"), &self.shape));
+        }
+        Ok(Self { shape: shape.into(), ..self.clone() })
+    }
+
+    /// Replaces all values.
+    ///
+    /// # Errors
+    /// The tensor is not f32, another number of values, or the device failed.
+    pub fn write(&self, values: &[f32]) -> Result<()> {
+        self.write_as(values, DType::F32)
+    }
+
+    /// [`Self::write`] from f64, which [`Device::reference`] keeps in full.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_f64(&self, values: &[f64]) -> Result<()> {
+        self.write_as(values, DType::F32)
+    }
+
+    /// Replaces all values of a u32 tensor.
+    ///
+    /// # Errors
+    /// The tensor is not u32, another number of values, a token outside its [`Self::vocabulary`], or the device failed.
+    pub fn write_u32(&self, values: &[u32]) -> Result<()> {
+        if let Some(vocabulary) = self.vocabulary
+            && let Some(position) = values.iter().position(|&token| token as usize >= vocabulary)
+        {
+            return Err(Error::Token { token: values[position], position, vocabulary });
+        }
+        self.write_as(values, DType::U32)
+    }
+
+    fn write_as<T: Element>(&self, values: &[T], dtype: DType) -> Result<()> {
+        self.expect_dtype("write", dtype)?;
+        if values.len() != self.len() {
+            return Err(Error::shape("write", self.name(), format!("{:?}", self.shape), &[values.len()]));
+        }
+        self.buffer.write(self.offset, values)
+    }
+
+    /// All values, row-major. Waits for the device.
+    ///
+    /// # Errors
+    /// The tensor is not f32, or the device failed.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        pollster::block_on(self.to_vec_async())
+    }
+
+    /// [`Self::to_vec`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::to_vec`].
+    pub async fn to_vec_async(&self) -> Result<Vec<f32>> {
+        self.read_as(DType::F32).await
+    }
+
+    /// All values in f64, which [`Device::reference`] keeps in full.
+    ///
+    /// # Errors
+    /// As [`Self::to_vec`].
+    pub fn to_vec_f64(&self) -> Result<Vec<f64>> {
+        pollster::block_on(self.read_as(DType::F32))
+    }
+
+    /// All values of a u32 tensor, row-major. Waits for the device.
+    ///
+    /// # Errors
+    /// The tensor is not u32, or the device failed.
+    pub fn to_vec_u32(&self) -> Result<Vec<u32>> {
+        pollster::block_on(self.to_vec_u32_async())
+    }
+
+    /// [`Self::to_vec_u32`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::to_vec_u32`].
+    pub async fn to_vec_u32_async(&self) -> Result<Vec<u32>> {
+        self.read_as(DType::U32).await
+    }
+
+    async fn read_as<T: Element>(&self, dtype: DType) -> Result<Vec<T>> {
+        self.expect_dtype("read", dtype)?;
+        self.buffer.read(self.offset..self.offset + self.len()).await
+    }
+
+    fn expect_dtype(&self, op: &'static str, dtype: DType) -> Result<()> {
+        if self.dtype() == dtype {
+            return Ok(());
+        }
+        Err(Error::argument(op, "dtype", format!("the {} of `{}`", self.dtype(), self.name), dtype))
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.name, self.shape)?;
+        if self.dtype() == DType::U32 { f.write_str(" u32") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,207 @@
+//! Text as tokens, and windows of it as batches.
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernels;
+use crate::tensor::{DType, Tensor};
+
+/// The characters of a text: sorted, each once, with `\0` (padding) as token 0.
+///
+/// ```
+/// let vocabulary = elman::text::Vocabulary::of("hello");
+/// assert_eq!(vocabulary.to_string(), "\0ehlo");
+/// assert_eq!(vocabulary.encode("hole")?, [2, 4, 3, 1]);
+/// assert_eq!(vocabulary.decode(&[2, 4, 3, 1]), "hole");
+/// # Ok::<(), elman::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Vocabulary {
+    characters: Vec<char>,
+}
+
+impl Vocabulary {
+    /// The characters of `text`.
+    pub fn of(text: &str) -> Self {
+        let characters: std::collections::BTreeSet<char> = text.chars().chain(['\0']).collect();
+        Self { characters: characters.into_iter().collect() }
+    }
+
+    /// The number of tokens, padding included.
+    #[allow(clippy::len_without_is_empty, reason = "it has at least the padding")]
+    pub fn len(&self) -> usize {
+        self.characters.len()
+    }
+
+    /// The token of each character.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCharacter`] names the first one that is not in the vocabulary.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let token = |(position, character)| match self.characters.binary_search(&character) {
+            Ok(token) => Ok(token as u32),
+            Err(_) => {
+                let known = self.characters[1..].iter().flat_map(|c| c.escape_debug()).collect();
+                Err(Error::UnknownCharacter { character, position, known })
+            }
+        };
+        text.chars().enumerate().map(token).collect()
+    }
+
+    /// The character of each token; one outside the vocabulary becomes U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let character = |&token: &u32| self.characters.get(token as usize).unwrap_or(&char::REPLACEMENT_CHARACTER);
+        tokens.iter().map(character).collect()
+    }
+}
+
+impl std::fmt::Display for Vocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.characters.iter().try_for_each(|c| write!(f, "{c}"))
+    }
+}
+
+impl From<Vocabulary> for String {
+    fn from(vocabulary: Vocabulary) -> Self {
+        vocabulary.to_string()
+    }
+}
+
+impl TryFrom<String> for Vocabulary {
+    type Error = String;
+
+    fn try_from(characters: String) -> Result<Self, String> {
+        let characters: Vec<char> = characters.chars().collect();
+        if characters.first() == Some(&'\0') && characters.is_sorted_by(|a, b| a < b) {
+            Ok(Self { characters })
+        } else {
+            Err("a vocabulary is sorted characters, each once, and starts with \\0".into())
+        }
+    }
+}
+
+/// A text on the device, as tokens. Uploaded once; batches are cut from it there.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    tokens: Tensor,
+}
+
+impl Corpus {
+    /// Uploads tokens of a vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Token`] for one outside the vocabulary; no tokens; more than the device can hold in one buffer.
+    pub fn new(device: &Device, tokens: &[u32], vocabulary: usize) -> Result<Self> {
+        let corpus = device.tokens("corpus", &[tokens.len()], vocabulary)?;
+        corpus.write_u32(tokens)?;
+        Ok(Self { tokens: corpus })
+    }
+
+    /// The number of tokens.
+    #[allow(clippy::len_without_is_empty, reason = "a tensor has at least one element")]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// Windows of a [`Corpus`], each with the token after it, in an order that can be changed before each epoch.
+///
+/// Cutting happens on the device: the plan's clock says which batch it is.
+#[derive(Debug)]
+pub struct Windows {
+    corpus: Corpus,
+    starts: Vec<u32>,
+    order: Tensor,
+    window: usize,
+}
+
+/// One batch of windows: tensors that the plan fills.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// `[T, B]`
+    pub tokens: Tensor,
+    /// `[1, B]`: what follows each window. Entries past the end of the last batch have a target that no loss counts.
+    pub targets: Tensor,
+}
+
+impl Windows {
+    /// Windows of `window` tokens that start at `starts`.
+    ///
+    /// # Errors
+    /// No starts, a window of 0, or a window that does not end before the corpus.
+    pub fn new(corpus: &Corpus, starts: Vec<u32>, window: usize) -> Result<Self> {
+        if window == 0 || corpus.len() <= window {
+            return Err(Error::TextTooShort { length: corpus.len(), window });
+        }
+        if let Some(last) = starts.iter().max()
+            && *last as usize + window >= corpus.len()
+        {
+            let expected = format!("at most {}, for a token after the window", corpus.len() - window - 1);
+            return Err(Error::argument("Windows", "starts", expected, last));
+        }
+        let order = corpus.tokens.device().upload_u32("order", &[starts.len()], &starts)?;
+        Ok(Self { corpus: corpus.clone(), starts, order, window })
+    }
+
+    /// How many windows there are.
+    #[allow(clippy::len_without_is_empty, reason = "there is at least one")]
+    pub fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// How many batches they make, the last one perhaps not full.
+    pub fn batches(&self, batch: usize) -> usize {
+        self.len().div_ceil(batch)
+    }
+
+    /// Puts window `order[i]` in place i for the epochs to come.
+    ///
+    /// # Errors
+    /// `order` is not as long as the windows, or names one that is not there.
+    pub fn set_order(&self, order: &[u32]) -> Result<()> {
+        let start = |&i: &u32| {
+            let expected = format!("below {}", self.len());
+            self.starts.get(i as usize).copied().ok_or_else(|| Error::argument("set_order", "order", expected, i))
+        };
+        self.order.write_u32(&order.iter().map(start).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Records the cut of the next batch of an epoch.
+    ///
+    /// # Errors
+    /// A batch of 0, or one larger than the device allows.
+    pub fn batch(&self, g: &mut Graph, batch: usize) -> Result<Batch> {
+        if batch == 0 {
+            return Err(Error::argument("Windows", "batch", "at least 1", 0));
+        }
+        let device = g.device().clone();
+        let vocabulary = self.corpus.tokens.vocabulary().expect("a corpus is made of tokens");
+        let tokens = device.tokens("tokens", &[self.window, batch], vocabulary)?;
+        let targets = device.zeros("targets", &[1, batch], DType::U32)?;
+        let clock = g.clock()?;
+        kernels::windows::windows(g, &self.corpus.tokens, &self.order, &clock, &tokens, &targets)?;
+        Ok(Batch { tokens, targets })
+    }
+
+    /// The mean over all windows from the mean of each batch.
+    pub fn mean(&self, losses: &[f32], batch: usize) -> f64 {
+        let mut left = self.len();
+        let mut sum = 0.0;
+        for &loss in losses {
+            let entries = left.min(batch);
+            sum += f64::from(loss) * entries as f64;
+            left -= entries;
+        }
+        sum / (self.len() - left) as f64
+    }
+}
+
+/// `get_cv_idxs` of the tutorials: a random fifth (or other share) of `n` windows held out, the rest for training.
+/// `order` is a random order of 0..n.
+pub fn hold_out(order: &[u32], share: f64) -> (Vec<u32>, Vec<u32>) {
+    let (held_out, training) = order.split_at((order.len() as f64 * share) as usize);
+    (training.into(), held_out.into())
+}

@@ -1,0 +1,85 @@
+//! Shared by the tests: devices, test values, comparisons that can fail.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::sync::OnceLock;
+
+use elman::Device;
+
+/// The GPU under test, a software one included. Without one: an error under `ELMAN_REQUIRE_GPU=1`, otherwise one loud
+/// line, and the caller goes on without.
+pub fn gpu() -> Option<Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
+    GPU.get_or_init(|| {
+        let name = std::env::var("ELMAN_TEST_DEVICE").unwrap_or_else(|_| "gpu".into());
+        match Device::open(&name) {
+            Ok(device) => Some(device),
+            Err(error) if std::env::var_os("ELMAN_REQUIRE_GPU").is_some_and(|value| value == "1") => {
+                panic!("ELMAN_REQUIRE_GPU=1, but {error}")
+            }
+            Err(error) => {
+                eprintln!("NO GPU TESTED: {error}");
+                None
+            }
+        }
+    })
+    .clone()
+}
+
+/// The devices that compute in f32: the CPU, and the GPU where there is one.
+pub fn f32_devices() -> Vec<Device> {
+    [Some(Device::cpu()), gpu()].into_iter().flatten().collect()
+}
+
+/// `n` values in [-1, 1), irregular, the same everywhere.
+pub fn values(seed: u32, n: usize) -> Vec<f32> {
+    elman::rng::manual_seed(seed.into()).uniform(n, -1.0, 1.0)
+}
+
+/// `n` tokens below `vocabulary`.
+pub fn tokens(seed: u32, n: usize, vocabulary: usize) -> Vec<u32> {
+    let mut rng = elman::rng::manual_seed(seed.into());
+    (0..n).map(|_| rng.next_u32() % vocabulary as u32).collect()
+}
+
+/// Compares rows of `columns` values: each within `tolerance` of the largest value of its row. NaN never passes.
+pub fn compare(got: &[f64], want: &[f64], columns: usize, tolerance: f64) -> Result<(), String> {
+    if got.len() != want.len() || got.is_empty() {
+        return Err(format!("{} values, expected {}", got.len(), want.len()));
+    }
+    let mut worst: Option<(f64, usize)> = None;
+    let mut wrong = 0;
+    for (row, (g, w)) in got.chunks(columns).zip(want.chunks(columns)).enumerate() {
+        let scale = w.iter().fold(0.0f64, |scale, w| scale.max(w.abs())).max(f64::MIN_POSITIVE);
+        for (i, (g, w)) in g.iter().zip(w).enumerate() {
+            let relative = (g - w).abs() / scale;
+            let within = relative <= tolerance;
+            if !within {
+                wrong += 1;
+                if !worst.is_some_and(|(most, _)| relative <= most) {
+                    worst = Some((relative, row * columns + i));
+                }
+            }
+        }
+    }
+    match worst {
+        None => Ok(()),
+        Some((relative, at)) => Err(format!(
+            "{wrong} of {} wrong; worst at {at}: {} instead of {}, {relative:.2e} of the row's scale, allowed {tolerance:.0e}",
+            got.len(),
+            got[at],
+            want[at],
+        )),
+    }
+}
+
+/// [`compare`], as an assertion.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f64], want: &[f64], columns: usize, tolerance: f64) {
+    if let Err(problem) = compare(got, want, columns, tolerance) {
+        panic!("{what}: {problem}");
+    }
+}
+
+pub fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
+}

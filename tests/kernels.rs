@@ -1,0 +1,370 @@
+//! Every kernel, on every device, against its twin in f64.
+//!
+//! Sizes are all different and lie around each edge of a tile: 1, tile - 1, tile, tile + 1, 2 tile + 3.
+
+mod common;
+
+use common::{assert_close, f32_devices, tokens, values};
+use elman::kernels::adam::Update;
+use elman::kernels::matmul::{Factor, t};
+use elman::kernels::rnn_backward::Incoming;
+use elman::kernels::sample::Draw;
+use elman::kernels::{self, windows::NO_TARGET};
+use elman::optim::Adam;
+use elman::{DType, Device, Graph, Result, Tensor};
+
+/// f32 rounding of a sum of products, relative to the row's largest value.
+const TOLERANCE: f64 = 1e-5;
+
+/// Runs what `record` records on the reference and on each f32 device, and compares the tensors it returns.
+fn check(what: &str, tolerance: f64, record: impl Fn(&Device, &mut Graph) -> Result<Vec<Tensor>>) {
+    let run = |device: &Device| {
+        let mut g = Graph::without_parameters(device);
+        let outputs = record(device, &mut g).unwrap_or_else(|error| panic!("{what}: {error}"));
+        g.finish().unwrap().run().unwrap();
+        outputs
+    };
+    let want = run(&Device::reference());
+    for device in f32_devices() {
+        for (got, want) in run(&device).iter().zip(&want) {
+            let what = format!("{what}, {want:?} on {}", device.describe());
+            let columns = *want.shape().last().unwrap();
+            match want.dtype() {
+                DType::F32 => {
+                    let (got, want) = (got.to_vec_f64().unwrap(), want.to_vec_f64().unwrap());
+                    assert_close(&what, &got, &want, columns, tolerance);
+                }
+                DType::U32 => assert_eq!(got.to_vec_u32().unwrap(), want.to_vec_u32().unwrap(), "{what}"),
+            }
+        }
+    }
+}
+
+fn random(device: &Device, name: &str, shape: &[usize]) -> Result<Tensor> {
+    let seed = name.bytes().map(u32::from).sum();
+    device.upload(name, shape, &values(seed, shape.iter().product()))
+}
+
+fn zeros(device: &Device, name: &str, shape: &[usize]) -> Result<Tensor> {
+    device.zeros(name, shape, DType::F32)
+}
+
+#[test]
+fn matmul() {
+    let sizes = [(1, 1, 1), (3, 5, 2), (63, 15, 65), (64, 16, 64), (65, 17, 63), (131, 35, 70), (1, 300, 67)];
+    for (m, k, n) in sizes {
+        for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
+            for (bias, accumulate, slices) in
+                [(false, false, 1), (true, false, 1), (false, true, 1), (true, true, 1), (false, false, 3), (false, true, 2)]
+            {
+                let what = format!("matmul {m} {k} {n} {ta} {tb} {bias} {accumulate} {slices}");
+                check(&what, TOLERANCE, |device, g| {
+                    let a = random(device, "a", &if ta { [k, m] } else { [m, k] })?;
+                    let b = random(device, "b", &if tb { [n, k] } else { [k, n] })?;
+                    let c = random(device, "c", &[m, n])?;
+                    let bias = bias.then(|| random(device, "bias", &[n])).transpose()?;
+                    let a = if ta { t(&a) } else { Factor::from(&a) };
+                    let b = if tb { t(&b) } else { Factor::from(&b) };
+                    kernels::matmul::sliced(g, a, b, bias.as_ref(), &c, accumulate, slices)?;
+                    Ok(vec![c])
+                });
+            }
+        }
+    }
+}
+
+/// The sizes of recurrences: T, B, H around the edges of the row tile.
+const SEQUENCES: [(usize, usize, usize); 10] = [
+    (1, 1, 1),
+    (3, 2, 5),
+    (4, 5, 4),
+    (5, 7, 31),
+    (3, 16, 64),
+    (4, 17, 65),
+    (3, 67, 33),
+    (5, 35, 256),
+    (3, 6, 1022),
+    (3, 5, 1030),
+];
+
+#[test]
+fn rnn_forward() {
+    for (steps, batch, hidden) in SEQUENCES {
+        check(&format!("rnn_forward {steps} {batch} {hidden}"), TOLERANCE, |device, g| {
+            let x = random(device, "x", &[11, hidden])?;
+            let index = device.upload_u32("index", &[steps, batch], &tokens(3, steps * batch, 11))?;
+            let w = scaled(device, hidden)?;
+            let h = random(device, "h", &[steps + 1, batch, hidden])?;
+            kernels::rnn_forward::rnn_forward(g, &x, &index, &w, &h)?;
+            Ok(vec![h])
+        });
+    }
+}
+
+/// A recurrent matrix whose products stay near 1.
+fn scaled(device: &Device, hidden: usize) -> Result<Tensor> {
+    let scale = 1.0 / (hidden as f32).sqrt();
+    let w: Vec<f32> = values(5, hidden * hidden).iter().map(|w| 1.7 * w * scale).collect();
+    device.upload("w", &[hidden, hidden], &w)
+}
+
+#[test]
+fn rnn_backward() {
+    for (steps, batch, hidden) in SEQUENCES {
+        for (has_dy, has_dh_n) in [(true, true), (true, false), (false, true)] {
+            check(&format!("rnn_backward {steps} {batch} {hidden} {has_dy} {has_dh_n}"), TOLERANCE, |device, g| {
+                let w = scaled(device, hidden)?;
+                let h = random(device, "h", &[steps + 1, batch, hidden])?;
+                let dy = random(device, "dy", &[steps, batch, hidden])?;
+                let dh_n = random(device, "dh_n", &[batch, hidden])?;
+                let dx = zeros(device, "dx", &[steps, batch, hidden])?;
+                let dh_0 = zeros(device, "dh_0", &[batch, hidden])?;
+                let incoming = Incoming { dy: has_dy.then_some(&dy), dh_n: has_dh_n.then_some(&dh_n) };
+                kernels::rnn_backward::rnn_backward(g, &w, &h, incoming, &dx, &dh_0)?;
+                Ok(vec![dx, dh_0])
+            });
+        }
+    }
+}
+
+#[test]
+fn recurrences_take_the_path_that_fits() {
+    let kernels = |hidden: usize| {
+        let device = Device::cpu();
+        let mut g = Graph::without_parameters(&device);
+        let x = zeros(&device, "x", &[6, hidden]).unwrap();
+        let index = device.upload_u32("index", &[3, 2], &[0, 1, 2, 3, 4, 5]).unwrap();
+        let w = zeros(&device, "w", &[hidden, hidden]).unwrap();
+        let h = zeros(&device, "h", &[4, 2, hidden]).unwrap();
+        kernels::rnn_forward::rnn_forward(&mut g, &x, &index, &w, &h).unwrap();
+        g.finish().unwrap().kernels()
+    };
+    assert_eq!(kernels(1024), ["swap_axes", "rnn_forward"]);
+    assert_eq!(kernels(1025), ["rnn_step_forward"; 3]);
+}
+
+#[test]
+fn cross_entropy() {
+    for (rows, v) in [(1, 1), (2, 3), (5, 63), (7, 64), (3, 65), (4, 131)] {
+        for gradient in [true, false] {
+            check(&format!("cross_entropy {rows} {v}"), TOLERANCE, |device, g| {
+                let z: Vec<f32> = values(1, rows * v).iter().map(|z| 3.0 * z).collect();
+                let logits = device.upload("logits", &[rows, v], &z)?;
+                let mut target = tokens(2, rows, v);
+                if rows > 2 {
+                    target[1] = NO_TARGET;
+                }
+                let targets = device.upload_u32("targets", &[rows], &target)?;
+                let scale = device.upload("scale", &[1], &[0.37])?;
+                let losses = zeros(device, "losses", &[rows])?;
+                let dlogits = random(device, "dlogits", &[rows, v])?;
+                kernels::cross_entropy::cross_entropy(g, &logits, &targets, &scale, &losses, gradient.then_some(&dlogits))?;
+                Ok(vec![losses, dlogits])
+            });
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_of_huge_logits_is_finite() {
+    for device in f32_devices() {
+        let mut g = Graph::without_parameters(&device);
+        let logits = device.upload("logits", &[2, 3], &[1e4, -1e4, 0.0, -3e38, -3e38, -3e38]).unwrap();
+        let targets = device.upload_u32("targets", &[2], &[1, 2]).unwrap();
+        let scale = device.upload("scale", &[1], &[1.0]).unwrap();
+        let losses = device.zeros("losses", &[2], DType::F32).unwrap();
+        kernels::cross_entropy::cross_entropy(&mut g, &logits, &targets, &scale, &losses, None).unwrap();
+        g.finish().unwrap().run().unwrap();
+        let losses = losses.to_vec().unwrap();
+        assert!(losses[0] == 2e4 && (losses[1] - 3f32.ln()).abs() <= 1e-6, "{losses:?} on {device:?}");
+    }
+}
+
+#[test]
+fn count_targets() {
+    for (rows, v) in [(1, 2), (255, 5), (256, 7), (515, 3)] {
+        check(&format!("count_targets {rows}"), 1e-7, |device, g| {
+            let targets = device.upload_u32("targets", &[rows], &tokens(9, rows, v + 2))?;
+            let scale = zeros(device, "scale", &[1])?;
+            kernels::count_targets::count_targets(g, &targets, v, &scale)?;
+            Ok(vec![scale])
+        });
+    }
+}
+
+#[test]
+fn record_loss() {
+    for (rows, capacity) in [(1, 1), (255, 2), (256, 5), (515, 3)] {
+        check(&format!("record_loss {rows}"), TOLERANCE, |device, g| {
+            let losses = random(device, "losses", &[rows])?;
+            let scale = device.upload("scale", &[1], &[0.3])?;
+            let history = zeros(device, "history", &[capacity])?;
+            let clock = device.upload_u32("clock", &[2], &[7, 3])?;
+            kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock)?;
+            kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock)?;
+            Ok(vec![history, clock])
+        });
+    }
+}
+
+#[test]
+fn column_sum() {
+    for (rows, columns) in [(1, 1), (3, 63), (5, 64), (131, 65), (67, 131), (700, 2)] {
+        for (slices, accumulate) in [(1, false), (1, true), (3, false), (2, true)] {
+            check(&format!("column_sum {rows} {columns} {slices} {accumulate}"), TOLERANCE, |device, g| {
+                let x = random(device, "x", &[rows, columns])?;
+                let y = random(device, "y", &[columns])?;
+                kernels::column_sum::sliced(g, &x, &y, accumulate, slices)?;
+                Ok(vec![y])
+            });
+        }
+    }
+}
+
+#[test]
+fn gather_and_segment_sum() {
+    for (rows, columns, v) in [(1, 1, 1), (255, 63, 7), (256, 64, 5), (257, 65, 85), (515, 3, 131)] {
+        for (slices, accumulate) in [(1, false), (1, true), (3, false), (2, true)] {
+            check(&format!("gather {rows} {columns} {v} {slices} {accumulate}"), TOLERANCE, |device, g| {
+                let table = random(device, "table", &[v, columns])?;
+                let index = device.upload_u32("index", &[rows], &tokens(4, rows, v))?;
+                let y = zeros(device, "y", &[rows, columns])?;
+                let dtable = random(device, "dtable", &[v, columns])?;
+                kernels::gather::gather(g, &table, &index, &y)?;
+                kernels::segment_sum::sliced(g, &y, &index, &dtable, accumulate, slices)?;
+                Ok(vec![y, dtable])
+            });
+        }
+    }
+}
+
+#[test]
+fn swap_axes() {
+    let sizes = [([1, 1, 1], [1, 1]), ([3, 5, 2], [5, 3]), ([17, 4, 1], [4, 20]), ([33, 31, 1], [32, 36])];
+    for ([a, b, c], [by, ay]) in sizes {
+        check(&format!("swap_axes {a} {b} {c}"), 0.0, |device, g| {
+            let x = random(device, "x", &[a, b, c])?;
+            let y = random(device, "y", &[by, ay, c])?;
+            kernels::swap_axes::swap_axes(g, &x, &y)?;
+            Ok(vec![y])
+        });
+    }
+}
+
+#[test]
+fn accumulate() {
+    for n in [1, 255, 256, 257, 515] {
+        check(&format!("accumulate {n}"), 1e-7, |device, g| {
+            let (x, y) = (random(device, "x", &[n])?, random(device, "y", &[n])?);
+            kernels::accumulate::accumulate(g, &x, &y)?;
+            Ok(vec![y])
+        });
+    }
+}
+
+#[test]
+fn squared_norm() {
+    for n in [1, 255, 257, 4096, 4097, 30_011] {
+        check(&format!("squared_norm {n}"), TOLERANCE, |device, g| {
+            let x = random(device, "x", &[n])?;
+            let y = zeros(device, "y", &[1])?;
+            kernels::squared_norm::squared_norm(g, &x, &y)?;
+            Ok(vec![y])
+        });
+    }
+}
+
+#[test]
+fn adam() {
+    for (n, t, max_norm) in [(1, 1, None), (255, 2, None), (257, 1000, Some(0.5)), (515, 40_000, Some(1e9))] {
+        check(&format!("adam {n} {t}"), TOLERANCE, |device, g| {
+            let norm2 = device.upload("norm2", &[1], &[7.3])?;
+            let square = device.upload("v", &[n], &values(6, n).iter().map(|v| v * v).collect::<Vec<_>>())?;
+            let mean = random(device, "m", &[n])?;
+            let parameters = random(device, "w", &[n])?;
+            let update = Update {
+                gradient: &random(device, "g", &[n])?,
+                lr: &device.upload("lr", &[1], &[0.01])?,
+                squared_norm: max_norm.map(|_| &norm2),
+                clock: &device.upload_u32("clock", &[2], &[t, 0])?,
+                parameters: &parameters,
+                mean: &mean,
+                square: &square,
+            };
+            kernels::adam::adam(g, &Adam { max_norm, ..Adam::new(0.01) }, update)?;
+            Ok(vec![parameters, mean, square])
+        });
+    }
+}
+
+#[test]
+fn windows() {
+    for (t, b, k, batch) in [(1, 1, 1, 0), (8, 5, 1, 1), (3, 7, 3, 2), (5, 4, 5, 0)] {
+        check(&format!("windows {t} {b} {k} {batch}"), 0.0, |device, g| {
+            let corpus = device.upload_u32("corpus", &[40], &tokens(1, 40, 9))?;
+            let order = device.upload_u32("order", &[17], &tokens(2, 17, 40 - t))?;
+            let clock = device.upload_u32("clock", &[2], &[99, batch])?;
+            let tokens = device.zeros("tokens", &[t, b], DType::U32)?;
+            let targets = device.zeros("targets", &[k, b], DType::U32)?;
+            kernels::windows::windows(g, &corpus, &order, &clock, &tokens, &targets)?;
+            Ok(vec![tokens, targets])
+        });
+    }
+}
+
+/// The definition, in plain loops.
+#[test]
+fn windows_are_what_they_say() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let corpus = device.upload_u32("corpus", &[10], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+    let order = device.upload_u32("order", &[3], &[5, 0, 2]).unwrap();
+    let clock = device.upload_u32("clock", &[2], &[0, 1]).unwrap();
+    let tokens = device.zeros("tokens", &[3, 2], DType::U32).unwrap();
+    let targets = device.zeros("targets", &[3, 2], DType::U32).unwrap();
+    kernels::windows::windows(&mut g, &corpus, &order, &clock, &tokens, &targets).unwrap();
+    g.finish().unwrap().run().unwrap();
+    assert_eq!(tokens.to_vec_u32().unwrap(), [2, 0, 3, 0, 4, 0]);
+    assert_eq!(targets.to_vec_u32().unwrap(), [3, NO_TARGET, 4, NO_TARGET, 5, NO_TARGET]);
+}
+
+#[test]
+fn sample() {
+    for (b, v, heat) in [(1, 1, 1.0), (3, 85, 0.0), (65, 7, 0.8), (131, 20, 2.0)] {
+        check(&format!("sample {b} {v} {heat}"), 0.0, |device, g| {
+            let logits: Vec<f32> = values(8, b * v).iter().map(|z| 4.0 * z).collect();
+            let logits = device.upload("logits", &[b, v], &logits)?;
+            let temperature = device.upload("temperature", &[b], &vec![heat; b])?;
+            let seed = device.upload_u32("seed", &[b], &vec![42; b])?;
+            let counter = device.upload_u32("counter", &[b], &tokens(1, b, 1000))?;
+            let tokens = device.zeros("tokens", &[b], DType::U32)?;
+            let ring = device.zeros("ring", &[5, b], DType::U32)?;
+            let draw = Draw {
+                logits: &logits,
+                temperature: &temperature,
+                seed: &seed,
+                counter: &counter,
+                tokens: &tokens,
+                ring: &ring,
+            };
+            kernels::sample::sample(g, draw)?;
+            kernels::sample::sample(g, draw)?;
+            Ok(vec![tokens, counter, ring])
+        });
+    }
+}
+
+#[test]
+fn every_kernel_is_tested_here() {
+    let source = include_str!("kernels.rs");
+    for kernel in kernels::ALL {
+        let call = format!("{0}::{0}", kernel.name);
+        let sliced = format!("{}::sliced", kernel.name);
+        let by_step = kernel.name.replace("_step", "");
+        assert!(
+            source.contains(&call) || source.contains(&sliced) || source.contains(&format!("{by_step}::{by_step}")),
+            "{} has no test",
+            kernel.name
+        );
+    }
+}
