@@ -74,7 +74,8 @@ impl Rng {
     /// `torch.empty(n).uniform_(from, to)`.
     pub fn uniform(&mut self, n: usize, from: f64, to: f64) -> Vec<f32> {
         let (from, to) = (from as f32, to as f32);
-        (0..n).map(|_| self.unit_f32() * (to - from) + from).collect()
+        // One rounding, as PyTorch's compiled code does it.
+        (0..n).map(|_| self.unit_f32().mul_add(to - from, from)).collect()
     }
 
     /// `torch.randn(n)`: standard normal. Equal to PyTorch's up to the last bits of log, sin and cos.

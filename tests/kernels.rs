@@ -54,9 +54,14 @@ fn matmul() {
     let sizes = [(1, 1, 1), (3, 5, 2), (63, 15, 65), (64, 16, 64), (65, 17, 63), (131, 35, 70), (1, 300, 67)];
     for (m, k, n) in sizes {
         for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
-            for (bias, accumulate, slices) in
-                [(false, false, 1), (true, false, 1), (false, true, 1), (true, true, 1), (false, false, 3), (false, true, 2)]
-            {
+            for (bias, accumulate, slices) in [
+                (false, false, 1),
+                (true, false, 1),
+                (false, true, 1),
+                (true, true, 1),
+                (false, false, 3),
+                (false, true, 2),
+            ] {
                 let what = format!("matmul {m} {k} {n} {ta} {tb} {bias} {accumulate} {slices}");
                 check(&what, TOLERANCE, |device, g| {
                     let a = random(device, "a", &if ta { [k, m] } else { [m, k] })?;
@@ -158,7 +163,14 @@ fn cross_entropy() {
                 let scale = device.upload("scale", &[1], &[0.37])?;
                 let losses = zeros(device, "losses", &[rows])?;
                 let dlogits = random(device, "dlogits", &[rows, v])?;
-                kernels::cross_entropy::cross_entropy(g, &logits, &targets, &scale, &losses, gradient.then_some(&dlogits))?;
+                kernels::cross_entropy::cross_entropy(
+                    g,
+                    &logits,
+                    &targets,
+                    &scale,
+                    &losses,
+                    gradient.then_some(&dlogits),
+                )?;
                 Ok(vec![losses, dlogits])
             });
         }

@@ -1,0 +1,100 @@
+//! The text to train on: the user's, the cached, the published, or the one that ships with the example.
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use directories::ProjectDirs;
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest as _, Sha256};
+
+const URL: &str = "https://s3.amazonaws.com/text-datasets/nietzsche.txt";
+const SHA_256: &str = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647";
+const BYTES: u64 = 600_901;
+
+/// Original aphorisms written for this project, in the public domain (see the README beside them).
+const SHIPPED: &str = include_str!("../corpus/aphorisms.txt");
+
+/// Where a text came from.
+pub enum Origin {
+    File(PathBuf),
+    Cache(PathBuf),
+    Download { kept: Option<PathBuf> },
+    Shipped { because: String },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Cache(path) => write!(f, "Nietzsche, from {} (kept by an earlier run)", path.display()),
+            Self::Download { kept: Some(path) } => write!(f, "Nietzsche, downloaded and kept as {}", path.display()),
+            Self::Download { kept: None } => write!(f, "Nietzsche, downloaded (the cache folder cannot be written)"),
+            Self::Shipped { because } => write!(f, "the aphorisms that ship with the example, because {because}"),
+        }
+    }
+}
+
+/// The text, and where it came from.
+pub fn find(path: Option<&Path>, quiet: bool) -> Result<(String, Origin)> {
+    if let Some(path) = path {
+        let bytes = std::fs::read(path).with_context(|| format!("the corpus {} cannot be read", path.display()))?;
+        return Ok((decode(bytes, &path.display().to_string())?, Origin::File(path.into())));
+    }
+    let cache = ProjectDirs::from("", "", "elman").map(|dirs| dirs.cache_dir().join("nietzsche.txt"));
+    if let Some(path) = &cache
+        && let Ok(bytes) = std::fs::read(path)
+        && let Ok(text) = decode(bytes, "the cached corpus")
+    {
+        return Ok((text, Origin::Cache(path.clone())));
+    }
+    match download(quiet).and_then(|bytes| decode(bytes, URL)) {
+        Ok(text) => {
+            let kept = cache.filter(|path| keep(path, text.as_bytes()).is_ok());
+            Ok((text, Origin::Download { kept }))
+        }
+        Err(error) => {
+            let because = format!("the published text cannot be downloaded ({error:#})");
+            Ok((SHIPPED.into(), Origin::Shipped { because }))
+        }
+    }
+}
+
+fn decode(bytes: Vec<u8>, name: &str) -> Result<String> {
+    if bytes.is_empty() {
+        bail!("{name} is empty; the corpus must be a UTF-8 text");
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| error.utf8_error())
+        .with_context(|| format!("{name} is not UTF-8 text; convert it first"))
+}
+
+fn download(quiet: bool) -> Result<Vec<u8>> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(5)))
+        .timeout_global(Some(Duration::from_secs(120)))
+        .build()
+        .into();
+    let response = agent.get(URL).call()?;
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(BYTES) };
+    bar.set_style(ProgressStyle::with_template("downloading {bar:40} {bytes}/{total_bytes} {eta}")?);
+    let mut bytes = Vec::new();
+    bar.wrap_read(response.into_body().into_reader()).take(16 * BYTES).read_to_end(&mut bytes)?;
+    bar.finish_and_clear();
+    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    if hash != SHA_256 {
+        eprintln!("warning: the downloaded text has SHA-256 {hash}, expected {SHA_256}; going on with it");
+    }
+    Ok(bytes)
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().context("a cache file has a folder")?;
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}

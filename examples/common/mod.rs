@@ -1,0 +1,36 @@
+//! What the examples share: choosing a device, finding a text, keeping a run's results.
+#![allow(dead_code, reason = "each example uses a part")]
+
+pub mod corpus;
+pub mod run;
+
+use anyhow::Result;
+use clap::Args;
+use elman::Device;
+
+/// `--device`, for every example.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// auto (discrete GPU, then integrated, then CPU), cpu, gpu (any adapter), part of an adapter's name, or list
+    #[arg(long, env = elman::device::ENVIRONMENT_VARIABLE, default_value = "auto", value_name = "NAME")]
+    pub device: String,
+}
+
+impl DeviceArgs {
+    /// Opens the device; `list` prints what there is instead and gives None.
+    pub fn open(&self) -> Result<Option<Device>> {
+        if self.device != "list" {
+            return Ok(Some(Device::open(&self.device)?));
+        }
+        for adapter in Device::list() {
+            println!("{adapter}\n    {}", adapter.limits());
+        }
+        println!("{}", Device::cpu().describe());
+        Ok(None)
+    }
+}
+
+/// One line that says where the example runs, and why.
+pub fn announce(device: &Device) {
+    println!("device: {} -- {}", device.describe(), device.reason());
+}

@@ -1,0 +1,200 @@
+//! Against PyTorch 2.5.1: fixtures made by `tests/fixtures/generate.py`.
+
+mod common;
+
+use common::{assert_close, f32_devices, widen};
+use elman::nn::functional::{self, InitialState, Reduction};
+use elman::nn::{CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Rnn};
+use elman::optim::Adam;
+use elman::text::{Corpus, Windows};
+use elman::{Device, Graph, Trainer, rng};
+use safetensors::SafeTensors;
+
+/// A fixture file, whole.
+struct Fixture(Vec<u8>);
+
+impl Fixture {
+    fn open(name: &str) -> Self {
+        let path = format!("{}/tests/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+    }
+
+    fn try_get(&self, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).ok()?;
+        let values = match view.dtype() {
+            safetensors::Dtype::F32 => widen(&bytemuck::pod_collect_to_vec::<u8, f32>(view.data())),
+            safetensors::Dtype::F64 => bytemuck::pod_collect_to_vec(view.data()),
+            safetensors::Dtype::I64 => {
+                bytemuck::pod_collect_to_vec::<u8, i64>(view.data()).iter().map(|&i| i as f64).collect()
+            }
+            other => panic!("{name} is {other:?}"),
+        };
+        Some((view.shape().to_vec(), values))
+    }
+
+    fn get(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
+        self.try_get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture"))
+    }
+
+    fn f32(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let (shape, values) = self.get(name);
+        (shape, values.iter().map(|&value| value as f32).collect())
+    }
+}
+
+/// Uniform draws have PyTorch's bits; normal ones differ in the last bits of log, sin and cos.
+const NORMAL_TOLERANCE: f64 = 3e-6;
+
+#[test]
+fn generator_draws() {
+    let fixture = Fixture::open("rng");
+    let f64s = |values: Vec<f32>| widen(&values);
+    let u32s = |values: Vec<u32>| values.into_iter().map(f64::from).collect::<Vec<_>>();
+    let exactly = |name: &str, got: Vec<f64>| assert_eq!(got, fixture.get(name).1, "{name}");
+    let closely = |name: &str, got: Vec<f64>| {
+        let want = fixture.get(name).1;
+        assert_close(name, &got, &want, want.len(), NORMAL_TOLERANCE);
+    };
+    exactly("rand_20", f64s(rng::manual_seed(777).rand(20)));
+    exactly("uniform_-0.3_0.7", f64s(rng::manual_seed(777).uniform(40, -0.3, 0.7)));
+    exactly("randperm_1000", u32s(rng::manual_seed(777).randperm(1000)));
+    for n in [1, 5, 12, 16, 35] {
+        closely(&format!("randn_{n}"), f64s(rng::manual_seed(777).randn(n)));
+    }
+    let mut chain = rng::manual_seed(777);
+    exactly("chain_rand", f64s(chain.rand(3)));
+    closely("chain_randn", f64s(chain.randn(19)));
+    exactly("chain_perm", u32s(chain.randperm(10)));
+    closely("chain_randn_small", f64s(chain.randn(3)));
+    exactly("chain_rand_2", f64s(chain.rand(3)));
+}
+
+#[test]
+fn initial_values() {
+    let fixture = Fixture::open("rng");
+    type Build = fn(&mut Init, &str);
+    let modules: [(&str, f64, Build); 6] = [
+        ("embedding_85_42", NORMAL_TOLERANCE, |init, name| drop(Embedding::new(init, name, 85, 42).unwrap())),
+        ("embedding_3_4", NORMAL_TOLERANCE, |init, name| drop(Embedding::new(init, name, 3, 4).unwrap())),
+        ("linear_37_11", 0.0, |init, name| drop(Linear::new(init, name, 37, 11).unwrap())),
+        ("linear_9_4_nobias", 0.0, |init, name| drop(Linear::without_bias(init, name, 9, 4).unwrap())),
+        ("rnn_13_48", 0.0, |init, name| drop(Rnn::new(init, name, 13, 48).unwrap())),
+        ("rnn_6_5_nobias", 0.0, |init, name| drop(Rnn::without_bias(init, name, 6, 5).unwrap())),
+    ];
+    for (name, tolerance, build) in modules {
+        let mut init = Init::new(rng::manual_seed(777));
+        build(&mut init, name);
+        let parameters = init.upload(&Device::cpu()).unwrap();
+        for (key, tensor) in parameters.iter() {
+            let (shape, want) = fixture.get(key);
+            assert_eq!(tensor.shape(), shape, "{key}");
+            assert_close(key, &tensor.to_vec_f64().unwrap(), &want, want.len(), tolerance);
+        }
+    }
+}
+
+/// Outputs and final states within 1e-5 of the row's scale, gradients within 1e-5 of their largest.
+#[test]
+fn rnn_outputs_states_and_gradients() {
+    let fixture = Fixture::open("rnn");
+    let devices: Vec<_> = f32_devices().into_iter().chain([Device::reference()]).collect();
+    for device in devices {
+        for case in ["plain", "batch_first", "no_bias", "no_state", "one_step", "tile_edges"] {
+            check_rnn(&device, &fixture, case);
+        }
+    }
+}
+
+fn check_rnn(device: &Device, fixture: &Fixture, case: &str) {
+    let key = |name: &str| format!("{case}.{name}");
+    let upload = |name: &str| {
+        let (shape, values) = fixture.f32(&key(name));
+        device.upload(name, &shape, &values).unwrap()
+    };
+    let (shape, _) = fixture.get(&key("weight_ih_l0"));
+    let bias = fixture.try_get(&key("bias_ih_l0")).is_some();
+    let batch_first = ["batch_first", "no_state"].contains(&case);
+    let mut init = Init::new(rng::manual_seed(0));
+    let make = if bias { Rnn::new } else { Rnn::without_bias };
+    let rnn = make(&mut init, "rnn", shape[1], shape[0]).unwrap().batch_first(batch_first);
+    let parameters = init.upload(device).unwrap();
+    for (name, tensor) in parameters.iter() {
+        let name = name.strip_prefix("rnn.").unwrap();
+        tensor.write(&fixture.f32(&key(name)).1).unwrap();
+    }
+
+    let mut g = Graph::new(&parameters);
+    let x = g.input_with_gradient(&upload("x")).unwrap();
+    let h_0 = fixture.try_get(&key("h_0")).map(|_| g.input_with_gradient(&upload("h_0")).unwrap());
+    let initial = h_0.map_or(InitialState::Zero, InitialState::Given);
+    let out = rnn.forward(&mut g, x, initial).unwrap();
+    let y = g.tensor(out.output).unwrap();
+    let h_n = g.tensor(out.h_n).unwrap();
+    g.backward(&[(out.output, &upload("grad_y")), (out.h_n, &upload("grad_h_n"))]).unwrap();
+    let grad_x = g.gradient(x).unwrap();
+    let grad_h_0 = h_0.map(|h_0| g.gradient(h_0).unwrap());
+    g.finish().unwrap().run().unwrap();
+
+    let check = |name: &str, got: &elman::Tensor, columns: Option<usize>| {
+        let (shape, want) = fixture.get(&key(name));
+        assert_eq!(got.shape(), shape, "{case}: {name}");
+        let what = format!("{case}: {name} on {}", device.describe());
+        assert_close(&what, &got.to_vec_f64().unwrap(), &want, columns.unwrap_or(want.len()), 1e-5);
+    };
+    check("y", &y, Some(shape[0]));
+    check("h_n", &h_n, Some(shape[0]));
+    check("grad_x", &grad_x, None);
+    if let Some(grad_h_0) = grad_h_0 {
+        check("grad_h_0", &grad_h_0, None);
+    }
+    for name in parameters.names() {
+        let key = format!("grad_{}", name.strip_prefix("rnn.").unwrap());
+        check(&key, &parameters.get_gradient(name).unwrap(), None);
+    }
+}
+
+/// The generator of `generate.py`, which wrote the losses.
+fn synthetic_corpus(n: u64) -> Vec<u32> {
+    let mut state = 12345u64;
+    let next = |i: u64| {
+        state = (state * 1_103_515_245 + 12345) & 0x7fff_ffff;
+        (1 + (i * i / 7 + (state >> 16) % 5) % 84) as u32
+    };
+    (0..n).map(next).collect()
+}
+
+/// Fifty steps of the published configuration: 512 windows of 8, embedding 42, hidden 256, Adam at 1e-3.
+#[test]
+fn first_fifty_training_losses() {
+    let fixture = Fixture::open("losses");
+    let corpus = synthetic_corpus(30_000);
+    let head: Vec<f64> = corpus[..100].iter().map(|&token| token.into()).collect();
+    assert_eq!(head, fixture.get("corpus_head").1);
+    let want = fixture.get("losses").1;
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(777));
+        let order = init.rng.randperm(corpus.len() - 8);
+        let options = CharRnnOptions { vocabulary: 85, embedding: 42, hidden: 256 };
+        let model = CharRnn::new(&mut init, options).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let text = Corpus::new(&device, &corpus, 85).unwrap();
+        let windows = Windows::new(&text, order, 8).unwrap();
+        let mut trainer = Trainer::new(&parameters, Adam::new(1e-3), |g| {
+            let batch = windows.batch(g, 512)?;
+            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+            functional::cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        })
+        .unwrap();
+        println!("{}", trainer.plan());
+        for _ in 0..50 {
+            trainer.step().unwrap();
+        }
+        let got = trainer.losses().unwrap();
+        assert_eq!(got.len(), want.len());
+        for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+            let difference = (f64::from(*got) - want).abs();
+            assert!(difference <= 1e-4, "step {step} on {}: {got}, PyTorch {want}", device.describe());
+        }
+    }
+}
