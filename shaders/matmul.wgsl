@@ -40,20 +40,19 @@ fn load_b(k: u32, n: u32) -> f32 {
     return b[select(k * p.n + n, n * p.k + k, b_is_transposed())];
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(TILE_THREADS)
 fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let origin = TILE * group.yx;
     let start = group.z * p.slice;
     var sum = multiply_tile(origin, vec2<u32>(start, min(start + p.slice, p.k)), local);
-    let place = origin + tile_place(local);
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
+        let row = origin.x + tile_row(local, i / 2u);
+        let column = origin.y + tile_column(local, i % 2u);
         for (var j = 0u; j < 4u; j++) {
-            let row = place.x + i;
-            let column = place.y + j;
-            if row < p.m && column < p.n {
-                let at = (group.z * p.m + row) * p.n + column;
+            if row < p.m && column + j < p.n {
+                let at = (group.z * p.m + row) * p.n + column + j;
                 var value = sum[i][j];
-                if p.has_bias != 0u { value += bias[column]; }
+                if p.has_bias != 0u { value += bias[column + j]; }
                 if p.accumulate != 0u { value += c[at]; }
                 c[at] = value;
             }

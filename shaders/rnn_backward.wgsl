@@ -11,7 +11,7 @@
 // dh_n     [B, H]             gradient of the last state
 // dx       [T, B, H]
 // dh_0     [B, H]
-// grid     ceil(B / ROWS)     joins lib/rows
+// grid     ceil(B / (GROUPS ROWS))     joins lib/rows
 struct Params {
     T: u32,
     B: u32,
@@ -31,39 +31,45 @@ struct Params {
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = row_place(local);
-    let first = group.x * ROWS + place.x;
-    let column = 4u * place.y;
-    var carried = array<vec4<f32>, 4>();
+    let first = group.x * GROUPS * ROWS + place.x;
+    var carried = array<vec4<f32>, MOST_SUMS>();
     if p.has_dh_n != 0u {
-        for (var r = 0u; r < 4u; r++) {
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            let entry = first + i / COLUMNS;
+            let column = 4u * (place.y + i % COLUMNS * group_width());
             for (var j = 0u; j < 4u; j++) {
-                if first + r < p.B && column + j < p.H { carried[r][j] = dh_n[(first + r) * p.H + column + j]; }
+                if entry < p.B && column + j < p.H { carried[i][j] = dh_n[entry * p.H + column + j]; }
             }
         }
     }
     for (var t = p.T; t > 0u; t--) {
-        for (var r = 0u; r < 4u; r++) {
-            let entry = first + r;
-            var d = vec4<f32>();
-            for (var j = 0u; j < 4u; j++) {
-                if entry < p.B && column + j < p.H {
-                    let at = ((t - 1u) * p.B + entry) * p.H + column + j;
-                    let y = h[at + p.B * p.H];
-                    var dh = carried[r][j];
-                    if p.has_dy != 0u { dh += dy[at]; }
-                    d[j] = dh * (1.0 - y * y);
-                    dx[at] = d[j];
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            let entry = first + i / COLUMNS;
+            let vector = place.y + i % COLUMNS * group_width();
+            if vector < HP / 4u {
+                var d = vec4<f32>();
+                for (var j = 0u; j < 4u; j++) {
+                    if entry < p.B && 4u * vector + j < p.H {
+                        let at = ((t - 1u) * p.B + entry) * p.H + 4u * vector + j;
+                        let y = h[at + p.B * p.H];
+                        var dh = carried[i][j];
+                        if p.has_dy != 0u { dh += dy[at]; }
+                        d[j] = dh * (1.0 - y * y);
+                        dx[at] = d[j];
+                    }
                 }
+                rows[(place.x + i / COLUMNS) * (HP / 4u) + vector] = d;
             }
-            rows[(place.x + r) * (HP / 4u) + place.y] = d;
         }
         workgroupBarrier();
         carried = multiply_rows(place);
         workgroupBarrier();
     }
-    for (var r = 0u; r < 4u; r++) {
+    for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        let entry = first + i / COLUMNS;
+        let column = 4u * (place.y + i % COLUMNS * group_width());
         for (var j = 0u; j < 4u; j++) {
-            if first + r < p.B && column + j < p.H { dh_0[(first + r) * p.H + column + j] = carried[r][j]; }
+            if entry < p.B && column + j < p.H { dh_0[entry * p.H + column + j] = carried[i][j]; }
         }
     }
 }

@@ -1,6 +1,6 @@
 // h[t + 1] = tanh(x[rows[t]] + h[t] Wᵀ)     t = 0 .. T - 1, the whole sequence in one dispatch
 //
-// A workgroup owns ROWS batch entries for all steps. Their state stays in workgroup memory; the matrix streams from
+// A workgroup owns GROUPS * ROWS batch entries for all steps. Their state stays in workgroup memory; the matrix streams from
 // cache; two barriers a step. Entries are independent, so nothing crosses workgroups.
 //
 // params   T, B, H
@@ -8,7 +8,7 @@
 // index    [T, B] u32        the row of x for each step and entry
 // w        [HP, HP / 4] vec4  Wᵀ, zero-padded (swap_axes makes it)
 // h        [T + 1, B, H]     slot 0 is the incoming state
-// grid     ceil(B / ROWS)    joins lib/rows, lib/math
+// grid     ceil(B / (GROUPS ROWS))    joins lib/rows, lib/math
 struct Params {
     T: u32,
     B: u32,
@@ -24,34 +24,38 @@ struct Params {
 @compute @workgroup_size(THREADS)
 fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = row_place(local);
-    let first = group.x * ROWS + place.x;
-    let column = 4u * place.y;
-    for (var r = 0u; r < 4u; r++) {
-        var state = vec4<f32>();
-        for (var j = 0u; j < 4u; j++) {
-            if first + r < p.B && column + j < p.H { state[j] = h[(first + r) * p.H + column + j]; }
+    let first = group.x * GROUPS * ROWS + place.x;
+    for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        let entry = first + i / COLUMNS;
+        let vector = place.y + i % COLUMNS * group_width();
+        if vector < HP / 4u {
+            var state = vec4<f32>();
+            for (var j = 0u; j < 4u; j++) {
+                if entry < p.B && 4u * vector + j < p.H { state[j] = h[entry * p.H + 4u * vector + j]; }
+            }
+            rows[(place.x + i / COLUMNS) * (HP / 4u) + vector] = state;
         }
-        rows[(place.x + r) * (HP / 4u) + place.y] = state;
     }
     for (var t = 0u; t < p.T; t++) {
         workgroupBarrier();
         var sum = multiply_rows(place);
         workgroupBarrier();
-        for (var r = 0u; r < 4u; r++) {
-            let entry = first + r;
-            var state = vec4<f32>();
-            if entry < p.B {
-                let below = index[t * p.B + entry] * p.H + column;
-                let to = ((t + 1u) * p.B + entry) * p.H + column;
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            let entry = first + i / COLUMNS;
+            let vector = place.y + i % COLUMNS * group_width();
+            if vector < HP / 4u && entry < p.B {
+                let below = index[t * p.B + entry] * p.H + 4u * vector;
+                let to = ((t + 1u) * p.B + entry) * p.H + 4u * vector;
+                var state = sum[i];
                 for (var j = 0u; j < 4u; j++) {
-                    if column + j < p.H { state[j] = x[below + j]; }
+                    if 4u * vector + j < p.H { state[j] += x[below + j]; }
                 }
-                state = tanh4(state + sum[r]);
+                state = tanh4(state);
                 for (var j = 0u; j < 4u; j++) {
-                    if column + j < p.H { h[to + j] = state[j]; }
+                    if 4u * vector + j < p.H { h[to + j] = state[j]; }
                 }
+                rows[(place.x + i / COLUMNS) * (HP / 4u) + vector] = state;
             }
-            rows[(place.x + r) * (HP / 4u) + place.y] = state;
         }
     }
 }

@@ -38,21 +38,20 @@ fn load_b(k: u32, n: u32) -> f32 {
     return w[k * p.H + n];
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(TILE_THREADS)
 fn rnn_step_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let origin = TILE * group.yx;
     var sum = multiply_tile(origin, vec2<u32>(0u, select(p.H, 0u, p.last != 0u)), local);
-    let place = origin + tile_place(local);
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
+        let entry = origin.x + tile_row(local, i / 2u);
+        let column = origin.y + tile_column(local, i % 2u);
         for (var j = 0u; j < 4u; j++) {
-            let entry = place.x + i;
-            let column = place.y + j;
-            if entry < p.B && column < p.H {
-                let at = (p.t * p.B + entry) * p.H + column;
+            if entry < p.B && column + j < p.H {
+                let at = (p.t * p.B + entry) * p.H + column + j;
                 let y = h[at + p.B * p.H];
                 var dh = sum[i][j];
                 if p.has_dy != 0u { dh += dy[at]; }
-                if p.last != 0u && p.has_dh_n != 0u { dh += dh_n[entry * p.H + column]; }
+                if p.last != 0u && p.has_dh_n != 0u { dh += dh_n[entry * p.H + column + j]; }
                 dx[at] = dh * (1.0 - y * y);
             }
         }

@@ -31,23 +31,23 @@ fn load_b(k: u32, n: u32) -> f32 {
     return w[n * p.H + k];
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(TILE_THREADS)
 fn rnn_step_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let origin = TILE * group.yx;
     var sum = multiply_tile(origin, vec2<u32>(0u, p.H), local);
-    let place = origin + tile_place(local);
-    for (var i = 0u; i < 4u; i++) {
-        let entry = place.x + i;
+    for (var i = 0u; i < 16u; i++) {
+        let entry = origin.x + tile_row(local, i / 2u);
+        let column = origin.y + tile_column(local, i % 2u);
         if entry < p.B {
-            let below = index[p.t * p.B + entry] * p.H;
-            let to = ((p.t + 1u) * p.B + entry) * p.H;
+            let below = index[p.t * p.B + entry] * p.H + column;
+            let to = ((p.t + 1u) * p.B + entry) * p.H + column;
             var value = sum[i];
             for (var j = 0u; j < 4u; j++) {
-                if place.y + j < p.H { value[j] += x[below + place.y + j]; }
+                if column + j < p.H { value[j] += x[below + j]; }
             }
             value = tanh4(value);
             for (var j = 0u; j < 4u; j++) {
-                if place.y + j < p.H { h[to + place.y + j] = value[j]; }
+                if column + j < p.H { h[to + j] = value[j]; }
             }
         }
     }

@@ -65,7 +65,7 @@ pub fn rnn_backward(
         let first = g.view(dx, "dx[0]", 0, &[batch, hidden])?;
         return matmul::matmul(g, &first, w, None, dh_0, false);
     };
-    let RowTile { padded, rows } = tile;
+    let padded = tile.padded;
     let w = if padded == hidden {
         w.clone()
     } else {
@@ -83,7 +83,7 @@ pub fn rnn_backward(
         has_dh_n: incoming.dh_n.is_some().into(),
     };
     let tensors = [&w, h, incoming.dy.unwrap_or(h), incoming.dh_n.unwrap_or(h), dx, dh_0];
-    g.dispatch(&KERNEL, &tile.constants(), params, &tensors, [batch.div_ceil(rows), 1, 1])
+    g.dispatch(&KERNEL, &tile.constants(), params, &tensors, [batch.div_ceil(tile.entries()), 1, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -24,33 +24,55 @@ pub static KERNEL: Kernel = Kernel {
 
 /// How `shaders/lib/rows.wgsl` lays batch entries over workgroups.
 pub(super) struct RowTile {
+    /// Hidden size, padded to a multiple of 4.
     pub padded: usize,
-    pub rows: usize,
+    /// Batch entries of a thread.
+    rows: usize,
+    /// Vectors of four columns of a thread.
+    columns: usize,
+    /// Groups of threads in a workgroup, each with entries of its own.
+    groups: usize,
 }
 
 /// 16 KiB of workgroup memory in f32: WebGPU's default limit.
 const TILE_VALUES: usize = 4096;
 
 impl RowTile {
-    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "THREADS", "ROW_VECTORS"];
+    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "THREADS", "ROW_VECTORS"];
 
     /// The layout for a hidden size, or None if not even four rows fit.
     ///
-    /// A wide device gets the fewest rows that still fill a workgroup of 64 threads, for the most workgroups; a software
-    /// driver runs workgroups one after the other and gets the most rows, which read the matrix least often.
+    /// A wide device gets 4 x 4 sums a thread and just enough groups to fill a workgroup of 64 threads: that makes the
+    /// most workgroups. A software driver, where a load costs a hundred products, gets 16 x 16 sums a thread (on lavapipe
+    /// 190 ms where 16 x 4 take 330, T 8, B 512, H 256) and the most entries, which read the matrix least often.
     pub fn new(wide: bool, batch: usize, hidden: usize) -> Option<Self> {
         let padded = hidden.next_multiple_of(4);
-        let most = TILE_VALUES / padded / 4 * 4;
-        if most == 0 {
+        let fit = TILE_VALUES / padded;
+        if fit < 4 {
             return None;
         }
-        let wanted = if wide { 4 * 64usize.div_ceil(padded / 4) } else { most };
-        Some(Self { padded, rows: wanted.min(most).min(batch.next_multiple_of(4)) })
+        let (rows, columns, groups) =
+            if wide { (4, 1, (256 / padded).max(1)) } else { (fit.min(16), 4.min(padded / 4), 1) };
+        let groups = groups.min(batch.div_ceil(rows));
+        Some(Self { padded, rows: rows.min(batch), columns, groups })
     }
 
-    pub fn constants(&self) -> [(&'static str, u32); 4] {
-        let (padded, rows) = (self.padded as u32, self.rows as u32);
-        [("HP", padded), ("ROWS", rows), ("THREADS", rows / 4 * padded / 4), ("ROW_VECTORS", rows * padded / 4)]
+    /// Batch entries of a workgroup.
+    pub fn entries(&self) -> usize {
+        self.rows * self.groups
+    }
+
+    pub fn constants(&self) -> [(&'static str, u32); 6] {
+        let (padded, groups) = (self.padded as u32, self.groups as u32);
+        let (rows, columns) = (self.rows as u32, self.columns as u32);
+        [
+            ("HP", padded),
+            ("ROWS", rows),
+            ("COLUMNS", columns),
+            ("GROUPS", groups),
+            ("THREADS", groups * (padded / 4).div_ceil(columns)),
+            ("ROW_VECTORS", groups * rows * padded / 4),
+        ]
     }
 }
 
@@ -70,15 +92,15 @@ pub fn rnn_forward(g: &mut Graph, x: &Tensor, index: &Tensor, w: &Tensor, h: &Te
         g.note(format!("rnn, H {hidden}: one dispatch per step; all steps in one need H <= {}", TILE_VALUES / 4));
         return (0..steps).try_for_each(|t| rnn_step_forward::rnn_step_forward(g, t, x, index, w, h));
     };
-    let RowTile { padded, rows } = tile;
+    let (padded, entries) = (tile.padded, tile.entries());
     g.note(format!(
-        "rnn, H {hidden}: all {steps} steps in one dispatch, {rows} batch entries a workgroup, {} workgroups",
-        batch.div_ceil(rows)
+        "rnn, H {hidden}: all {steps} steps in one dispatch, {entries} batch entries a workgroup, {} workgroups",
+        batch.div_ceil(entries)
     ));
     let w_t = g.zeros(&format!("{}ᵀ", w.name()), &[padded, padded])?;
     swap_axes::swap_axes(g, w, &w_t)?;
     let params = Params { T: steps as u32, B: batch as u32, H: hidden as u32 };
-    g.dispatch(&KERNEL, &tile.constants(), params, &[x, index, &w_t, h], [batch.div_ceil(rows), 1, 1])
+    g.dispatch(&KERNEL, &tile.constants(), params, &[x, index, &w_t, h], [batch.div_ceil(entries), 1, 1])
 }
 
 /// Batch entries that one thread of the twin takes through all steps: their states and W stay in its cache.
