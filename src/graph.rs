@@ -25,6 +25,7 @@ pub struct Graph {
     device: Device,
     parameters: Option<Parameters>,
     differentiable: bool,
+    wide: bool,
     commands: Vec<Command>,
     notes: Vec<String>,
     nodes: Vec<Node>,
@@ -78,6 +79,7 @@ impl Graph {
             device: device.clone(),
             parameters: None,
             differentiable: true,
+            wide: device.is_wide(),
             commands: Vec::new(),
             notes: Vec::new(),
             nodes: Vec::new(),
@@ -90,6 +92,17 @@ impl Graph {
     /// The device the plan will run on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether kernels spread one sum over many workgroups, and a recurrence over many small ones. That pays on a GPU,
+    /// where it is so from the start; on the CPU and on a software driver, where a workgroup is a loop, it costs.
+    pub fn is_wide(&self) -> bool {
+        self.wide
+    }
+
+    /// Plans as for a GPU, or as for a software driver, whatever the device is.
+    pub fn set_wide(&mut self, wide: bool) {
+        self.wide = wide;
     }
 
     // ---- values ------------------------------------------------------------------------------------------------

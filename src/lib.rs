@@ -21,6 +21,6 @@ pub use device::Device;
 pub use error::{Error, Result};
 pub use generate::Generator;
 pub use graph::{Graph, Var};
-pub use plan::{Plan, PlanCount};
+pub use plan::{Dispatch, Plan, PlanCount};
 pub use tensor::{DType, Tensor};
 pub use train::{Evaluator, Trainer};

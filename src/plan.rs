@@ -20,12 +20,24 @@ pub(crate) enum Command {
 
 /// A kernel with everything it needs.
 #[derive(Clone)]
-pub(crate) struct Dispatch {
-    pub kernel: &'static Kernel,
-    pub constants: Vec<(&'static str, u32)>,
-    pub params: Vec<u8>,
-    pub tensors: Vec<Tensor>,
-    pub workgroups: [u32; 3],
+pub struct Dispatch {
+    pub(crate) kernel: &'static Kernel,
+    pub(crate) constants: Vec<(&'static str, u32)>,
+    pub(crate) params: Vec<u8>,
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) workgroups: [u32; 3],
+}
+
+impl Dispatch {
+    /// The kernel.
+    pub fn kernel(&self) -> &'static Kernel {
+        self.kernel
+    }
+
+    /// The values of its override constants.
+    pub fn constants(&self) -> &[(&'static str, u32)] {
+        &self.constants
+    }
 }
 
 impl fmt::Debug for Dispatch {
@@ -93,13 +105,17 @@ impl Plan {
         count
     }
 
+    /// The dispatches, in order.
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch),
+            Command::Copy { .. } => None,
+        })
+    }
+
     /// Names of the kernels in the order of dispatch.
     pub fn kernels(&self) -> Vec<&'static str> {
-        let dispatches = self.commands.iter().filter_map(|command| match command {
-            Command::Dispatch(dispatch) => Some(dispatch.kernel.name),
-            Command::Copy { .. } => None,
-        });
-        dispatches.collect()
+        self.dispatches().map(|dispatch| dispatch.kernel.name).collect()
     }
 
     /// Which paths were taken, and why.

@@ -16,18 +16,19 @@ use elman::{DType, Device, Graph, Result, Tensor};
 /// f32 rounding of a sum of products, relative to the row's largest value.
 const TOLERANCE: f64 = 1e-5;
 
-/// Runs what `record` records on the reference and on each f32 device, and compares the tensors it returns.
+/// Runs what `record` records on the reference and on each f32 device, planned both ways, and compares the tensors it returns.
 fn check(what: &str, tolerance: f64, record: impl Fn(&Device, &mut Graph) -> Result<Vec<Tensor>>) {
-    let run = |device: &Device| {
+    let run = |device: &Device, wide: bool| {
         let mut g = Graph::without_parameters(device);
+        g.set_wide(wide);
         let outputs = record(device, &mut g).unwrap_or_else(|error| panic!("{what}: {error}"));
         g.finish().unwrap().run().unwrap();
         outputs
     };
-    let want = run(&Device::reference());
-    for device in f32_devices() {
-        for (got, want) in run(&device).iter().zip(&want) {
-            let what = format!("{what}, {want:?} on {}", device.describe());
+    let want = run(&Device::reference(), false);
+    for (device, wide) in f32_devices().into_iter().flat_map(|device| [(device.clone(), false), (device, true)]) {
+        for (got, want) in run(&device, wide).iter().zip(&want) {
+            let what = format!("{what}, {want:?} on {}, wide {wide}", device.describe());
             let columns = *want.shape().last().unwrap();
             match want.dtype() {
                 DType::F32 => {
@@ -51,18 +52,12 @@ fn zeros(device: &Device, name: &str, shape: &[usize]) -> Result<Tensor> {
 
 #[test]
 fn matmul() {
-    let sizes = [(1, 1, 1), (3, 5, 2), (63, 15, 65), (64, 16, 64), (65, 17, 63), (131, 35, 70), (1, 300, 67)];
+    let sizes =
+        [(1, 1, 1), (3, 5, 2), (63, 15, 65), (64, 16, 64), (65, 17, 63), (131, 35, 70), (1, 300, 67), (67, 601, 3)];
     for (m, k, n) in sizes {
         for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
-            for (bias, accumulate, slices) in [
-                (false, false, 1),
-                (true, false, 1),
-                (false, true, 1),
-                (true, true, 1),
-                (false, false, 3),
-                (false, true, 2),
-            ] {
-                let what = format!("matmul {m} {k} {n} {ta} {tb} {bias} {accumulate} {slices}");
+            for (bias, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
+                let what = format!("matmul {m} {k} {n} {ta} {tb} {bias} {accumulate}");
                 check(&what, TOLERANCE, |device, g| {
                     let a = random(device, "a", &if ta { [k, m] } else { [m, k] })?;
                     let b = random(device, "b", &if tb { [n, k] } else { [k, n] })?;
@@ -70,7 +65,7 @@ fn matmul() {
                     let bias = bias.then(|| random(device, "bias", &[n])).transpose()?;
                     let a = if ta { t(&a) } else { Factor::from(&a) };
                     let b = if tb { t(&b) } else { Factor::from(&b) };
-                    kernels::matmul::sliced(g, a, b, bias.as_ref(), &c, accumulate, slices)?;
+                    kernels::matmul::matmul(g, a, b, bias.as_ref(), &c, accumulate)?;
                     Ok(vec![c])
                 });
             }
@@ -221,12 +216,12 @@ fn record_loss() {
 
 #[test]
 fn column_sum() {
-    for (rows, columns) in [(1, 1), (3, 63), (5, 64), (131, 65), (67, 131), (700, 2)] {
-        for (slices, accumulate) in [(1, false), (1, true), (3, false), (2, true)] {
-            check(&format!("column_sum {rows} {columns} {slices} {accumulate}"), TOLERANCE, |device, g| {
+    for (rows, columns) in [(1, 1), (3, 63), (5, 64), (131, 65), (67, 131), (700, 2), (1101, 67)] {
+        for accumulate in [false, true] {
+            check(&format!("column_sum {rows} {columns} {accumulate}"), TOLERANCE, |device, g| {
                 let x = random(device, "x", &[rows, columns])?;
                 let y = random(device, "y", &[columns])?;
-                kernels::column_sum::sliced(g, &x, &y, accumulate, slices)?;
+                kernels::column_sum::column_sum(g, &x, &y, accumulate)?;
                 Ok(vec![y])
             });
         }
@@ -235,15 +230,15 @@ fn column_sum() {
 
 #[test]
 fn gather_and_segment_sum() {
-    for (rows, columns, v) in [(1, 1, 1), (255, 63, 7), (256, 64, 5), (257, 65, 85), (515, 3, 131)] {
-        for (slices, accumulate) in [(1, false), (1, true), (3, false), (2, true)] {
-            check(&format!("gather {rows} {columns} {v} {slices} {accumulate}"), TOLERANCE, |device, g| {
+    for (rows, columns, v) in [(1, 1, 1), (255, 63, 7), (256, 64, 5), (257, 65, 85), (515, 3, 131), (701, 67, 5)] {
+        for accumulate in [false, true] {
+            check(&format!("gather {rows} {columns} {v} {accumulate}"), TOLERANCE, |device, g| {
                 let table = random(device, "table", &[v, columns])?;
                 let index = device.upload_u32("index", &[rows], &tokens(4, rows, v))?;
                 let y = zeros(device, "y", &[rows, columns])?;
                 let dtable = random(device, "dtable", &[v, columns])?;
                 kernels::gather::gather(g, &table, &index, &y)?;
-                kernels::segment_sum::sliced(g, &y, &index, &dtable, accumulate, slices)?;
+                kernels::segment_sum::segment_sum(g, &y, &index, &dtable, accumulate)?;
                 Ok(vec![y, dtable])
             });
         }
@@ -371,10 +366,9 @@ fn every_kernel_is_tested_here() {
     let source = include_str!("kernels.rs");
     for kernel in kernels::ALL {
         let call = format!("{0}::{0}", kernel.name);
-        let sliced = format!("{}::sliced", kernel.name);
         let by_step = kernel.name.replace("_step", "");
         assert!(
-            source.contains(&call) || source.contains(&sliced) || source.contains(&format!("{by_step}::{by_step}")),
+            source.contains(&call) || source.contains(&format!("{by_step}::{by_step}")),
             "{} has no test",
             kernel.name
         );

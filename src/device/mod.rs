@@ -147,8 +147,7 @@ impl Device {
         }
     }
 
-    /// Whether kernels should spread one sum over many workgroups. Pays on a GPU; costs on the CPU and on a software
-    /// driver, where a workgroup is a loop.
+    /// What [`crate::Graph::is_wide`] is for a graph on this device.
     pub(crate) fn is_wide(&self) -> bool {
         self.gpu().is_some_and(|gpu| !gpu.is_software())
     }

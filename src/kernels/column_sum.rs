@@ -26,17 +26,8 @@ pub static KERNEL: Kernel = Kernel {
 /// `y` does not have as many elements as `x` has columns.
 pub fn column_sum(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
     let (rows, columns) = x.rows_and_columns();
-    let n = if rows <= 512 { 1 } else { slices(g.device().is_wide(), columns.div_ceil(64), rows) };
-    sliced(g, x, y, accumulate, n)
-}
-
-/// [`column_sum`] in so many slices.
-///
-/// # Errors
-/// As [`column_sum`].
-pub fn sliced(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool, slices: usize) -> Result<()> {
-    let (rows, columns) = x.rows_and_columns();
     expect_len("column_sum", y, columns)?;
+    let slices = if rows <= 512 { 1 } else { slices(g.is_wide(), columns.div_ceil(64), rows) };
     let slice = rows.div_ceil(slices);
     let params = |rows: usize, slice: usize, accumulate: bool| Params {
         rows: rows as u32,

@@ -45,6 +45,9 @@ pub fn t(tensor: &Tensor) -> Factor<'_> {
     Factor { tensor, transposed: true }
 }
 
+const TILE: usize = 64;
+const DEPTH: usize = 16;
+
 /// Records `c = a b + bias`, or `c += a b + bias`. `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` of `m n` elements.
 ///
 /// # Errors
@@ -58,29 +61,6 @@ pub fn matmul<'a>(
     accumulate: bool,
 ) -> Result<()> {
     let (a, b) = (a.into(), b.into());
-    let ((m, k), (_, n)) = (a.shape(), b.shape());
-    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    let n = if bias.is_some() { 1 } else { slices(g.device().is_wide(), tiles, k) };
-    sliced(g, a, b, bias, c, accumulate, n)
-}
-
-const TILE: usize = 64;
-const DEPTH: usize = 16;
-
-/// [`matmul`] with the sum over k in so many slices; a bias needs 1.
-///
-/// # Errors
-/// As [`matmul`].
-pub fn sliced<'a>(
-    g: &mut Graph,
-    a: impl Into<Factor<'a>>,
-    b: impl Into<Factor<'a>>,
-    bias: Option<&Tensor>,
-    c: &Tensor,
-    accumulate: bool,
-    slices: usize,
-) -> Result<()> {
-    let (a, b) = (a.into(), b.into());
     let ((m, k), (kb, n)) = (a.shape(), b.shape());
     if kb != k {
         let expected = format!("that makes a factor [{k}, n], to follow `{:?}`", a.tensor);
@@ -90,6 +70,8 @@ pub fn sliced<'a>(
     if let Some(bias) = bias {
         expect_len("matmul", bias, n)?;
     }
+    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+    let slices = if bias.is_some() { 1 } else { slices(g.is_wide(), tiles, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
     let slices = k.div_ceil(slice);

@@ -58,7 +58,7 @@ pub fn rnn_backward(
     if let Some(dh_n) = incoming.dh_n {
         expect("rnn_backward", dh_n, &[batch, hidden])?;
     }
-    let Some(tile) = RowTile::new(g.device().is_wide(), batch, hidden) else {
+    let Some(tile) = RowTile::new(g.is_wide(), batch, hidden) else {
         for t in (0..steps).rev() {
             rnn_step_backward::rnn_step_backward(g, t, w, h, incoming, dx)?;
         }

@@ -88,7 +88,7 @@ pub fn rnn_forward(g: &mut Graph, x: &Tensor, index: &Tensor, w: &Tensor, h: &Te
     };
     expect("rnn_forward", w, &[hidden, hidden])?;
     expect("rnn_forward", h, &[steps + 1, batch, hidden])?;
-    let Some(tile) = RowTile::new(g.device().is_wide(), batch, hidden) else {
+    let Some(tile) = RowTile::new(g.is_wide(), batch, hidden) else {
         g.note(format!("rnn, H {hidden}: one dispatch per step; all steps in one need H <= {}", TILE_VALUES / 4));
         return (0..steps).try_for_each(|t| rnn_step_forward::rnn_step_forward(g, t, x, index, w, h));
     };

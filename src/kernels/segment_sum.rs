@@ -27,24 +27,8 @@ pub fn segment_sum(g: &mut Graph, dy: &Tensor, index: &Tensor, dtable: &Tensor, 
     let &[v, columns] = dtable.shape() else {
         return Err(Error::shape("segment_sum", dtable.name(), "[V, columns]", dtable.shape()));
     };
-    let n = slices(g.device().is_wide(), v * columns.div_ceil(64), index.len());
-    sliced(g, dy, index, dtable, accumulate, n)
-}
-
-/// [`segment_sum`] in so many slices.
-///
-/// # Errors
-/// As [`segment_sum`].
-pub fn sliced(
-    g: &mut Graph,
-    dy: &Tensor,
-    index: &Tensor,
-    dtable: &Tensor,
-    accumulate: bool,
-    slices: usize,
-) -> Result<()> {
-    let (v, columns) = dtable.rows_and_columns();
     expect_len("segment_sum", dy, index.len() * columns)?;
+    let slices = slices(g.is_wide(), v * columns.div_ceil(64), index.len());
     let slice = index.len().div_ceil(slices);
     let params = |accumulate: bool| Params {
         rows: index.len() as u32,

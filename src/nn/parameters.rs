@@ -127,6 +127,11 @@ impl Parameters {
         self.0.entries.iter().map(|entry| entry.name.as_str())
     }
 
+    /// All of them, in order.
+    pub fn ids(&self) -> impl Iterator<Item = ParameterId> + use<> {
+        (0..self.0.entries.len()).map(ParameterId)
+    }
+
     /// The number of trained values.
     pub fn count(&self) -> usize {
         self.iter().map(|(_, tensor)| tensor.len()).sum()

@@ -1,0 +1,235 @@
+//! Every gradient of the twins against central differences, in f64.
+
+mod common;
+
+use common::{assert_close, tokens, values};
+use elman::kernels::windows::NO_TARGET;
+use elman::nn::functional::{self, InitialState, Loss, Reduction};
+use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Rnn};
+use elman::{Device, Graph, Result, Tensor, Var, rng};
+
+/// Central differences of step 1e-5 in f64 leave about 1e-9.
+const TOLERANCE: f64 = 1e-7;
+const STEP: f64 = 1e-5;
+
+/// What is differentiated: values, each weighted by fixed numbers, or a loss over so many counted rows.
+enum Output {
+    Values(Vec<Var>),
+    Loss(Loss, Reduction, usize),
+}
+
+struct Built {
+    graph: Graph,
+    vars: Vec<Var>,
+    output: Output,
+}
+
+fn weights(seed: usize, n: usize) -> Vec<f32> {
+    values(100 + seed as u32, n)
+}
+
+/// Compares the gradients of `leaves` (tensors that `build` uses through the vars it returns) with differences.
+fn check(what: &str, leaves: &[Tensor], build: impl Fn(bool) -> Result<Built>) {
+    // The objective alone, to be evaluated at moved leaves.
+    let forward = build(false).unwrap();
+    let mut graph = forward.graph;
+    let mut results = Vec::new();
+    if let Output::Values(outputs) = &forward.output {
+        results = outputs.iter().map(|&var| graph.tensor(var).unwrap()).collect();
+    }
+    let plan = graph.finish().unwrap();
+    let objective = || {
+        plan.run().unwrap();
+        match &forward.output {
+            Output::Values(_) => results.iter().enumerate().fold(0.0, |sum, (i, tensor)| {
+                let values = tensor.to_vec_f64().unwrap();
+                let weights = weights(i, values.len());
+                sum + values.iter().zip(weights).map(|(v, w)| v * f64::from(w)).sum::<f64>()
+            }),
+            Output::Loss(loss, reduction, counted) => {
+                let sum: f64 = loss.rows().to_vec_f64().unwrap().iter().sum();
+                if *reduction == Reduction::Mean { sum / *counted as f64 } else { sum }
+            }
+        }
+    };
+
+    let mut full = build(true).unwrap();
+    let seeds: Vec<_> = match &full.output {
+        Output::Loss(..) => Vec::new(),
+        Output::Values(outputs) => outputs
+            .iter()
+            .enumerate()
+            .map(|(i, &var)| {
+                let shape = full.graph.shape(var).to_vec();
+                let weights = weights(i, shape.iter().product());
+                (var, full.graph.device().upload("seed", &shape, &weights).unwrap())
+            })
+            .collect(),
+    };
+    let seeds: Vec<_> = seeds.iter().map(|(var, tensor)| (*var, tensor)).collect();
+    full.graph.backward(&seeds).unwrap();
+    let gradients: Vec<_> = full.vars.iter().map(|&var| full.graph.gradient(var).expect("a gradient")).collect();
+    full.graph.finish().unwrap().run().unwrap();
+
+    assert_eq!(leaves.len(), gradients.len());
+    for (leaf, gradient) in leaves.iter().zip(gradients) {
+        let start = leaf.to_vec_f64().unwrap();
+        let mut differences = Vec::new();
+        for i in 0..start.len() {
+            let at = |by: f64| {
+                let mut moved = start.clone();
+                moved[i] += by;
+                leaf.write_f64(&moved).unwrap();
+                objective()
+            };
+            differences.push((at(STEP) - at(-STEP)) / (2.0 * STEP));
+        }
+        leaf.write_f64(&start).unwrap();
+        let got = gradient.to_vec_f64().unwrap();
+        assert_close(&format!("{what}: {leaf:?}"), &got, &differences, got.len(), TOLERANCE);
+    }
+}
+
+/// Leaves of these shapes, and a graph of them.
+fn check_leaves(what: &str, shapes: &[(&str, &[usize])], build: impl Fn(&mut Graph, &[Var]) -> Result<Output>) {
+    let device = Device::reference();
+    let leaf = |(i, (name, shape)): (usize, &(&str, &[usize]))| {
+        device.upload(name, shape, &values(i as u32, shape.iter().product())).unwrap()
+    };
+    let leaves: Vec<_> = shapes.iter().enumerate().map(leaf).collect();
+    check(what, &leaves, |differentiable| {
+        let mut graph = Graph::without_parameters(&device);
+        let var = |graph: &mut Graph, leaf: &Tensor| {
+            if differentiable { graph.input_with_gradient(leaf) } else { graph.input(leaf) }
+        };
+        let vars = leaves.iter().map(|leaf| var(&mut graph, leaf)).collect::<Result<Vec<_>>>()?;
+        let output = build(&mut graph, &vars)?;
+        Ok(Built { graph, vars, output })
+    });
+}
+
+#[test]
+fn linear() {
+    let shapes: &[(&str, &[usize])] = &[("x", &[2, 3, 4]), ("weight", &[5, 4]), ("bias", &[5])];
+    check_leaves("linear", shapes, |g, v| Ok(Output::Values(vec![functional::linear(g, v[0], v[1], Some(v[2]))?])));
+    check_leaves("linear without bias", &shapes[..2], |g, v| {
+        Ok(Output::Values(vec![functional::linear(g, v[0], v[1], None)?]))
+    });
+}
+
+#[test]
+fn values_used_twice_add_up() {
+    check_leaves("shared", &[("x", &[3, 4]), ("weight", &[4, 4])], |g, v| {
+        let y = functional::linear(g, v[0], v[1], None)?;
+        let z = functional::linear(g, y, v[1], None)?;
+        let sum = functional::add(g, z, y)?;
+        let twice = functional::add(g, sum, sum)?;
+        Ok(Output::Values(vec![twice, y]))
+    });
+}
+
+#[test]
+fn swap_axes() {
+    check_leaves("swap_axes", &[("x", &[3, 4, 2])], |g, v| {
+        let y = functional::swap_axes(g, v[0])?;
+        Ok(Output::Values(vec![functional::add(g, y, y)?]))
+    });
+}
+
+/// Looked up first (fewer rows than tokens), and multiplied first (more).
+#[test]
+fn embedding_and_projection() {
+    for (rows, v) in [(3, 5), (11, 5)] {
+        check_leaves("embedding", &[("table", &[v, 3]), ("weight", &[4, 3]), ("bias", &[4])], |g, vars| {
+            let index = g.device().tokens("tokens", &[rows], v)?;
+            index.write_u32(&tokens(7, rows, v))?;
+            let x = functional::embedding(g, vars[0], &index)?;
+            let y = functional::linear(g, x, vars[1], Some(vars[2]))?;
+            Ok(Output::Values(vec![y, x]))
+        });
+    }
+}
+
+#[test]
+fn recurrence() {
+    for (steps, batch, hidden) in [(1, 2, 3), (4, 3, 5), (3, 2, 8)] {
+        let shapes: &[(&str, &[usize])] =
+            &[("x", &[steps, batch, hidden]), ("weight", &[hidden, hidden]), ("h_0", &[1, batch, hidden])];
+        check_leaves("recurrence", shapes, |g, v| {
+            let out = functional::tanh_recurrence(g, v[0], v[1], InitialState::Given(v[2]))?;
+            Ok(Output::Values(vec![out.output, out.h_n]))
+        });
+        check_leaves("recurrence, last state alone", &shapes[..2], |g, v| {
+            let out = functional::tanh_recurrence(g, v[0], v[1], InitialState::Zero)?;
+            Ok(Output::Values(vec![out.h_n]))
+        });
+    }
+}
+
+#[test]
+fn cross_entropy() {
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        check_leaves("cross_entropy", &[("logits", &[4, 5])], |g, v| {
+            let targets = g.device().upload_u32("targets", &[4], &[3, 0, NO_TARGET, 4])?;
+            let loss = functional::cross_entropy(g, v[0], &targets, reduction)?;
+            Ok(Output::Loss(loss, reduction, 3))
+        });
+    }
+}
+
+/// The whole recurrent module, both layouts, with and without biases.
+#[test]
+fn rnn_module() {
+    for (batch_first, bias) in [(false, true), (true, true), (true, false)] {
+        let device = Device::reference();
+        let mut init = Init::new(rng::manual_seed(3));
+        let make = if bias { Rnn::new } else { Rnn::without_bias };
+        let rnn = make(&mut init, "rnn", 3, 5).unwrap().batch_first(batch_first);
+        let parameters = init.upload(&device).unwrap();
+        let x = device.upload("x", &[2, 4, 3], &values(1, 24)).unwrap();
+        let batch = if batch_first { 2 } else { 4 };
+        let h_0 = device.upload("h_0", &[1, batch, 5], &values(2, batch * 5)).unwrap();
+        let mut leaves = vec![x.clone(), h_0.clone()];
+        leaves.extend(parameters.iter().map(|(_, tensor)| tensor));
+        check(&format!("rnn {batch_first} {bias}"), &leaves, |_| {
+            let mut graph = Graph::new(&parameters);
+            let mut vars = vec![graph.input_with_gradient(&x)?, graph.input_with_gradient(&h_0)?];
+            let out = rnn.forward(&mut graph, vars[0], InitialState::Given(vars[1]))?;
+            vars.extend(parameters.ids().map(|id| graph.parameter(id)));
+            Ok(Built { graph, vars, output: Output::Values(vec![out.output, out.h_n]) })
+        });
+    }
+}
+
+/// The network of the main job, with its loss.
+#[test]
+fn char_rnn() {
+    let device = Device::reference();
+    let mut init = Init::new(rng::manual_seed(5));
+    let model = CharRnn::new(&mut init, CharRnnOptions { vocabulary: 7, embedding: 3, hidden: 6 }).unwrap();
+    let parameters = init.upload(&device).unwrap();
+    let leaves: Vec<_> = parameters.iter().map(|(_, tensor)| tensor).collect();
+    check("char_rnn", &leaves, |_| {
+        let mut graph = Graph::new(&parameters);
+        let tokens = device.tokens("tokens", &[4, 5], 7)?;
+        tokens.write_u32(&common::tokens(1, 20, 7))?;
+        let targets = device.upload_u32("targets", &[5], &[1, 6, NO_TARGET, 0, 2])?;
+        let logits = model.forward(&mut graph, &tokens, InitialState::Zero)?;
+        let loss = functional::cross_entropy(&mut graph, logits, &targets, Reduction::Mean)?;
+        let vars = parameters.ids().map(|id| graph.parameter(id)).collect();
+        Ok(Built { graph, vars, output: Output::Loss(loss, Reduction::Mean, 4) })
+    });
+}
+
+/// The check itself fails on a wrong gradient: here, that of a network with one term left out of the objective.
+#[test]
+#[should_panic(expected = "wrong")]
+fn a_wrong_gradient_is_found() {
+    check_leaves("planted", &[("x", &[3, 4])], |g, v| {
+        let differentiable = g.is_differentiable(v[0]);
+        let y = functional::add(g, v[0], v[0])?;
+        // The differentiated graph has a term that the objective lacks.
+        let y = if differentiable { functional::add(g, y, v[0])? } else { y };
+        Ok(Output::Values(vec![y]))
+    });
+}

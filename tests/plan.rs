@@ -1,0 +1,271 @@
+//! Plans: what they contain, what they refuse, and what they cost.
+
+mod common;
+
+use common::{f32_devices, gpu};
+use elman::kernels::{self, accumulate, matmul};
+use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
+use elman::optim::Adam;
+use elman::text::{Corpus, Windows};
+use elman::{DType, Device, Error, Evaluator, Graph, Tensor, Trainer, rng};
+
+fn zeros(device: &Device, name: &str, shape: &[usize]) -> Tensor {
+    device.zeros(name, shape, DType::F32).unwrap()
+}
+
+/// A training step of the main job's network over a small text.
+fn trainer(device: &Device, sizes: CharRnnOptions, window: usize, batch: usize, wide: bool) -> (Trainer, Parameters) {
+    let mut init = Init::new(rng::manual_seed(1));
+    let model = CharRnn::new(&mut init, sizes).unwrap();
+    let parameters = init.upload(device).unwrap();
+    let tokens = common::tokens(2, 4 * batch + window, sizes.vocabulary);
+    let corpus = Corpus::new(device, &tokens, sizes.vocabulary).unwrap();
+    let windows = Windows::new(&corpus, (0..4 * batch as u32 - 1).collect(), window).unwrap();
+    let trainer = Trainer::new(&parameters, Adam { max_norm: Some(5.0), ..Adam::new(1e-2) }, |g| {
+        if wide {
+            g.set_wide(true);
+        }
+        let batch = windows.batch(g, batch)?;
+        let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+        cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+    });
+    (trainer.unwrap(), parameters)
+}
+
+const SMALL: CharRnnOptions = CharRnnOptions { vocabulary: 9, embedding: 5, hidden: 6 };
+const PUBLISHED: CharRnnOptions = CharRnnOptions { vocabulary: 85, embedding: 42, hidden: 256 };
+
+/// The published configuration: at most 24 dispatches and one submission, as planned for a GPU and for a software driver.
+#[test]
+fn a_training_step_is_few_dispatches() {
+    for wide in [false, true] {
+        let (mut trainer, _) = trainer(&Device::cpu(), PUBLISHED, 8, 512, wide);
+        let count = trainer.plan().count();
+        assert!(count.dispatches <= 24 && count.submits == 1, "{}", trainer.plan());
+        trainer.set_lr(1e-3).unwrap();
+    }
+}
+
+#[test]
+fn a_plan_lists_its_commands_and_says_which_path_it_took() {
+    let (trainer, _) = trainer(&Device::cpu(), SMALL, 3, 4, false);
+    let listing = trainer.plan().to_string();
+    for part in ["plan on CPU", "all 3 steps in one dispatch", "rnn_forward", "rnn.weight_hh_l0ᵀ[8, 8]", "adam", "copy"]
+    {
+        assert!(listing.contains(part), "{part:?} is not in\n{listing}");
+    }
+}
+
+/// After the first step: no buffer, bind group or pipeline is made, nothing is uploaded; one submission a step.
+#[test]
+fn a_thousand_steps_allocate_nothing() {
+    for device in f32_devices() {
+        let (mut trainer, _) = trainer(&device, SMALL, 3, 4, false);
+        trainer.start_epoch().unwrap();
+        trainer.step().unwrap();
+        trainer.losses().unwrap();
+        let before = device.count();
+        for _ in 0..1000 {
+            trainer.step().unwrap();
+        }
+        assert_eq!(trainer.losses().unwrap().len(), 1000);
+        let mut expected = before;
+        expected.submits += 1000;
+        expected.dispatches += 1000 * trainer.plan().count().dispatches as u64;
+        expected.downloads += 1;
+        assert_eq!(device.count(), expected, "{}", device.describe());
+    }
+}
+
+/// The log of losses is a ring: more steps than it holds are all there, once and in order.
+#[test]
+fn no_loss_is_lost() {
+    let (mut twice, _) = trainer(&Device::cpu(), SMALL, 3, 4, false);
+    let (mut once, _) = trainer(&Device::cpu(), SMALL, 3, 4, false);
+    let mut one_by_one = Vec::new();
+    for _ in 0..2500 {
+        once.step().unwrap();
+        one_by_one.extend(once.losses().unwrap());
+        twice.step().unwrap();
+    }
+    assert_eq!(one_by_one.len(), 2500);
+    assert_eq!(twice.losses().unwrap(), one_by_one);
+    assert_eq!(twice.steps(), 2500);
+}
+
+#[test]
+fn every_parameter_moves_after_one_step() {
+    for (device, wide) in f32_devices().into_iter().flat_map(|device| [(device.clone(), false), (device, true)]) {
+        let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, wide);
+        let before: Vec<_> = parameters.iter().map(|(_, tensor)| tensor.to_vec().unwrap()).collect();
+        trainer.step().unwrap();
+        trainer.losses().unwrap();
+        for ((name, tensor), before) in parameters.iter().zip(before) {
+            assert_ne!(tensor.to_vec().unwrap(), before, "{name} on {}", device.describe());
+        }
+    }
+}
+
+#[test]
+fn evaluation_changes_nothing() {
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(1));
+        let model = CharRnn::new(&mut init, SMALL).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let corpus = Corpus::new(&device, &common::tokens(3, 30, 9), 9).unwrap();
+        let windows = Windows::new(&corpus, (0..25).collect(), 4).unwrap();
+        let mut evaluator = Evaluator::new(&parameters, |g| {
+            let batch = windows.batch(g, 10)?;
+            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        })
+        .unwrap();
+        let before: Vec<_> = parameters.iter().map(|(_, tensor)| tensor.to_vec().unwrap()).collect();
+        let first = evaluator.losses(windows.batches(10)).unwrap();
+        assert_eq!(evaluator.losses(windows.batches(10)).unwrap(), first);
+        assert!(parameters.iter().zip(before).all(|((_, tensor), before)| tensor.to_vec().unwrap() == before));
+        // The mean over batches of 10, 10 and 5 is the mean over one batch of 25.
+        let mut whole = Evaluator::new(&parameters, |g| {
+            let batch = windows.batch(g, 25)?;
+            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        })
+        .unwrap();
+        let whole = f64::from(whole.losses(1).unwrap()[0]);
+        assert!((windows.mean(&first, 10) - whole).abs() <= 1e-6, "{} {whole}", windows.mean(&first, 10));
+    }
+}
+
+/// Twice the learning rate gives other parameters; the rate is an input, not baked into the plan.
+#[test]
+fn the_learning_rate_can_change_between_steps() {
+    for device in f32_devices() {
+        let end = |lr: f64| {
+            let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, false);
+            trainer.step().unwrap();
+            trainer.set_lr(lr).unwrap();
+            trainer.step().unwrap();
+            parameters.get("rnn.bias_ih_l0").unwrap().to_vec().unwrap()
+        };
+        assert_eq!(end(1e-2), end(1e-2));
+        assert_ne!(end(1e-2), end(2e-2));
+        let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, false);
+        trainer.set_lr(0.0).unwrap();
+        let before = parameters.get("rnn.bias_ih_l0").unwrap().to_vec().unwrap();
+        trainer.step().unwrap();
+        assert_eq!(parameters.get("rnn.bias_ih_l0").unwrap().to_vec().unwrap(), before);
+        for bad in [f64::NAN, -1.0, f64::INFINITY] {
+            assert!(matches!(trainer.set_lr(bad), Err(Error::Argument { argument: "lr", .. })));
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_training() {
+    for device in f32_devices() {
+        let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, false);
+        trainer.step().unwrap();
+        trainer.step().unwrap();
+        trainer.losses().unwrap();
+        parameters.get("output_layer.bias").unwrap().write(&[f32::NAN; 9]).unwrap();
+        trainer.step().unwrap();
+        let error = trainer.losses().unwrap_err();
+        assert!(matches!(error, Error::NotFinite { step: 2, .. }), "{error}");
+    }
+}
+
+// ---- what a plan refuses -------------------------------------------------------------------------------------------
+
+#[test]
+fn a_wrong_shape_is_refused_by_name() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let (a, b, c) = (zeros(&device, "left", &[2, 3]), zeros(&device, "right", &[4, 5]), zeros(&device, "out", &[2, 5]));
+    let error = matmul::matmul(&mut g, &a, &b, None, &c, false).unwrap_err().to_string();
+    assert!(error.contains("`right`") && error.contains("[4, 5]") && error.contains("[3, n]"), "{error}");
+    let b = zeros(&device, "right", &[3, 4]);
+    let error = matmul::matmul(&mut g, &a, &b, None, &c, false).unwrap_err().to_string();
+    assert!(error.contains("`out`") && error.contains("8 elements"), "{error}");
+}
+
+#[test]
+fn a_buffer_bound_twice_with_one_write_is_refused_by_name() {
+    for device in f32_devices() {
+        let mut g = Graph::without_parameters(&device);
+        let x = zeros(&device, "state", &[128]);
+        let error = accumulate::accumulate(&mut g, &x, &x).unwrap_err();
+        assert!(matches!(&error, Error::Aliased { kernel: "accumulate", .. }), "{error}");
+        assert!(error.to_string().contains("`state`"), "{error}");
+        // Reading one buffer twice is fine.
+        let (w, y) = (zeros(&device, "w", &[4, 4]), zeros(&device, "y", &[4, 4]));
+        matmul::matmul(&mut g, &w, &w, None, &y, false).unwrap();
+        g.finish().unwrap().run().unwrap();
+        device.synchronize().unwrap();
+    }
+}
+
+#[test]
+fn a_buffer_over_the_limit_is_refused_by_name() {
+    let Some(device) = gpu() else { return };
+    // 2⁴⁰ bytes: more than any adapter binds.
+    let error = device.zeros("activations", &[1 << 19, 1 << 19], DType::F32).unwrap_err();
+    assert!(matches!(&error, Error::Limit { needed: 0x100_0000_0000, .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("`activations`") && text.contains("smaller batch"), "{text}");
+    assert_eq!(device.zeros("small", &[3], DType::F32).unwrap().to_vec().unwrap(), [0.0; 3], "the device still works");
+}
+
+#[test]
+fn tensors_of_another_device_are_refused_by_name() {
+    let (device, other) = (Device::cpu(), Device::cpu());
+    let mut g = Graph::without_parameters(&device);
+    let error = g.input(&zeros(&other, "stranger", &[3])).unwrap_err().to_string();
+    assert!(error.contains("`stranger`") && error.contains("CPU"), "{error}");
+    let error = accumulate::accumulate(&mut g, &zeros(&other, "x", &[3]), &zeros(&device, "y", &[3])).unwrap_err();
+    assert!(matches!(error, Error::WrongDevice { .. }), "{error}");
+}
+
+#[test]
+fn wrong_element_types_are_refused() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let index = zeros(&device, "index", &[4]);
+    let (table, y) = (zeros(&device, "table", &[3, 2]), zeros(&device, "y", &[4, 2]));
+    let error = kernels::gather::gather(&mut g, &table, &index, &y).unwrap_err().to_string();
+    assert_eq!(error, "gather: `dtype` must be u32 for `index` (`index`), but is f32");
+    assert!(index.to_vec_u32().is_err() && index.write_u32(&[0; 4]).is_err());
+    assert!(matches!(index.write(&[0.0; 3]), Err(Error::Shape { .. })));
+    assert!(matches!(device.zeros("nothing", &[2, 0], DType::F32), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn tokens_outside_the_vocabulary_never_reach_a_table() {
+    let device = Device::cpu();
+    let tokens = device.tokens("tokens", &[3], 5).unwrap();
+    let error = tokens.write_u32(&[1, 2, 5]).unwrap_err();
+    assert!(matches!(error, Error::Token { token: 5, position: 2, vocabulary: 5 }), "{error}");
+    assert_eq!(tokens.to_vec_u32().unwrap(), [0; 3], "a refused write changes nothing");
+    let mut init = Init::new(rng::manual_seed(0));
+    let embedding = elman::nn::Embedding::new(&mut init, "e", 4, 2).unwrap();
+    let parameters = init.upload(&device).unwrap();
+    let mut g = Graph::new(&parameters);
+    assert!(matches!(embedding.forward(&mut g, &tokens), Err(Error::Argument { argument: "tokens", .. })));
+    let unchecked = device.zeros("unchecked", &[3], DType::U32).unwrap();
+    assert!(matches!(embedding.forward(&mut g, &unchecked), Err(Error::Argument { argument: "tokens", .. })));
+    assert!(matches!(Corpus::new(&device, &[0, 9], 9), Err(Error::Token { token: 9, .. })));
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_no_panic() {
+    let Some(_) = gpu() else { return };
+    // A device of its own: the others go on.
+    let device = Device::open("gpu").unwrap();
+    let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, false);
+    trainer.step().unwrap();
+    device.lose();
+    let errors = (0..20).find_map(|_| trainer.step().and_then(|()| device.synchronize()).err());
+    assert!(matches!(errors, Some(Error::DeviceLost(_))), "{errors:?}");
+    assert!(matches!(parameters.get("rnn.bias_ih_l0").unwrap().to_vec(), Err(Error::DeviceLost(_))));
+    assert!(matches!(device.zeros("more", &[3], DType::F32), Err(Error::DeviceLost(_))));
+}

@@ -1,0 +1,259 @@
+//! Every WGSL file, read by naga: it matches its host struct and bindings, stays within WebGPU's default limits, and
+//! translates to SPIR-V, MSL, HLSL and GLSL, so that Metal and DX12 are checked where there is no such machine.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use elman::kernel::{Access, Kernel};
+use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel};
+use elman::optim::Adam;
+use elman::text::{Corpus, Windows};
+use elman::{DType, Device, Trainer, kernels, rng};
+use naga::back::{PipelineConstants, glsl, hlsl, msl, spv};
+use naga::proc::{BoundsCheckPolicies, Layouter};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
+
+/// WebGPU's default limits.
+const STORAGE_BUFFERS: usize = 8;
+const INVOCATIONS: u32 = 256;
+const WORKGROUP_MEMORY: u32 = 16_384;
+
+fn parse(kernel: &Kernel) -> (Module, ModuleInfo) {
+    let name = kernel.name;
+    let module = naga::front::wgsl::parse_str(kernel.source)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(kernel.source)));
+    // No capabilities: nothing that WebGPU does not have.
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(kernel.source)));
+    (module, info)
+}
+
+/// The constants of every pipeline that plans of these sizes make, with those of the defaults.
+fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
+    let mut found: BTreeSet<_> = kernels::ALL.iter().enumerate().map(|(i, _)| (i, Vec::new())).collect();
+    for hidden in [1, 5, 64, 65, 256, 1022, 1025] {
+        for (batch, wide) in [(1, false), (512, false), (1, true), (512, true)] {
+            let trainer = char_rnn_trainer(hidden, batch, wide);
+            for dispatch in trainer.plan().dispatches() {
+                let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
+                found.insert((i, dispatch.constants().to_vec()));
+            }
+        }
+    }
+    found.into_iter().map(|(i, constants)| (kernels::ALL[i], constants)).collect()
+}
+
+fn char_rnn_trainer(hidden: usize, batch: usize, wide: bool) -> Trainer {
+    let device = Device::cpu();
+    let mut init = Init::new(rng::manual_seed(0));
+    let model = CharRnn::new(&mut init, CharRnnOptions { vocabulary: 85, embedding: 42, hidden }).unwrap();
+    let parameters = init.upload(&device).unwrap();
+    let corpus = Corpus::new(&device, &[1; 20], 85).unwrap();
+    let windows = Windows::new(&corpus, (0..12).collect(), 3).unwrap();
+    Trainer::new(&parameters, Adam { max_norm: Some(1.0), ..Adam::new(1e-3) }, |g| {
+        g.set_wide(wide);
+        let batch = windows.batch(g, batch)?;
+        let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+        cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+    })
+    .unwrap()
+}
+
+/// Checks the `Params` struct, the bindings, the entry point and the constants of the module against the host's.
+fn matches_host(kernel: &Kernel, module: &Module) -> Result<(), String> {
+    let mut layouter = Layouter::default();
+    layouter.update(module.to_ctx()).map_err(|error| error.to_string())?;
+    let binding = |number: u32| {
+        let found = module.global_variables.iter().find(|(_, v)| v.binding.is_some_and(|b| b.binding == number));
+        found.map(|(_, variable)| variable).ok_or(format!("no binding {number}"))
+    };
+    let params = binding(0)?;
+    let TypeInner::Struct { members, span } = &module.types[params.ty].inner else {
+        return Err("binding 0 is no struct".into());
+    };
+    if params.space != AddressSpace::Uniform || *span as usize != 4 * kernel.params.len() {
+        return Err(format!("`Params` has {span} bytes, the host's {}", 4 * kernel.params.len()));
+    }
+    for (i, (member, field)) in members.iter().zip(kernel.params).enumerate() {
+        let ty = scalar_name(&module.types[member.ty].inner);
+        if member.name.as_deref() != Some(field.name) || member.offset as usize != 4 * i || ty != Some(field.ty) {
+            return Err(format!("field {i} is {member:?}, the host's {field:?}"));
+        }
+    }
+    let bound = module.global_variables.iter().filter(|(_, v)| v.binding.is_some()).count();
+    if bound != kernel.bindings.len() + 1 {
+        return Err(format!("{bound} bindings, the host has {}", kernel.bindings.len() + 1));
+    }
+    for (number, host) in (1..).zip(kernel.bindings) {
+        let variable = binding(number)?;
+        let AddressSpace::Storage { access } = variable.space else { return Err(format!("{host:?} is no storage")) };
+        let writes = access.contains(StorageAccess::STORE);
+        let TypeInner::Array { base, .. } = module.types[variable.ty].inner else {
+            return Err(format!("{host:?} is no array"));
+        };
+        let dtype = match scalar_name(&module.types[base].inner) {
+            Some("f32") => DType::F32,
+            Some("u32") => DType::U32,
+            other => return Err(format!("{host:?} has elements of {other:?}")),
+        };
+        if variable.name.as_deref() != Some(host.name)
+            || writes != (host.access == Access::Write)
+            || dtype != host.dtype
+        {
+            return Err(format!("binding {number} is {:?} {access:?}, the host's {host:?}", variable.name));
+        }
+    }
+    if module.entry_points.len() != 1 || module.entry_points[0].name != kernel.name {
+        return Err("the entry point is not named like the file".into());
+    }
+    let overrides: BTreeSet<_> = module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
+    if overrides != kernel.constants.iter().copied().collect() {
+        return Err(format!("overrides {overrides:?}, the host's {:?}", kernel.constants));
+    }
+    Ok(())
+}
+
+/// The name of a scalar, or of a vector's scalar.
+fn scalar_name(inner: &TypeInner) -> Option<&'static str> {
+    match *inner {
+        TypeInner::Scalar(naga::Scalar::F32) | TypeInner::Vector { scalar: naga::Scalar::F32, .. } => Some("f32"),
+        TypeInner::Scalar(naga::Scalar::U32) => Some("u32"),
+        _ => None,
+    }
+}
+
+/// Invocations, workgroup memory and storage buffers of a module whose overrides are resolved.
+fn within_limits(module: &Module) -> Result<(), String> {
+    let invocations: u32 = module.entry_points[0].workgroup_size.iter().product();
+    let mut layouter = Layouter::default();
+    layouter.update(module.to_ctx()).map_err(|error| error.to_string())?;
+    let in_space = |wanted: fn(&AddressSpace) -> bool| {
+        module.global_variables.iter().filter(move |(_, variable)| wanted(&variable.space))
+    };
+    let memory: u32 = in_space(|space| *space == AddressSpace::WorkGroup).map(|(_, v)| layouter[v.ty].size).sum();
+    let buffers = in_space(|space| matches!(space, AddressSpace::Storage { .. })).count();
+    if invocations <= INVOCATIONS && memory <= WORKGROUP_MEMORY && buffers <= STORAGE_BUFFERS {
+        return Ok(());
+    }
+    Err(format!("{invocations} invocations, {memory} bytes of workgroup memory, {buffers} storage buffers"))
+}
+
+#[test]
+fn every_file_parses_and_matches_its_host() {
+    for kernel in kernels::ALL {
+        let (module, _) = parse(kernel);
+        matches_host(kernel, &module).unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
+    }
+}
+
+#[test]
+fn every_wgsl_file_is_a_kernel() {
+    let folder = format!("{}/shaders", env!("CARGO_MANIFEST_DIR"));
+    let files: BTreeSet<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wgsl"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(files, kernels::ALL.iter().map(|kernel| kernel.name.to_owned()).collect());
+}
+
+#[test]
+fn every_file_opens_with_its_equation_shapes_and_grid() {
+    for kernel in kernels::ALL {
+        let header = kernel.source.split("struct Params").next().unwrap();
+        assert!(header.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("//")), "{}", kernel.name);
+        assert!(header.contains('=') && header.contains("// grid "), "{}: equation or grid", kernel.name);
+        let names = kernel.bindings.iter().map(|b| b.name).chain(kernel.params.iter().map(|p| p.name));
+        for name in names {
+            let named = header.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+            assert!(named, "{}: the header does not explain `{name}`", kernel.name);
+        }
+    }
+}
+
+#[test]
+fn every_variant_stays_within_default_limits_and_translates() {
+    let variants = variants();
+    assert!(variants.len() > kernels::ALL.len() + 10, "{} variants", variants.len());
+    for (kernel, constants) in variants {
+        let what = format!("{} {constants:?}", kernel.name);
+        let (module, info) = parse(kernel);
+        let values: PipelineConstants =
+            constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();
+        let entry = Some((ShaderStage::Compute, kernel.name));
+        let (module, info) =
+            naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values).expect(&what);
+        within_limits(&module).unwrap_or_else(|error| panic!("{what}: {error}"));
+        translate(&what, kernel.name, &module, &info);
+    }
+}
+
+fn translate(what: &str, entry: &str, module: &Module, info: &ModuleInfo) {
+    let words = spv::write_vec(module, info, &spv::Options::default(), None)
+        .unwrap_or_else(|error| panic!("{what}: SPIR-V: {error}"));
+    let (metal, metal_info) =
+        msl::write_string(module, info, &msl::Options::default(), &msl::PipelineOptions::default())
+            .unwrap_or_else(|error| panic!("{what}: MSL: {error}"));
+    metal_info.entry_point_names[0].as_ref().unwrap_or_else(|error| panic!("{what}: MSL: {error}"));
+
+    let mut directx = String::new();
+    // `num_workgroups` comes in a buffer of its own there; wgpu provides it.
+    let special = hlsl::BindTarget { space: 1, register: 0, ..Default::default() };
+    let options = hlsl::Options { special_constants_binding: Some(special), ..Default::default() };
+    let pipeline = hlsl::PipelineOptions::default();
+    let reflection = hlsl::Writer::new(&mut directx, &options, &pipeline)
+        .write(module, info, None)
+        .unwrap_or_else(|error| panic!("{what}: HLSL: {error}"));
+    reflection.entry_point_names[0].as_ref().unwrap_or_else(|error| panic!("{what}: HLSL: {error}"));
+
+    let mut opengl = String::new();
+    let options =
+        glsl::Options { version: glsl::Version::Embedded { version: 310, is_webgl: false }, ..Default::default() };
+    let pipeline =
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.into(), multiview: None };
+    glsl::Writer::new(&mut opengl, module, info, &options, &pipeline, BoundsCheckPolicies::default())
+        .and_then(|mut writer| writer.write())
+        .unwrap_or_else(|error| panic!("{what}: GLSL: {error}"));
+    assert!(
+        !words.is_empty() && [metal, directx, opengl].iter().all(|text| text.contains("main") || text.contains(entry))
+    );
+}
+
+// ---- planted faults: each check above can fail ---------------------------------------------------------------------
+
+/// A kernel that is right but for one replacement in its source.
+fn broken(from: &str, to: &str) -> Result<(), String> {
+    let kernel = &kernels::cross_entropy::KERNEL;
+    assert!(kernel.source.contains(from), "{from:?} is not in the source");
+    let source = kernel.source.replace(from, to);
+    let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.to_string())?;
+    Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).map_err(|e| e.to_string())?;
+    matches_host(kernel, &module)?;
+    within_limits(&module)
+}
+
+#[test]
+fn planted_faults_are_found() {
+    broken("R: u32,\n", "R: u32,\n").expect("the kernel itself is right");
+    let faults = [
+        ("R: u32,\n    V: u32,", "V: u32,\n    R: u32,"),
+        ("gradient: u32,\n", "gradient: u32,\n    extra: u32,\n"),
+        ("gradient: u32,\n", "gradient: f32,\n"),
+        ("read> logits", "read_write> logits"),
+        ("losses: array<f32>", "losses: array<u32>"),
+        ("fn cross_entropy(", "fn main("),
+        ("@binding(3) var<storage, read> scale", "@binding(6) var<storage, read> scale"),
+        ("const THREADS: u32 = 64u;", "const THREADS: u32 = 512u;"),
+        ("array<f32, THREADS>", "array<f32, 4097>"),
+        ("const THREADS: u32 = 64u;", "override THREADS: u32 = 64u;"),
+        ("let row = ", "let row: f32 = "),
+    ];
+    for (from, to) in faults {
+        assert!(broken(from, to).is_err(), "{from:?} -> {to:?} was not noticed");
+    }
+}

@@ -1,0 +1,268 @@
+//! What a recurrent network must do, by name, on every device.
+
+mod common;
+
+use common::{assert_close, f32_devices, values, widen};
+use elman::nn::functional::InitialState;
+use elman::nn::{Init, Parameters, Rnn, State};
+use elman::{Device, Error, Graph, Plan, Tensor, rng};
+
+const INPUT: usize = 3;
+const HIDDEN: usize = 7;
+const BATCH: usize = 5;
+
+fn module(device: &Device) -> (Rnn, Parameters) {
+    let mut init = Init::new(rng::manual_seed(11));
+    let rnn = Rnn::new(&mut init, "rnn", INPUT, HIDDEN).unwrap();
+    (rnn, init.upload(device).unwrap())
+}
+
+fn sequence(steps: usize) -> Vec<f32> {
+    values(21, steps * BATCH * INPUT).iter().map(|x| 2.0 * x).collect()
+}
+
+enum Start<'a> {
+    Zero,
+    Given(&'a [f32]),
+    Carried(&'a State),
+}
+
+/// Records a forward pass over `x` `[T, B, I]`; gives the plan, the output and the last state.
+fn plan(rnn: &Rnn, parameters: &Parameters, x: &[f32], start: &Start<'_>) -> (Plan, Tensor, Tensor) {
+    let device = parameters.device();
+    let mut g = Graph::inference(parameters);
+    let x = device.upload("x", &[x.len() / BATCH / INPUT, BATCH, INPUT], x).unwrap();
+    let x = g.input(&x).unwrap();
+    let initial = match start {
+        Start::Zero => InitialState::Zero,
+        Start::Carried(state) => InitialState::Carried(state),
+        Start::Given(values) => {
+            let h_0 = device.upload("h_0", &[1, BATCH, HIDDEN], values).unwrap();
+            InitialState::Given(g.input(&h_0).unwrap())
+        }
+    };
+    let out = rnn.forward(&mut g, x, initial).unwrap();
+    let (y, h_n) = (g.tensor(out.output).unwrap(), g.tensor(out.h_n).unwrap());
+    (g.finish().unwrap(), y, h_n)
+}
+
+fn run(rnn: &Rnn, parameters: &Parameters, x: &[f32], start: &Start<'_>) -> (Vec<f32>, Vec<f32>) {
+    let (plan, y, h_n) = plan(rnn, parameters, x, start);
+    plan.run().unwrap();
+    (y.to_vec().unwrap(), h_n.to_vec().unwrap())
+}
+
+/// The definition, in plain loops and f64.
+fn unrolled(parameters: &Parameters, x: &[f32], h_0: &[f32]) -> Vec<f64> {
+    let get = |name: &str| parameters.get(&format!("rnn.{name}_l0")).unwrap().to_vec_f64().unwrap();
+    let (w_ih, w_hh, b_ih, b_hh) = (get("weight_ih"), get("weight_hh"), get("bias_ih"), get("bias_hh"));
+    let mut h = widen(h_0);
+    let mut y = Vec::new();
+    for x in widen(x).chunks(BATCH * INPUT) {
+        let mut next = vec![0.0; BATCH * HIDDEN];
+        for b in 0..BATCH {
+            for j in 0..HIDDEN {
+                let mut sum = b_ih[j] + b_hh[j];
+                for i in 0..INPUT {
+                    sum += x[b * INPUT + i] * w_ih[j * INPUT + i];
+                }
+                for k in 0..HIDDEN {
+                    sum += h[b * HIDDEN + k] * w_hh[j * HIDDEN + k];
+                }
+                next[b * HIDDEN + j] = sum.tanh();
+            }
+        }
+        h = next;
+        y.extend_from_slice(&h);
+    }
+    y
+}
+
+#[test]
+fn equals_an_unrolled_loop() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let h_0 = values(31, BATCH * HIDDEN);
+        for steps in [1, 2, 5] {
+            let (y, h_n) = run(&rnn, &parameters, &sequence(steps), &Start::Given(&h_0));
+            let want = unrolled(&parameters, &sequence(steps), &h_0);
+            assert_close("output", &widen(&y), &want, HIDDEN, 1e-6);
+            assert_eq!(h_n, y[y.len() - BATCH * HIDDEN..], "h_n is the last output");
+        }
+    }
+}
+
+#[test]
+fn one_step_is_a_sequence() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let x = sequence(3);
+        let (y, _) = run(&rnn, &parameters, &x, &Start::Zero);
+        let mut h = vec![0.0; BATCH * HIDDEN];
+        for (x, want) in x.chunks(BATCH * INPUT).zip(y.chunks(BATCH * HIDDEN)) {
+            h = run(&rnn, &parameters, x, &Start::Given(&h)).1;
+            assert_eq!(h, want);
+        }
+    }
+}
+
+#[test]
+fn no_state_is_zero_state() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let zero = run(&rnn, &parameters, &sequence(4), &Start::Given(&[0.0; BATCH * HIDDEN]));
+        assert_eq!(run(&rnn, &parameters, &sequence(4), &Start::Zero), zero);
+    }
+}
+
+#[test]
+fn no_state_is_zero_state_every_time() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let (plan, y, _) = plan(&rnn, &parameters, &sequence(4), &Start::Zero);
+        plan.run().unwrap();
+        let first = y.to_vec().unwrap();
+        plan.run().unwrap();
+        assert_eq!(y.to_vec().unwrap(), first);
+    }
+}
+
+#[test]
+fn carry_is_bit_equal() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let state = rnn.state(&device, BATCH).unwrap();
+        let (y, h_n) = run(&rnn, &parameters, &sequence(4), &Start::Carried(&state));
+        assert_eq!(state.save().unwrap()["h"], h_n);
+        assert_eq!(h_n, y[3 * BATCH * HIDDEN..]);
+    }
+}
+
+#[test]
+fn two_windows_with_carry_are_one_long_window() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let x = sequence(7);
+        let (whole, _) = run(&rnn, &parameters, &x, &Start::Zero);
+        let state = rnn.state(&device, BATCH).unwrap();
+        let (first, second) = x.split_at(3 * BATCH * INPUT);
+        let mut parts = run(&rnn, &parameters, first, &Start::Carried(&state)).0;
+        parts.extend(run(&rnn, &parameters, second, &Start::Carried(&state)).0);
+        assert_eq!(parts, whole);
+    }
+}
+
+#[test]
+fn states_are_zeroed_saved_restored_and_forked() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let state = rnn.state(&device, BATCH).unwrap();
+        run(&rnn, &parameters, &sequence(2), &Start::Carried(&state));
+        let saved = state.save().unwrap();
+        assert!(saved["h"].iter().any(|&h| h != 0.0));
+        let fork = state.fork().unwrap();
+        state.zero().unwrap();
+        assert!(state.save().unwrap()["h"].iter().all(|&h| h == 0.0));
+        assert_eq!(fork.save().unwrap(), saved, "a fork has memory of its own");
+        state.restore(&saved).unwrap();
+        assert_eq!(state.save().unwrap(), saved);
+        let wrong = [("h".to_owned(), vec![0.0; 3])].into();
+        assert!(matches!(state.restore(&wrong), Err(Error::Shape { .. })));
+        assert_eq!(state.save().unwrap(), saved, "a refused state changes nothing");
+    }
+}
+
+#[test]
+fn evaluation_leaves_the_training_state_alone() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let training = rnn.state(&device, BATCH).unwrap();
+        run(&rnn, &parameters, &sequence(3), &Start::Carried(&training));
+        let before = training.save().unwrap();
+        let evaluation = rnn.state(&device, BATCH).unwrap();
+        run(&rnn, &parameters, &sequence(5), &Start::Carried(&evaluation));
+        run(&rnn, &parameters, &sequence(2), &Start::Zero);
+        assert_eq!(training.save().unwrap(), before);
+    }
+}
+
+/// The gradient of a carried window is that of the same window from a constant state: nothing crosses its edge.
+#[test]
+fn no_gradient_crosses_a_window() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let h_0 = values(41, BATCH * HIDDEN);
+        let gradients = |carried: bool| {
+            let mut g = Graph::new(&parameters);
+            let x = g.input(&device.upload("x", &[4, BATCH, INPUT], &sequence(4)).unwrap()).unwrap();
+            let state = rnn.state(&device, BATCH).unwrap();
+            state.restore(&[("h".to_owned(), h_0.clone())].into()).unwrap();
+            let constant = g.input(&device.upload("h_0", &[1, BATCH, HIDDEN], &h_0).unwrap()).unwrap();
+            let initial = if carried { InitialState::Carried(&state) } else { InitialState::Given(constant) };
+            let out = rnn.forward(&mut g, x, initial).unwrap();
+            let seed = device.upload("seed", &[4, BATCH, HIDDEN], &values(51, 4 * BATCH * HIDDEN)).unwrap();
+            g.backward(&[(out.output, &seed)]).unwrap();
+            g.finish().unwrap().run().unwrap();
+            let names: Vec<_> = parameters.names().map(str::to_owned).collect();
+            names.iter().map(|name| parameters.get_gradient(name).unwrap().to_vec().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(gradients(true), gradients(false));
+    }
+}
+
+/// tanh of the recurrence at values where built-in functions of drivers fail.
+#[test]
+fn tanh_is_right_at_the_ends() {
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(0));
+        let rnn = Rnn::without_bias(&mut init, "rnn", 1, 1).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        parameters.get("rnn.weight_ih_l0").unwrap().write(&[1.0]).unwrap();
+        parameters.get("rnn.weight_hh_l0").unwrap().write(&[0.0]).unwrap();
+        let x = [0.0, 1e-3, 0.5, 9.9, 10.1, 20.0, -20.0, 44.0, 89.0, 1e4, -1e4, f32::INFINITY, f32::NAN];
+        let mut g = Graph::inference(&parameters);
+        let input = g.input(&device.upload("x", &[1, x.len(), 1], &x).unwrap()).unwrap();
+        let out = rnn.forward(&mut g, input, InitialState::Zero).unwrap();
+        let y = g.tensor(out.output).unwrap();
+        g.finish().unwrap().run().unwrap();
+        let y = y.to_vec().unwrap();
+        for (&x, y) in x[..12].iter().zip(&y) {
+            let want = f64::from(x).tanh();
+            assert!((f64::from(*y) - want).abs() <= 1e-6, "tanh({x}) is {y} on {device:?}");
+        }
+        assert!(y[12].is_nan(), "NaN must stay NaN, not become {} on {device:?}", y[12]);
+    }
+}
+
+#[test]
+fn same_bits_every_time() {
+    for device in f32_devices() {
+        let (rnn, parameters) = module(&device);
+        let first = run(&rnn, &parameters, &sequence(6), &Start::Zero);
+        for _ in 0..3 {
+            assert_eq!(run(&rnn, &parameters, &sequence(6), &Start::Zero), first);
+        }
+    }
+}
+
+#[test]
+fn wrong_shapes_are_refused() {
+    let device = Device::cpu();
+    let (rnn, parameters) = module(&device);
+    let forward = |shape: &[usize], h_0: Option<&[usize]>| {
+        let mut g = Graph::new(&parameters);
+        let tensor = |name: &str, shape: &[usize]| device.zeros(name, shape, elman::DType::F32).unwrap();
+        let x = g.input(&tensor("x", shape)).unwrap();
+        let initial =
+            h_0.map_or(InitialState::Zero, |shape| InitialState::Given(g.input(&tensor("h_0", shape)).unwrap()));
+        rnn.forward(&mut g, x, initial).unwrap_err().to_string()
+    };
+    assert_eq!(forward(&[5, 3], None), "rnn: `input` must have shape [T, B, I], but has [5, 3]");
+    assert_eq!(forward(&[4, 5, 2], None), "linear: `x` must have shape [.., 3], but has [4, 5, 2]");
+    assert_eq!(forward(&[4, 5, 3], Some(&[5, 7])), "rnn: `h_0` must have shape [1, 5, 7], but has [5, 7]");
+    let state = rnn.state(&device, 4).unwrap();
+    let mut g = Graph::new(&parameters);
+    let x = g.input(&device.zeros("x", &[2, 5, 3], elman::DType::F32).unwrap()).unwrap();
+    let error = rnn.forward(&mut g, x, InitialState::Carried(&state)).unwrap_err().to_string();
+    assert_eq!(error, "state: `h` must have shape [1, 5, 7], but has [1, 4, 7]");
+}
