@@ -4,6 +4,7 @@ mod common;
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ use elman::optim::Adam;
 use elman::text::{Corpus, Vocabulary, Windows, hold_out};
 use elman::{Evaluator, Trainer, rng};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Trains a character RNN by WGSL kernels, on a GPU or on the CPU, and writes text.
 #[derive(Parser)]
@@ -48,7 +52,7 @@ struct Options {
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     window: usize,
     /// Learning rate of Adam
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true)]
     lr: f64,
     /// Seed of everything random: initial weights, batches, text
     #[arg(long, default_value_t = 777)]
@@ -66,7 +70,7 @@ struct Options {
     #[arg(long, default_value_t = 400)]
     length: usize,
     /// How bold the sampling is: 0 always takes the most likely character
-    #[arg(long, default_value_t = 0.8, value_parser = temperature)]
+    #[arg(long, default_value_t = 0.8, value_parser = temperature, allow_negative_numbers = true)]
     temperature: f32,
     /// Print only the table and the texts
     #[arg(long)]
@@ -81,9 +85,13 @@ fn temperature(value: &str) -> Result<f32, String> {
     value.parse().ok().filter(|&t: &f32| t >= 0.0 && t.is_finite()).ok_or_else(|| "must be 0 or above".into())
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    common::exit_code(run())
+}
+
+fn run() -> Result<ExitCode> {
     let options = Options::parse();
-    let Some(device) = options.device.open()? else { return Ok(()) };
+    let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     let (text, origin) = corpus::find(options.corpus.as_deref(), options.quiet)?;
     let vocabulary = Vocabulary::of(&text);
     let tokens = vocabulary.encode(&text)?;
@@ -126,7 +134,7 @@ fn main() -> Result<()> {
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            std::process::exit(INTERRUPTED.into());
         }
     })?;
 
@@ -169,13 +177,13 @@ fn main() -> Result<()> {
     save(&run, &parameters, &model, &vocabulary, &options)?;
     if stop.load(Ordering::Relaxed) {
         println!("stopped; the model is in {}", run.file("model.safetensors").display());
-        std::process::exit(130);
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     write_text(&model, &parameters, &vocabulary, &prompt, &options)?;
     if !options.quiet {
         println!("model, metrics and loss curve are in {}", options.out.display());
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The tokens of the prompt: checked before training, not after.

@@ -71,7 +71,7 @@ pub(crate) const fn writes_u32(name: &'static str) -> Binding {
     Binding { name, access: Access::Write, dtype: DType::U32 }
 }
 
-/// The CPU form of a kernel, in both float types: f32 is the CPU device, f64 the reference. Made by [`twin!`].
+/// The CPU form of a kernel, in both float types: f32 is the CPU device, f64 the reference. Made by the `twin!` macro.
 pub struct Twin {
     pub(crate) f32: TwinFn<f32>,
     pub(crate) f64: TwinFn<f64>,

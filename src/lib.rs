@@ -1,4 +1,68 @@
-//! Recurrent neural networks on any GPU that wgpu reaches, by WGSL kernels; on the CPU by the kernels' twins.
+//! Recurrent neural networks on any GPU that wgpu reaches (Vulkan, Metal, DX12), by WGSL kernels, with PyTorch's
+//! semantics and numbers; on the CPU, by the kernels' twins, where there is no GPU.
+//!
+//! A network is written forward only. [`Trainer::new`] records it, once and for one shape, into a [`Plan`]: a fixed list
+//! of kernels for forward pass, backward pass and update. A step submits that list; nothing is allocated or uploaded,
+//! and the hidden state stays on the device.
+//!
+//! ```
+//! use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+//! use elman::nn::{Init, Linear, Rnn};
+//! use elman::{DType, Device, Trainer, optim::Adam, rng};
+//!
+//! // Which of four sequences is it? x [T, B, I], one target for each sequence.
+//! let device = Device::from_environment()?;
+//! let x = device.upload("x", &[5, 4, 3], &rng::manual_seed(1).randn(60))?;
+//! let targets = device.upload_u32("targets", &[4], &[0, 1, 2, 3])?;
+//!
+//! let mut init = Init::new(rng::manual_seed(777));
+//! let rnn = Rnn::new(&mut init, "rnn", 3, 16)?;
+//! let output = Linear::new(&mut init, "output", 16, 4)?;
+//! let parameters = init.upload(&device)?;
+//! let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
+//!     let x = g.input(&x)?;
+//!     let out = rnn.forward(g, x, InitialState::Zero)?;
+//!     let logits = output.forward(g, out.h_n)?;
+//!     cross_entropy(g, logits, &targets, Reduction::Mean)
+//! })?;
+//! for _ in 0..60 {
+//!     trainer.step()?;
+//! }
+//! let losses = trainer.losses()?;
+//! assert!(losses[59] < 0.5 * losses[0]);
+//! # Ok::<(), elman::Error>(())
+//! ```
+//!
+//! # Map
+//!
+//! | where | what |
+//! |---|---|
+//! | [`device`] | choosing an adapter; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers |
+//! | [`Tensor`] | a named, shaped range of a device buffer |
+//! | [`kernel`], [`kernels`] | what a kernel is; one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin |
+//! | [`Graph`] | records commands and keeps the tape that writes the backward commands |
+//! | [`Plan`] | the list of commands, ready to run, and the loop that runs it |
+//! | [`nn`] | modules, parameters, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations |
+//! | [`optim`], [`Trainer`], [`Evaluator`] | a training step and an evaluation as plans over the same parameters |
+//! | [`text`], [`generate`] | text as tokens and windows; text from a network, drawn and fed back on the device |
+//! | [`io`], [`rng`] | model files; PyTorch's random generator |
+//!
+//! # Decisions
+//!
+//! * **A plan for each shape, no eager tensors.** An RNN's shapes, order and length are known before its first step.
+//!   What changes from step to step is a tensor of the plan: tokens, learning rate, and the clock that says which step
+//!   it is. Shape, limit and aliasing errors come up while the plan is recorded.
+//! * **One plan for all devices.** The CPU interprets the same commands with the twins, in f32; [`Device::reference`]
+//!   does so in f64, and is what tests compare with and take differences of. The twin is a field of the kernel, so there
+//!   is no kernel without one.
+//! * **An embedding is looked up as late as possible.** It stays "rows of a table" in the graph; a product with it
+//!   becomes a product with the table, of V rows rather than T B, and the recurrence reads the rows it needs. Its gradient
+//!   is a sum for each token, in fixed order.
+//! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024): a
+//!   workgroup takes its entries through the whole sequence. Above that, one dispatch a step. The plan says which.
+//! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
+//! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
+//! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits.
 
 pub mod device;
 mod error;
@@ -24,3 +88,8 @@ pub use graph::{Graph, Var};
 pub use plan::{Dispatch, Plan, PlanCount};
 pub use tensor::{DType, Tensor};
 pub use train::{Evaluator, Trainer};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -87,7 +87,7 @@ impl Rng {
         for block in values.chunks_exact_mut(16) {
             box_muller(block);
         }
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             // The last sixteen are drawn anew, as PyTorch does.
             let tail = &mut values[n - 16..];
             tail.fill_with(|| self.unit_f32());

@@ -62,7 +62,7 @@ impl Trainer {
         self.log.written
     }
 
-    /// Starts a pass over the data: the next step takes the first batch.
+    /// Starts a pass over the data: the next step takes the first batch. Without it, the first follows the last.
     ///
     /// # Errors
     /// The device failed.

@@ -306,7 +306,7 @@ fn adam() {
 
 #[test]
 fn windows() {
-    for (t, b, k, batch) in [(1, 1, 1, 0), (8, 5, 1, 1), (3, 7, 3, 2), (5, 4, 5, 0)] {
+    for (t, b, k, batch) in [(1, 1, 1, 0), (8, 5, 1, 1), (3, 7, 3, 2), (5, 4, 5, 0), (2, 4, 1, 7)] {
         check(&format!("windows {t} {b} {k} {batch}"), 0.0, |device, g| {
             let corpus = device.upload_u32("corpus", &[40], &tokens(1, 40, 9))?;
             let order = device.upload_u32("order", &[17], &tokens(2, 17, 40 - t))?;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{f32_devices, gpu};
+use common::{f32_devices, gpu, own_gpu};
 use elman::kernels::{self, accumulate, matmul};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
@@ -60,7 +60,7 @@ fn a_plan_lists_its_commands_and_says_which_path_it_took() {
 /// After the first step: no buffer, bind group or pipeline is made, nothing is uploaded; one submission a step.
 #[test]
 fn a_thousand_steps_allocate_nothing() {
-    for device in f32_devices() {
+    for device in [Some(Device::cpu()), own_gpu()].into_iter().flatten() {
         let (mut trainer, _) = trainer(&device, SMALL, 3, 4, false);
         trainer.start_epoch().unwrap();
         trainer.step().unwrap();
@@ -258,9 +258,7 @@ fn tokens_outside_the_vocabulary_never_reach_a_table() {
 
 #[test]
 fn a_lost_device_is_an_error_and_no_panic() {
-    let Some(_) = gpu() else { return };
-    // A device of its own: the others go on.
-    let device = Device::open("gpu").unwrap();
+    let Some(device) = own_gpu() else { return };
     let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, false);
     trainer.step().unwrap();
     device.lose();

@@ -1,7 +1,7 @@
 //! The text to train on: the user's, the cached, the published, or the one that ships with the example.
 
 use std::fmt;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -91,10 +91,7 @@ fn download(quiet: bool) -> Result<Vec<u8>> {
 }
 
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().context("a cache file has a folder")?;
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
+    std::fs::create_dir_all(path.parent().context("a cache file has a folder")?)?;
+    elman::io::write_atomically(path, bytes)?;
     Ok(())
 }

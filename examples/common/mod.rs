@@ -4,6 +4,8 @@
 pub mod corpus;
 pub mod run;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Args;
 use elman::Device;
@@ -19,6 +21,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the device; `list` prints what there is instead and gives None.
     pub fn open(&self) -> Result<Option<Device>> {
+        quiet_driver();
         if self.device != "list" {
             return Ok(Some(Device::open(&self.device)?));
         }
@@ -28,6 +31,22 @@ impl DeviceArgs {
         println!("{}", Device::cpu().describe());
         Ok(None)
     }
+}
+
+/// Mesa's device-selection layer prints errors where there is no desktop session; nothing here needs the layer there.
+fn quiet_driver() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: called first thing, while the program has one thread.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+/// Errors as one sentence, and exit code 1.
+pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// One line that says where the example runs, and why.

@@ -165,7 +165,7 @@ impl Device {
             _ => format!("its name contains `{wanted}`"),
         };
         match Gpu::open(adapter, chosen).await {
-            Ok(gpu) => Ok(Self::new(Kind::Gpu(gpu), reason)),
+            Ok(gpu) => Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason)),
             Err(error) if auto => Ok(Self::new(Kind::Cpu(Default::default()), format!("a GPU is there, but {error}"))),
             Err(error) => Err(error),
         }

@@ -35,7 +35,7 @@ struct Inner {
 }
 
 pub(crate) enum Kind {
-    Gpu(Gpu),
+    Gpu(Box<Gpu>),
     /// The CPU twins in f32. A plan or a transfer holds the lock while it touches memory: one at a time, as on a queue.
     Cpu(Mutex<()>),
     /// The CPU twins in f64.
@@ -192,7 +192,7 @@ impl Device {
     /// # Errors
     /// The device was lost, or its driver reported an error.
     pub fn synchronize(&self) -> Result<()> {
-        self.gpu().map_or(Ok(()), Gpu::wait)
+        self.gpu().map_or(Ok(()), |gpu| gpu.wait())
     }
 
     /// A tensor of zeros.

@@ -7,7 +7,7 @@ use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { T: u32, B: u32, K: u32, length: u32 }
+params! { T: u32, B: u32, K: u32, length: u32, batches: u32 }
 
 /// See `shaders/windows.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -28,7 +28,7 @@ pub static KERNEL: Kernel = Kernel {
 /// The target of an entry that is no window: past the end of the order. No vocabulary has it, so no loss counts it.
 pub const NO_TARGET: u32 = u32::MAX;
 
-/// Records the cut of batch `clock[1]`. `corpus` `[N]`, `order` `[length]` (window starts), `clock` `[2]`, `tokens`
+/// Records the cut of batch `clock[1]`, modulo the number of batches. `corpus` `[N]`, `order` `[length]` (window starts), `clock` `[2]`, `tokens`
 /// `[T, B]`, `targets` `[K, B]` with K = 1 (what follows the window) or T (what follows each character); all u32.
 ///
 /// # Errors
@@ -49,13 +49,14 @@ pub fn windows(
     }
     expect("windows", targets, &[k, b])?;
     expect_len("windows", clock, 2)?;
-    let params = Params { T: t as u32, B: b as u32, K: k as u32, length: order.len() as u32 };
+    let batches = order.len().div_ceil(b);
+    let params = Params { T: t as u32, B: b as u32, K: k as u32, length: order.len() as u32, batches: batches as u32 };
     g.dispatch(&KERNEL, &[], params, &[corpus, order, clock, tokens, targets], striding_grid((t + k) * b))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [corpus, order, clock, tokens, targets] = args.all();
-    let (corpus, order, batch) = (corpus.read_u32(), order.read_u32(), clock.read_u32()[1] as usize);
+    let (corpus, order, batch) = (corpus.read_u32(), order.read_u32(), (clock.read_u32()[1] % p.batches) as usize);
     let (b, skip) = (p.B as usize, (p.T - p.K + 1) as usize);
     let token = |i: usize, skip: usize| Some(corpus[*order.get(batch * b + i % b)? as usize + i / b + skip]);
     for (i, slot) in tokens.write_u32().iter_mut().enumerate() {

@@ -9,20 +9,21 @@ use elman::Device;
 /// line, and the caller goes on without.
 pub fn gpu() -> Option<Device> {
     static GPU: OnceLock<Option<Device>> = OnceLock::new();
-    GPU.get_or_init(|| {
-        let name = std::env::var("ELMAN_TEST_DEVICE").unwrap_or_else(|_| "gpu".into());
-        match Device::open(&name) {
-            Ok(device) => Some(device),
-            Err(error) if std::env::var_os("ELMAN_REQUIRE_GPU").is_some_and(|value| value == "1") => {
-                panic!("ELMAN_REQUIRE_GPU=1, but {error}")
-            }
-            Err(error) => {
-                eprintln!("NO GPU TESTED: {error}");
-                None
-            }
+    GPU.get_or_init(own_gpu).clone()
+}
+
+/// [`gpu`], opened anew: for tests that count what a device does, or lose it.
+pub fn own_gpu() -> Option<Device> {
+    match Device::open("gpu") {
+        Ok(device) => Some(device),
+        Err(error) if std::env::var_os("ELMAN_REQUIRE_GPU").is_some_and(|value| value == "1") => {
+            panic!("ELMAN_REQUIRE_GPU=1, but {error}")
         }
-    })
-    .clone()
+        Err(error) => {
+            eprintln!("NO GPU TESTED: {error}");
+            None
+        }
+    }
 }
 
 /// The devices that compute in f32: the CPU, and the GPU where there is one.

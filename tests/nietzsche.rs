@@ -1,0 +1,275 @@
+//! The main job, as a process.
+
+mod common;
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::gpu;
+
+/// The example beside this test's own binary; `cargo test` builds both.
+fn nietzsche() -> Command {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap();
+    let binary = folder.join("examples").join(format!("nietzsche{}", std::env::consts::EXE_SUFFIX));
+    assert!(binary.exists(), "{} is missing: run `cargo build --examples` with the same profile", binary.display());
+    let mut command = Command::new(binary);
+    command.env_remove("ELMAN_DEVICE").env("ELMAN_BOUNDS_CHECKS", "1");
+    command
+}
+
+fn shipped() -> String {
+    format!("{}/examples/corpus/aphorisms.txt", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn run(args: &[&str], out: &Path) -> Output {
+    nietzsche().args(args).arg("--out").arg(out).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn success(output: &Output) -> String {
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn losses(folder: &Path) -> Vec<f64> {
+    let csv = std::fs::read_to_string(folder.join("losses.csv")).unwrap();
+    csv.lines().skip(1).map(|line| line.split_once(',').unwrap().1.parse().unwrap()).collect()
+}
+
+/// Fifty steps of the published configuration on the CPU and on the GPU: the same losses, and a run folder.
+#[test]
+fn cpu_and_gpu_agree_on_the_published_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let run = |device: &str| {
+        let out = folder.path().join(device);
+        let args = ["--device", device, "--corpus", &corpus, "--max-steps", "50", "--length", "60"];
+        let stdout = success(&run(&args, &out));
+        (out, stdout)
+    };
+    let (cpu, stdout) = run("cpu");
+    let length = std::fs::read_to_string(&corpus).unwrap().chars().count();
+    for part in [
+        "device: CPU (".to_owned(),
+        format!("corpus: {corpus}"),
+        format!("corpus length: {length}"),
+        "total chars: ".into(),
+        "epoch  train_loss  val_loss".into(),
+        "get_next_n(\"for thos\", 40):\nfor thos".into(),
+        "60 characters at temperature 0.8:\nfor thos".into(),
+    ] {
+        assert!(stdout.contains(&part), "{part:?} is not in\n{stdout}");
+    }
+    let cpu_losses = losses(&cpu);
+    assert_eq!(cpu_losses.len(), 50);
+    assert!(cpu_losses[49] < cpu_losses[0] - 1.0, "it learns: {cpu_losses:?}");
+
+    let metrics = std::fs::read_to_string(cpu.join("metrics.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    let keys: Vec<_> = first.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["chars_per_second", "device", "epoch", "seconds", "train_loss", "val_loss"]);
+    assert!(std::fs::read_to_string(cpu.join("loss.svg")).unwrap().starts_with("<svg"));
+    let metadata = elman::io::metadata(cpu.join("model.safetensors")).unwrap();
+    assert!(metadata["vocabulary"].starts_with('\0') && metadata["config"].contains("\"hidden\":256"));
+
+    if gpu().is_some() {
+        let (gpu, stdout) = run("gpu");
+        assert!(!stdout.contains("device: CPU ("), "{stdout}");
+        let gpu_losses = losses(&gpu);
+        assert_eq!(gpu_losses.len(), 50);
+        for (step, (cpu, gpu)) in cpu_losses.iter().zip(&gpu_losses).enumerate() {
+            assert!((cpu - gpu).abs() <= 1e-4, "step {step}: CPU {cpu}, GPU {gpu}");
+        }
+    }
+}
+
+const QUICK: [&str; 10] = ["--device", "cpu", "--hidden", "8", "--embedding", "3", "--batch", "64", "--length", "10"];
+
+#[test]
+fn bad_input_is_one_sentence_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let empty = file("empty.txt", b"");
+    let latin = file("latin.txt", b"caf\xe9 au lait, and more of it");
+    let short = file("short.txt", b"too short");
+    let missing = folder.path().join("missing.txt").to_str().unwrap().to_owned();
+    let good = shipped();
+    let directory = folder.path().to_str().unwrap().to_owned();
+    let cases: [(&[&str], i32, &str); 17] = [
+        (&["--corpus", &missing], 1, "missing.txt cannot be read"),
+        (&["--corpus", &directory], 1, "cannot be read"),
+        (&["--corpus", &empty], 1, "empty.txt is empty"),
+        (&["--corpus", &latin], 1, "latin.txt is not UTF-8"),
+        (&["--corpus", &short], 1, "has 9 characters; windows of 8 need at least 13"),
+        (&["--corpus", &good, "--prompt", "for \u{2603}"], 1, "'☃' at position 4"),
+        (&["--corpus", &good, "--prompt", ""], 1, "--prompt must have at least one character"),
+        (&["--corpus", &good, "--batch", "0"], 2, "at least 1"),
+        (&["--corpus", &good, "--hidden", "0"], 2, "at least 1"),
+        (&["--corpus", &good, "--embedding", "x"], 2, "at least 1"),
+        (&["--corpus", &good, "--window", "0"], 2, "at least 1"),
+        (&["--corpus", &good, "--window", "1000000"], 1, "use a longer text or a smaller --window"),
+        (&["--corpus", &good, "--temperature", "-1"], 2, "0 or above"),
+        (&["--corpus", &good, "--temperature", "NaN"], 2, "0 or above"),
+        (&["--corpus", &good, "--lr", "NaN"], 1, "`lr` must be finite"),
+        (&["--corpus", &good, "--device", "abacus"], 1, "no device matches `abacus`"),
+        (&["--corpus", &good, "--frobnicate"], 2, "--frobnicate"),
+    ];
+    for (args, code, message) in cases {
+        let out = folder.path().join("out");
+        let output = run(args, &out);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked") && !out.exists(), "{args:?}: {stderr}");
+        if code == 1 {
+            let sentences = stderr.lines().filter(|line| line.starts_with("error: ")).count();
+            assert_eq!(sentences, 1, "{args:?}: {stderr}");
+        }
+    }
+}
+
+/// `XDG_CACHE_HOME` is where the cache is on Linux; elsewhere the platform decides.
+#[cfg(target_os = "linux")]
+#[test]
+fn corpus_comes_from_the_cache_or_ships_with_the_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        let output = nietzsche()
+            .args(QUICK)
+            .args(["--max-steps", "2", "--out"])
+            .arg(folder.path().join("out"))
+            .env("XDG_CACHE_HOME", folder.path())
+            // A proxy that nobody runs: no network.
+            .envs([("HTTPS_PROXY", "http://127.0.0.1:9"), ("https_proxy", "http://127.0.0.1:9")])
+            .output()
+            .unwrap();
+        success(&output)
+    };
+    let stdout = run();
+    assert!(stdout.contains("corpus: the aphorisms that ship with the example, because"), "{stdout}");
+    std::fs::create_dir(folder.path().join("elman")).unwrap();
+    std::fs::write(folder.path().join("elman/nietzsche.txt"), "for those who wait, time is long. ".repeat(30)).unwrap();
+    let stdout = run();
+    assert!(stdout.contains("kept by an earlier run") && stdout.contains("corpus length: 1020"), "{stdout}");
+}
+
+/// No driver at all: the CPU, and one line that says so.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_driver_it_runs_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = |device: &str| {
+        let mut command = nietzsche();
+        command.args(&QUICK[2..]).args(["--device", device, "--max-steps", "2", "--corpus", &shipped(), "--out"]);
+        command.arg(folder.path().join("out"));
+        command.envs([("VK_DRIVER_FILES", "/nowhere.json"), ("VK_ICD_FILENAMES", "/nowhere.json")]);
+        command
+    };
+    let output = command("auto").output().unwrap();
+    let stdout = success(&output);
+    assert!(stdout.starts_with("device: CPU (") && stdout.contains("no GPU driver answers"), "{stdout}");
+    assert_eq!(text(&output.stderr), "");
+    let output = command("gpu").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "error: no device matches `gpu`; there is: cpu\n");
+}
+
+#[test]
+fn devices_are_listed_and_chosen_by_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let stdout = success(&run(&["--device", "list"], folder.path()));
+    assert!(stdout.contains("CPU ("), "{stdout}");
+    if gpu().is_some() {
+        assert!(stdout.contains("MiB per binding"), "{stdout}");
+    }
+    let output = nietzsche().env("ELMAN_DEVICE", "abacus").args(["--corpus", &shipped()]).output().unwrap();
+    assert!(text(&output.stderr).contains("no device matches `abacus`"));
+    let help = success(&run(&["--help"], folder.path()));
+    for option in [
+        "device",
+        "corpus",
+        "epochs",
+        "fine-tune-epochs",
+        "batch",
+        "hidden",
+        "embedding",
+        "window",
+        "lr",
+        "seed",
+        "max-steps",
+        "out",
+        "prompt",
+        "length",
+        "temperature",
+        "quiet",
+    ] {
+        assert!(
+            help.contains(&format!("--{option} ")) || help.contains(&format!("--{option}\n")),
+            "--{option}\n{help}"
+        );
+    }
+}
+
+#[test]
+fn quiet_prints_the_table_and_the_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut args = QUICK.to_vec();
+    let corpus = shipped();
+    args.extend(["--corpus", &corpus, "--quiet", "--max-steps", "3", "--prompt", "the"]);
+    let stdout = success(&run(&args, &folder.path().join("out")));
+    assert!(stdout.starts_with("epoch  train_loss") && !stdout.contains("device:"), "{stdout}");
+    assert!(stdout.contains("get_next_n(\"the\", 40):\nthe"), "{stdout}");
+}
+
+/// The same seed gives the same losses and the same text; another seed gives others.
+#[test]
+fn the_seed_decides_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let result = |seed: &str, name: &str| {
+        let mut args = QUICK.to_vec();
+        args.extend(["--corpus", &corpus, "--max-steps", "20", "--seed", seed, "--quiet"]);
+        let out = folder.path().join(name);
+        let stdout = success(&run(&args, &out));
+        let texts = stdout.split_once("get_next_n").unwrap().1.to_owned();
+        (losses(&out), texts)
+    };
+    let first = result("3", "a");
+    assert_eq!(result("3", "b"), first);
+    assert_ne!(result("4", "c").0, first.0);
+}
+
+/// Ctrl-C saves the model and says where.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let out: PathBuf = folder.path().join("out");
+    let mut child = nietzsche()
+        .args(QUICK)
+        .args(["--corpus", &shipped(), "--epochs", "1000000", "--out"])
+        .arg(&out)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // Two epochs are done: training is under way.
+    lines.find(|line| line.trim_start().starts_with("1  ")).expect("a second epoch");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let last = lines.last().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let model = out.join("model.safetensors");
+    assert_eq!(last, format!("stopped; the model is in {}", model.display()));
+    elman::io::metadata(model).unwrap();
+}
