@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Parser;
 use common::run::{Epoch, Run, smooth};
-use common::{DeviceArgs, announce, corpus};
+use common::{DeviceArgs, announce, corpus, say};
 use elman::generate::{Generator, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
@@ -105,10 +105,10 @@ fn run() -> Result<ExitCode> {
     };
     let prompt = prompt(&options, &vocabulary, &text)?;
     if !options.quiet {
-        announce(&device);
-        println!("corpus: {origin}");
-        println!("corpus length: {}", tokens.len());
-        println!("total chars: {}", vocabulary.len());
+        announce(&device)?;
+        say!("corpus: {origin}");
+        say!("corpus length: {}", tokens.len());
+        say!("total chars: {}", vocabulary.len());
     }
 
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
@@ -138,7 +138,7 @@ fn run() -> Result<ExitCode> {
         }
     })?;
 
-    println!("epoch  train_loss  val_loss  seconds   chars/s");
+    say!("epoch  train_loss  val_loss  seconds   chars/s");
     let most = options.max_steps.unwrap_or(usize::MAX);
     for epoch in 0..options.epochs + options.fine_tune_epochs {
         let left = most - trainer.steps() as usize;
@@ -167,21 +167,24 @@ fn run() -> Result<ExitCode> {
             device: device.describe(),
             steps_so_far: run.losses().len(),
         };
-        println!(
+        say!(
             "{epoch:5}  {:10.6}  {:8.6}  {:7.1}  {:8.0}",
-            row.train_loss, row.val_loss, row.seconds, row.chars_per_second
+            row.train_loss,
+            row.val_loss,
+            row.seconds,
+            row.chars_per_second
         );
         run.add_epoch(row)?;
         save(&run, &parameters, &model, &vocabulary, &options)?;
     }
     save(&run, &parameters, &model, &vocabulary, &options)?;
     if stop.load(Ordering::Relaxed) {
-        println!("stopped; the model is in {}", run.file("model.safetensors").display());
+        say!("stopped; the model is in {}", run.file("model.safetensors").display());
         return Ok(ExitCode::from(INTERRUPTED));
     }
     write_text(&model, &parameters, &vocabulary, &prompt, &options)?;
     if !options.quiet {
-        println!("model, metrics and loss curve are in {}", options.out.display());
+        say!("model, metrics and loss curve are in {}", options.out.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -237,13 +240,13 @@ fn write_text(
 ) -> Result<()> {
     let window = &prompt[prompt.len().saturating_sub(options.window)..];
     let greedy = SlidingWindow::new(model, parameters, window.len())?.extend(window, 40)?;
-    println!("\nget_next_n({:?}, 40):\n{}", vocabulary.decode(window), vocabulary.decode(&greedy));
+    say!("\nget_next_n({:?}, 40):\n{}", vocabulary.decode(window), vocabulary.decode(&greedy));
 
     let mut generator = Generator::new(model, parameters, 1)?;
     generator.set_temperature(options.temperature)?;
     generator.set_seed(options.seed)?;
     generator.prime(prompt)?;
-    println!("\n{} characters at temperature {}:", options.length, options.temperature);
+    say!("\n{} characters at temperature {}:", options.length, options.temperature);
     let mut out = std::io::stdout().lock();
     write!(out, "{}", vocabulary.decode(prompt))?;
     let mut broken = None;

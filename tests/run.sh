@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 cargo build --release --examples
 
 adapter_answers() {
-    target/release/examples/nietzsche --device list | grep -q 'MiB per binding'
+    target/release/examples/nietzsche --device list | grep 'MiB per binding' >/dev/null
 }
 
 if ! adapter_answers && command -v apt-get >/dev/null; then

@@ -1,6 +1,15 @@
 //! What the examples share: choosing a device, finding a text, keeping a run's results.
 #![allow(dead_code, reason = "each example uses a part")]
 
+/// `println!` that reports a closed pipe as an error, where the original panics.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($line)*)?
+    }};
+}
+pub(crate) use say;
+
 pub mod corpus;
 pub mod run;
 
@@ -26,9 +35,9 @@ impl DeviceArgs {
             return Ok(Some(Device::open(&self.device)?));
         }
         for adapter in Device::list() {
-            println!("{adapter}\n    {}", adapter.limits());
+            say!("{adapter}\n    {}", adapter.limits());
         }
-        println!("{}", Device::cpu().describe());
+        say!("{}", Device::cpu().describe());
         Ok(None)
     }
 }
@@ -50,6 +59,7 @@ pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
 }
 
 /// One line that says where the example runs, and why.
-pub fn announce(device: &Device) {
-    println!("device: {} -- {}", device.describe(), device.reason());
+pub fn announce(device: &Device) -> Result<()> {
+    say!("device: {} -- {}", device.describe(), device.reason());
+    Ok(())
 }
