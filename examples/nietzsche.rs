@@ -108,7 +108,7 @@ fn run() -> Result<ExitCode> {
         announce(&device)?;
         say!("corpus: {origin}");
         say!("corpus length: {}", tokens.len());
-        say!("total chars: {}", vocabulary.len());
+        say!("total chars {}", vocabulary.len());
     }
 
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.

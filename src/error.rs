@@ -98,6 +98,19 @@ pub enum Error {
         cure: &'static str,
     },
 
+    /// The device has no memory left for a tensor.
+    #[error(
+        "`{tensor}` needs {needed} bytes, which {device} no longer has; use a smaller batch or hidden size, or close other programs that use the GPU"
+    )]
+    OutOfMemory {
+        /// The tensor.
+        tensor: String,
+        /// Its size in bytes.
+        needed: u64,
+        /// The device.
+        device: String,
+    },
+
     /// One buffer would be written and used otherwise within a dispatch.
     #[error(
         "{kernel}: `{first}` and `{second}` share one buffer, and the kernel writes `{written}`; give the result a tensor of its own"

@@ -16,6 +16,8 @@ pub struct Generator {
     plan: Plan,
     state: State,
     lanes: Lanes,
+    /// Tokens drawn on each lane since it was primed: what `counter` is on the device.
+    drawn: usize,
 }
 
 /// The tensors of the draw.
@@ -57,7 +59,7 @@ impl Generator {
         let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
         let logits = g.tensor(logits)?;
         draw.record(&mut g, &logits)?;
-        Ok(Self { plan: g.finish()?, state, lanes: draw })
+        Ok(Self { plan: g.finish()?, state, lanes: draw, drawn: 0 })
     }
 
     /// How bold the draws are: 0 takes the most likely token, 1 draws from the network's distribution.
@@ -94,6 +96,7 @@ impl Generator {
             self.plan.run()?;
         }
         self.lanes.tokens.write_u32(&vec![last; lanes])?;
+        self.drawn = 0;
         self.lanes.counter.write_u32(&vec![0; lanes])
     }
 
@@ -102,15 +105,23 @@ impl Generator {
     ///
     /// # Errors
     /// The device failed.
-    pub fn generate(&mut self, length: usize, mut each: impl FnMut(&[u32]) -> bool) -> Result<()> {
+    pub fn generate(&mut self, length: usize, each: impl FnMut(&[u32]) -> bool) -> Result<()> {
+        pollster::block_on(self.generate_async(length, each))
+    }
+
+    /// [`Self::generate`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub async fn generate_async(&mut self, length: usize, mut each: impl FnMut(&[u32]) -> bool) -> Result<()> {
         let lanes = self.lanes.tokens.len();
         let mut left = length;
         while left > 0 {
             let steps = left.min(RING);
-            let start = self.lanes.counter.to_vec_u32()?[0] as usize;
             self.plan.run_times(steps)?;
-            let ring = self.lanes.ring.to_vec_u32()?;
-            let drawn = (start..start + steps).flat_map(|step| &ring[step % RING * lanes..][..lanes]);
+            let ring = self.lanes.ring.to_vec_u32_async().await?;
+            let drawn = (self.drawn..self.drawn + steps).flat_map(|step| &ring[step % RING * lanes..][..lanes]);
+            self.drawn += steps;
             left -= steps;
             if !each(&drawn.copied().collect::<Vec<_>>()) {
                 break;

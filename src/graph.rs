@@ -29,7 +29,7 @@ pub struct Graph {
     commands: Vec<Command>,
     notes: Vec<String>,
     nodes: Vec<Node>,
-    parameter_vars: BTreeMap<usize, Var>,
+    parameter_vars: BTreeMap<ParameterId, Var>,
     tape: Vec<Backward>,
     clock: Option<Tensor>,
 }
@@ -127,16 +127,21 @@ impl Graph {
     }
 
     /// A parameter; the same `Var` each time, so that gradients of several uses add up.
-    pub fn parameter(&mut self, id: ParameterId) -> Var {
-        if let Some(&var) = self.parameter_vars.get(&id.index()) {
-            return var;
+    ///
+    /// # Errors
+    /// The module that it belongs to was made with another [`crate::nn::Init`] than the parameters of this graph.
+    pub fn parameter(&mut self, id: ParameterId) -> Result<Var> {
+        if let Some(&var) = self.parameter_vars.get(&id) {
+            return Ok(var);
         }
-        let parameters = self.parameters.as_ref().expect("a module in a graph without parameters");
-        let (value, place) = (parameters.value(id), parameters.gradient(id));
+        let Some((value, place)) = self.parameters.as_ref().and_then(|p| p.value_and_gradient(id)) else {
+            let expected = "one whose parameters this graph was made with";
+            return Err(Error::argument("graph", "module", expected, "of another `Init`"));
+        };
         let gradient = if self.differentiable { Gradient::Unset { place: Some(place) } } else { Gradient::No };
         let var = self.node(value.shape().into(), Value::Dense(value), gradient);
-        self.parameter_vars.insert(id.index(), var);
-        var
+        self.parameter_vars.insert(id, var);
+        Ok(var)
     }
 
     /// The result of an operation on `parents`, already recorded.

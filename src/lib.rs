@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use elman::nn::functional::{InitialState, Reduction, cross_entropy};
-//! use elman::nn::{Init, Linear, Rnn};
+//! use elman::nn::{Init, Linear, Rnn, RnnOptions};
 //! use elman::{DType, Device, Trainer, optim::Adam, rng};
 //!
 //! // Which of four sequences is it? x [T, B, I], one target for each sequence.
@@ -16,7 +16,7 @@
 //! let targets = device.upload_u32("targets", &[4], &[0, 1, 2, 3])?;
 //!
 //! let mut init = Init::new(rng::manual_seed(777));
-//! let rnn = Rnn::new(&mut init, "rnn", 3, 16)?;
+//! let rnn = Rnn::new(&mut init, "rnn", RnnOptions::new(3, 16))?;
 //! let output = Linear::new(&mut init, "output", 16, 4)?;
 //! let parameters = init.upload(&device)?;
 //! let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {

@@ -46,7 +46,15 @@ impl Trainer {
     /// # Errors
     /// The device was lost, or [`Error::NotFinite`] if the log had to be read and holds such a loss.
     pub fn step(&mut self) -> Result<()> {
-        self.log.step(&self.plan)
+        pollster::block_on(self.step_async())
+    }
+
+    /// [`Self::step`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub async fn step_async(&mut self) -> Result<()> {
+        self.log.step(&self.plan).await
     }
 
     /// The losses of the steps since the last call, oldest first. Waits for the device.
@@ -54,7 +62,15 @@ impl Trainer {
     /// # Errors
     /// [`Error::NotFinite`] names the first step whose loss is NaN or infinite.
     pub fn losses(&mut self) -> Result<Vec<f32>> {
-        self.log.take()
+        pollster::block_on(self.losses_async())
+    }
+
+    /// [`Self::losses`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub async fn losses_async(&mut self) -> Result<Vec<f32>> {
+        self.log.take().await
     }
 
     /// Steps done.
@@ -112,11 +128,19 @@ impl Evaluator {
     /// # Errors
     /// As [`Trainer::losses`].
     pub fn losses(&mut self, batches: usize) -> Result<Vec<f32>> {
+        pollster::block_on(self.losses_async(batches))
+    }
+
+    /// [`Self::losses`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
         self.log.start_epoch()?;
         for _ in 0..batches {
-            self.log.step(&self.plan)?;
+            self.log.step(&self.plan).await?;
         }
-        self.log.take()
+        self.log.take().await
     }
 
     /// The plan of a batch.
@@ -146,23 +170,23 @@ impl LossLog {
         self.clock.view("batch", 1, &[1]).write_u32(&[0])
     }
 
-    fn step(&mut self, plan: &Plan) -> Result<()> {
+    async fn step(&mut self, plan: &Plan) -> Result<()> {
         plan.run()?;
         self.written += 1;
         // The ring is full: read it before it is written over.
-        if self.written - self.read == LOG_CAPACITY as u64 { self.drain() } else { Ok(()) }
+        if self.written - self.read == LOG_CAPACITY as u64 { self.drain().await } else { Ok(()) }
     }
 
-    fn take(&mut self) -> Result<Vec<f32>> {
-        self.drain()?;
+    async fn take(&mut self) -> Result<Vec<f32>> {
+        self.drain().await?;
         Ok(std::mem::take(&mut self.pending))
     }
 
-    fn drain(&mut self) -> Result<()> {
+    async fn drain(&mut self) -> Result<()> {
         if self.read == self.written {
             return Ok(());
         }
-        let history = self.history.to_vec()?;
+        let history = self.history.to_vec_async().await?;
         for step in self.read..self.written {
             let value = history[(step % LOG_CAPACITY as u64) as usize];
             self.read = step + 1;

@@ -5,7 +5,7 @@ mod common;
 use common::{assert_close, tokens, values};
 use elman::kernels::windows::NO_TARGET;
 use elman::nn::functional::{self, InitialState, Loss, Reduction};
-use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Rnn};
+use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Rnn, RnnOptions};
 use elman::{Device, Graph, Result, Tensor, Var, rng};
 
 /// Central differences of step 1e-5 in f64 leave about 1e-9.
@@ -183,8 +183,8 @@ fn rnn_module() {
     for (batch_first, bias) in [(false, true), (true, true), (true, false)] {
         let device = Device::reference();
         let mut init = Init::new(rng::manual_seed(3));
-        let make = if bias { Rnn::new } else { Rnn::without_bias };
-        let rnn = make(&mut init, "rnn", 3, 5).unwrap().batch_first(batch_first);
+        let options = RnnOptions::new(3, 5).bias(bias).batch_first(batch_first);
+        let rnn = Rnn::new(&mut init, "rnn", options).unwrap();
         let parameters = init.upload(&device).unwrap();
         let x = device.upload("x", &[2, 4, 3], &values(1, 24)).unwrap();
         let batch = if batch_first { 2 } else { 4 };
@@ -195,7 +195,7 @@ fn rnn_module() {
             let mut graph = Graph::new(&parameters);
             let mut vars = vec![graph.input_with_gradient(&x)?, graph.input_with_gradient(&h_0)?];
             let out = rnn.forward(&mut graph, vars[0], InitialState::Given(vars[1]))?;
-            vars.extend(parameters.ids().map(|id| graph.parameter(id)));
+            vars.extend(parameters.ids().map(|id| graph.parameter(id).unwrap()));
             Ok(Built { graph, vars, output: Output::Values(vec![out.output, out.h_n]) })
         });
     }
@@ -216,7 +216,7 @@ fn char_rnn() {
         let targets = device.upload_u32("targets", &[5], &[1, 6, NO_TARGET, 0, 2])?;
         let logits = model.forward(&mut graph, &tokens, InitialState::Zero)?;
         let loss = functional::cross_entropy(&mut graph, logits, &targets, Reduction::Mean)?;
-        let vars = parameters.ids().map(|id| graph.parameter(id)).collect();
+        let vars = parameters.ids().map(|id| graph.parameter(id)).collect::<Result<_>>()?;
         Ok(Built { graph, vars, output: Output::Loss(loss, Reduction::Mean, 4) })
     });
 }

@@ -59,7 +59,7 @@ fn cpu_and_gpu_agree_on_the_published_configuration() {
         "device: CPU (".to_owned(),
         format!("corpus: {corpus}"),
         format!("corpus length: {length}"),
-        "total chars: ".into(),
+        "total chars ".into(),
         "epoch  train_loss  val_loss".into(),
         "get_next_n(\"for thos\", 40):\nfor thos".into(),
         "60 characters at temperature 0.8:\nfor thos".into(),

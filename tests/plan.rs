@@ -217,6 +217,21 @@ fn a_buffer_over_the_limit_is_refused_by_name() {
 }
 
 #[test]
+fn a_module_of_other_parameters_is_refused() {
+    let device = Device::cpu();
+    let layer = |init: &mut Init| elman::nn::Linear::new(init, "layer", 3, 2).unwrap();
+    let (mut one, mut other) = (Init::new(rng::manual_seed(0)), Init::new(rng::manual_seed(0)));
+    let (_, stranger) = (layer(&mut one), layer(&mut other));
+    for mut g in [Graph::new(&one.upload(&device).unwrap()), Graph::without_parameters(&device)] {
+        let x = g.input(&zeros(&device, "x", &[4, 3])).unwrap();
+        let error = stranger.forward(&mut g, x).unwrap_err();
+        assert!(matches!(error, Error::Argument { argument: "module", .. }), "{error}");
+    }
+    assert!(matches!(Init::new(rng::manual_seed(0)).upload(&device), Err(Error::Argument { .. })));
+    assert!(matches!(elman::nn::Linear::new(&mut one, "layer", 3, 2), Err(Error::Argument { argument: "name", .. })));
+}
+
+#[test]
 fn tensors_of_another_device_are_refused_by_name() {
     let (device, other) = (Device::cpu(), Device::cpu());
     let mut g = Graph::without_parameters(&device);

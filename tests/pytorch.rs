@@ -4,7 +4,7 @@ mod common;
 
 use common::{assert_close, f32_devices, widen};
 use elman::nn::functional::{self, InitialState, Reduction};
-use elman::nn::{CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Rnn};
+use elman::nn::{CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Rnn, RnnOptions};
 use elman::optim::Adam;
 use elman::text::{Corpus, Windows};
 use elman::{Device, Graph, Result, Trainer, rng};
@@ -79,8 +79,8 @@ fn initial_values() {
         ("embedding_3_4", NORMAL_TOLERANCE, |init, name| Embedding::new(init, name, 3, 4).map(|_| ())),
         ("linear_37_11", 0.0, |init, name| Linear::new(init, name, 37, 11).map(|_| ())),
         ("linear_9_4_nobias", 0.0, |init, name| Linear::without_bias(init, name, 9, 4).map(|_| ())),
-        ("rnn_13_48", 0.0, |init, name| Rnn::new(init, name, 13, 48).map(|_| ())),
-        ("rnn_6_5_nobias", 0.0, |init, name| Rnn::without_bias(init, name, 6, 5).map(|_| ())),
+        ("rnn_13_48", 0.0, |init, name| Rnn::new(init, name, RnnOptions::new(13, 48)).map(|_| ())),
+        ("rnn_6_5_nobias", 0.0, |init, name| Rnn::new(init, name, RnnOptions::new(6, 5).bias(false)).map(|_| ())),
     ];
     for (name, tolerance, build) in modules {
         let mut init = Init::new(rng::manual_seed(777));
@@ -117,8 +117,8 @@ fn check_rnn(device: &Device, wide: bool, fixture: &Fixture, case: &str) {
     let bias = fixture.try_get(&key("bias_ih_l0")).is_some();
     let batch_first = ["batch_first", "no_state"].contains(&case);
     let mut init = Init::new(rng::manual_seed(0));
-    let make = if bias { Rnn::new } else { Rnn::without_bias };
-    let rnn = make(&mut init, "rnn", shape[1], shape[0]).unwrap().batch_first(batch_first);
+    let options = RnnOptions::new(shape[1], shape[0]).bias(bias).batch_first(batch_first);
+    let rnn = Rnn::new(&mut init, "rnn", options).unwrap();
     let parameters = init.upload(device).unwrap();
     for (name, tensor) in parameters.iter() {
         let name = name.strip_prefix("rnn.").unwrap();

@@ -4,7 +4,7 @@ mod common;
 
 use common::{assert_close, f32_devices, values, widen};
 use elman::nn::functional::InitialState;
-use elman::nn::{Init, Parameters, Rnn, State};
+use elman::nn::{Init, Parameters, Rnn, RnnOptions, State};
 use elman::{Device, Error, Graph, Plan, Tensor, rng};
 
 const INPUT: usize = 3;
@@ -13,7 +13,7 @@ const BATCH: usize = 5;
 
 fn module(device: &Device) -> (Rnn, Parameters) {
     let mut init = Init::new(rng::manual_seed(11));
-    let rnn = Rnn::new(&mut init, "rnn", INPUT, HIDDEN).unwrap();
+    let rnn = Rnn::new(&mut init, "rnn", RnnOptions::new(INPUT, HIDDEN)).unwrap();
     (rnn, init.upload(device).unwrap())
 }
 
@@ -215,7 +215,7 @@ fn no_gradient_crosses_a_window() {
 fn tanh_is_right_at_the_ends() {
     for device in f32_devices() {
         let mut init = Init::new(rng::manual_seed(0));
-        let rnn = Rnn::without_bias(&mut init, "rnn", 1, 1).unwrap();
+        let rnn = Rnn::new(&mut init, "rnn", RnnOptions::new(1, 1).bias(false)).unwrap();
         let parameters = init.upload(&device).unwrap();
         parameters.get("rnn.weight_ih_l0").unwrap().write(&[1.0]).unwrap();
         parameters.get("rnn.weight_hh_l0").unwrap().write(&[0.0]).unwrap();

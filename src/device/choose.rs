@@ -1,6 +1,7 @@
 //! Finding adapters, and choosing one by name.
 
 use std::fmt;
+use std::sync::Mutex;
 
 use super::{Device, Kind, gpu::Gpu};
 use crate::error::{Error, Result};
@@ -134,40 +135,44 @@ impl Device {
         if wanted == "cpu" {
             return Ok(Self::cpu());
         }
-        let auto = wanted == "auto";
-        let mut found = adapters().await;
         let fits = |adapter: &Adapter| match wanted.as_str() {
             "auto" => adapter.rank() <= 2,
             "gpu" => true,
             "" => false,
             part => adapter.info.name.to_lowercase().contains(part),
         };
-        let summary = |found: &[(wgpu::Adapter, Adapter)]| {
-            let names = found.iter().map(|(_, adapter)| adapter.info.name.clone());
-            names.chain(["cpu".into()]).collect::<Vec<_>>().join(", ")
-        };
-        let Some(position) = found.iter().position(|(_, adapter)| fits(adapter)) else {
-            if !auto {
-                return Err(Error::NoDevice { wanted: name.into(), available: summary(&found) });
-            }
-            let reason = match found.first() {
-                None => "no GPU driver answers".into(),
-                Some((_, only)) => {
-                    format!("the only adapter, {}, is a {}; `--device gpu` would take it", only.info.name, only.kind())
-                }
-            };
-            return Ok(Self::new(Kind::Cpu(Default::default()), reason));
-        };
-        let (adapter, chosen) = found.swap_remove(position);
-        let reason = match wanted.as_str() {
-            "auto" => format!("the first {}", chosen.kind()),
+        let reason = |adapter: &Adapter| match wanted.as_str() {
+            "auto" => format!("the first {}", adapter.kind()),
             "gpu" => "the best adapter".into(),
-            _ => format!("its name contains `{wanted}`"),
+            part => format!("its name contains `{part}`"),
         };
-        match Gpu::open(adapter, chosen).await {
-            Ok(gpu) => Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason)),
-            Err(error) if auto => Ok(Self::new(Kind::Cpu(Default::default()), format!("a GPU is there, but {error}"))),
-            Err(error) => Err(error),
+        let found = adapters().await;
+        let names: Vec<_> = found.iter().map(|(_, adapter)| adapter.info.name.clone()).collect();
+        let kinds: Vec<_> = found.iter().map(|(_, adapter)| adapter.kind()).collect();
+        let mut refused = None;
+        for (adapter, summary) in found {
+            if fits(&summary) {
+                let reason = reason(&summary);
+                match Gpu::open(adapter, summary).await {
+                    Ok(gpu) => return Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason)),
+                    Err(error) => refused = refused.or(Some(error)),
+                }
+            }
+        }
+        match (wanted.as_str(), refused) {
+            ("auto", Some(error)) => Ok(Self::new(Kind::Cpu(Mutex::default()), format!("{error}"))),
+            ("auto", None) => {
+                let reason = match (names.first(), kinds.first()) {
+                    (Some(name), Some(kind)) => format!("the only adapter, {name}, is a {kind}; `gpu` would take it"),
+                    _ => "no GPU driver answers".into(),
+                };
+                Ok(Self::new(Kind::Cpu(Mutex::default()), reason))
+            }
+            (_, Some(error)) => Err(error),
+            (_, None) => {
+                let available = names.into_iter().chain(["cpu".into()]).collect::<Vec<_>>().join(", ");
+                Err(Error::NoDevice { wanted: name.into(), available })
+            }
         }
     }
 }

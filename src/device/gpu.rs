@@ -116,6 +116,8 @@ impl Gpu {
 
     pub fn create_buffer(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer> {
         self.check()?;
+        // A browser answers later; what it refuses there is found by `check`.
+        #[cfg(not(target_arch = "wasm32"))]
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(name),
@@ -123,17 +125,11 @@ impl Gpu {
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        match pollster::block_on(scope.pop()) {
-            None => Ok(buffer),
-            Some(_) => Err(Error::Limit {
-                tensor: name.into(),
-                needed: bytes,
-                unit: "bytes of device memory",
-                allowed: 0,
-                device: format!("{}, which has no more free,", self.adapter.name()),
-                cure: "use a smaller batch or hidden size, or close other programs that use the GPU",
-            }),
+        #[cfg(not(target_arch = "wasm32"))]
+        if pollster::block_on(scope.pop()).is_some() {
+            return Err(Error::OutOfMemory { tensor: name.into(), needed: bytes, device: self.adapter.to_string() });
         }
+        Ok(buffer)
     }
 
     pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {

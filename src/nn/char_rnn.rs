@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::functional::InitialState;
-use super::{Embedding, Init, Linear, Rnn, State};
+use super::{Embedding, Init, Linear, Rnn, RnnOptions, State};
 use crate::device::Device;
 use crate::error::Result;
 use crate::graph::{Graph, Var};
@@ -57,7 +57,7 @@ impl CharRnn {
         Ok(Self {
             options,
             embedding_layer: Embedding::new(init, "embedding_layer", vocabulary, embedding)?,
-            rnn: Rnn::new(init, "rnn", embedding, hidden)?,
+            rnn: Rnn::new(init, "rnn", RnnOptions::new(embedding, hidden))?,
             output_layer: Linear::new(init, "output_layer", hidden, vocabulary)?,
         })
     }

@@ -26,7 +26,7 @@ impl Embedding {
     /// # Errors
     /// The tokens may exceed the vocabulary.
     pub fn forward(&self, g: &mut Graph, tokens: &Tensor) -> Result<Var> {
-        let weight = g.parameter(self.weight);
+        let weight = g.parameter(self.weight)?;
         functional::embedding(g, weight, tokens)
     }
 }

@@ -39,8 +39,8 @@ impl Linear {
     /// # Errors
     /// The last dimension of `x` is not I.
     pub fn forward(&self, g: &mut Graph, x: Var) -> Result<Var> {
-        let weight = g.parameter(self.weight);
-        let bias = self.bias.map(|bias| g.parameter(bias));
+        let weight = g.parameter(self.weight)?;
+        let bias = self.bias.map(|bias| g.parameter(bias)).transpose()?;
         functional::linear(g, x, weight, bias)
     }
 }

@@ -12,5 +12,5 @@ pub use char_rnn::{CharRnn, CharRnnOptions, LanguageModel};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use parameters::{Init, ParameterId, Parameters};
-pub use rnn::{Rnn, RnnOutput};
+pub use rnn::{Rnn, RnnOptions, RnnOutput};
 pub use state::{Snapshot, State};

@@ -1,6 +1,7 @@
 //! All parameters of a network in one buffer, all gradients in another of the same layout.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -8,13 +9,10 @@ use crate::rng::Rng;
 use crate::tensor::{DType, Tensor};
 
 /// Which parameter; a module keeps one for each of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ParameterId(usize);
-
-impl ParameterId {
-    pub(crate) fn index(self) -> usize {
-        self.0
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParameterId {
+    init: u64,
+    index: usize,
 }
 
 /// Each parameter starts at a multiple of this many elements: WebGPU's largest alignment of a binding, 256 bytes.
@@ -35,13 +33,15 @@ const ALIGNMENT: usize = 64;
 pub struct Init {
     /// The generator: draw from it what PyTorch code would draw before, between and after the modules.
     pub rng: Rng,
+    id: u64,
     entries: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
 
 impl Init {
     /// Starts with this generator; see [`crate::rng::manual_seed`].
     pub fn new(rng: Rng) -> Self {
-        Self { rng, entries: Vec::new() }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { rng, id: NEXT.fetch_add(1, Ordering::Relaxed), entries: Vec::new() }
     }
 
     /// Adds a parameter from U(-bound, bound).
@@ -74,7 +74,7 @@ impl Init {
             return Err(Error::argument("init", "name", "one that no other parameter has", name));
         }
         self.entries.push((name, shape.into(), values));
-        Ok(ParameterId(self.entries.len() - 1))
+        Ok(ParameterId { init: self.id, index: self.entries.len() - 1 })
     }
 
     /// Puts the parameters on a device. The generator stays usable.
@@ -94,7 +94,7 @@ impl Init {
         }
         let values = device.upload("parameters", &[block.len()], &block)?;
         let gradients = device.zeros("gradients", &[block.len()], DType::F32)?;
-        Ok(Parameters(Arc::new(Block { entries, values, gradients })))
+        Ok(Parameters(Arc::new(Block { init: self.id, entries, values, gradients })))
     }
 }
 
@@ -104,6 +104,7 @@ pub struct Parameters(Arc<Block>);
 
 #[derive(Debug)]
 struct Block {
+    init: u64,
     entries: Vec<Entry>,
     values: Tensor,
     gradients: Tensor,
@@ -129,7 +130,8 @@ impl Parameters {
 
     /// All of them, in order.
     pub fn ids(&self) -> impl Iterator<Item = ParameterId> + use<> {
-        (0..self.0.entries.len()).map(ParameterId)
+        let init = self.0.init;
+        (0..self.0.entries.len()).map(move |index| ParameterId { init, index })
     }
 
     /// The number of trained values.
@@ -139,7 +141,7 @@ impl Parameters {
 
     /// Name and value of each, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Tensor)> {
-        self.0.entries.iter().enumerate().map(|(i, entry)| (entry.name.as_str(), self.value(ParameterId(i))))
+        self.0.entries.iter().map(|entry| (entry.name.as_str(), self.view(&self.0.values, "", entry)))
     }
 
     /// The value of the parameter of that name.
@@ -149,17 +151,18 @@ impl Parameters {
 
     /// The gradient of the parameter of that name.
     pub fn get_gradient(&self, name: &str) -> Option<Tensor> {
-        self.names().position(|n| n == name).map(|i| self.gradient(ParameterId(i)))
+        let entry = self.0.entries.iter().find(|entry| entry.name == name)?;
+        Some(self.view(&self.0.gradients, "d ", entry))
     }
 
-    pub(crate) fn value(&self, id: ParameterId) -> Tensor {
-        let entry = &self.0.entries[id.0];
-        self.0.values.view(&entry.name, entry.start, &entry.shape)
+    /// Value and gradient of a parameter, if it is one of these.
+    pub(crate) fn value_and_gradient(&self, id: ParameterId) -> Option<(Tensor, Tensor)> {
+        let entry = self.0.entries.get(id.index).filter(|_| id.init == self.0.init)?;
+        Some((self.view(&self.0.values, "", entry), self.view(&self.0.gradients, "d ", entry)))
     }
 
-    pub(crate) fn gradient(&self, id: ParameterId) -> Tensor {
-        let entry = &self.0.entries[id.0];
-        self.0.gradients.view(&format!("d {}", entry.name), entry.start, &entry.shape)
+    fn view(&self, block: &Tensor, prefix: &str, entry: &Entry) -> Tensor {
+        block.view(&format!("{prefix}{}", entry.name), entry.start, &entry.shape)
     }
 
     /// All values, with zeros between the parameters.

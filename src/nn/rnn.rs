@@ -17,7 +17,7 @@ use crate::graph::{Graph, Var};
 ///
 /// let device = Device::cpu();
 /// let mut init = nn::Init::new(rng::manual_seed(0));
-/// let rnn = nn::Rnn::new(&mut init, "rnn", 4, 7)?;
+/// let rnn = nn::Rnn::new(&mut init, "rnn", nn::RnnOptions::new(4, 7))?;
 /// let parameters = init.upload(&device)?;
 ///
 /// let mut g = Graph::new(&parameters);
@@ -30,9 +30,39 @@ use crate::graph::{Graph, Var};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Rnn {
-    hidden: usize,
-    batch_first: bool,
-    layers: Vec<Layer>,
+    options: RnnOptions,
+    layer: Layer,
+}
+
+/// The arguments of `torch.nn.RNN`, with its defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RnnOptions {
+    /// I
+    pub input_size: usize,
+    /// H
+    pub hidden_size: usize,
+    /// Whether there are biases.
+    pub bias: bool,
+    /// Whether sequences are taken and returned as `[B, T, ..]`.
+    pub batch_first: bool,
+}
+
+impl RnnOptions {
+    /// With biases, time first.
+    pub fn new(input_size: usize, hidden_size: usize) -> Self {
+        Self { input_size, hidden_size, bias: true, batch_first: false }
+    }
+
+    /// Sets whether there are biases.
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// Sets whether sequences are taken and returned as `[B, T, ..]`.
+    pub fn batch_first(self, batch_first: bool) -> Self {
+        Self { batch_first, ..self }
+    }
 }
 
 /// The parameters of one layer in one direction.
@@ -42,6 +72,34 @@ struct Layer {
     weight_hh: ParameterId,
     /// `bias_ih`, `bias_hh`.
     biases: Option<[ParameterId; 2]>,
+}
+
+impl Layer {
+    /// Draws `<name>.weight_ih<suffix>` and so on, in PyTorch's order.
+    fn new(init: &mut Init, name: &str, suffix: &str, input: usize, hidden: usize, bias: bool) -> Result<Self> {
+        let bound = 1.0 / (hidden as f64).sqrt();
+        let mut draw = |kind: &str, shape: &[usize]| init.uniform(format!("{name}.{kind}{suffix}"), shape, bound);
+        Ok(Self {
+            weight_ih: draw("weight_ih", &[hidden, input])?,
+            weight_hh: draw("weight_hh", &[hidden, hidden])?,
+            biases: if bias { Some([draw("bias_ih", &[hidden])?, draw("bias_hh", &[hidden])?]) } else { None },
+        })
+    }
+
+    /// `x W_ihᵀ` with both biases, for all steps at once; then the recurrence.
+    fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<RnnOutput> {
+        let bias = match self.biases {
+            None => None,
+            Some([b_ih, b_hh]) => {
+                let (b_ih, b_hh) = (g.parameter(b_ih)?, g.parameter(b_hh)?);
+                Some(functional::add(g, b_ih, b_hh)?)
+            }
+        };
+        let weight_ih = g.parameter(self.weight_ih)?;
+        let projected = functional::linear(g, x, weight_ih, bias)?;
+        let weight_hh = g.parameter(self.weight_hh)?;
+        functional::tanh_recurrence(g, projected, weight_hh, initial)
+    }
 }
 
 /// What a recurrent module returns.
@@ -58,30 +116,9 @@ impl Rnn {
     ///
     /// # Errors
     /// A size of 0, or the name is taken.
-    pub fn new(init: &mut Init, name: &str, input: usize, hidden: usize) -> Result<Self> {
-        Self::with_bias(init, name, input, hidden, true)
-    }
-
-    /// [`Self::new`] with `bias=False`.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn without_bias(init: &mut Init, name: &str, input: usize, hidden: usize) -> Result<Self> {
-        Self::with_bias(init, name, input, hidden, false)
-    }
-
-    fn with_bias(init: &mut Init, name: &str, input: usize, hidden: usize, bias: bool) -> Result<Self> {
-        let bound = 1.0 / (hidden as f64).sqrt();
-        let mut draw = |kind: &str, shape: &[usize]| init.uniform(format!("{name}.{kind}_l0"), shape, bound);
-        let weight_ih = draw("weight_ih", &[hidden, input])?;
-        let weight_hh = draw("weight_hh", &[hidden, hidden])?;
-        let biases = if bias { Some([draw("bias_ih", &[hidden])?, draw("bias_hh", &[hidden])?]) } else { None };
-        Ok(Self { hidden, batch_first: false, layers: vec![Layer { weight_ih, weight_hh, biases }] })
-    }
-
-    /// Takes and returns sequences as `[B, T, ..]`.
-    pub fn batch_first(self, batch_first: bool) -> Self {
-        Self { batch_first, ..self }
+    pub fn new(init: &mut Init, name: &str, options: RnnOptions) -> Result<Self> {
+        let RnnOptions { input_size, hidden_size, bias, .. } = options;
+        Ok(Self { options, layer: Layer::new(init, name, "_l0", input_size, hidden_size, bias)? })
     }
 
     /// A zero state for `batch` sequences, to carry from window to window.
@@ -89,7 +126,7 @@ impl Rnn {
     /// # Errors
     /// A batch of 0.
     pub fn state(&self, device: &Device, batch: usize) -> Result<State> {
-        State::zeros(device, &[("h", [self.layers.len(), batch, self.hidden])])
+        State::zeros(device, &[("h", [1, batch, self.options.hidden_size])])
     }
 
     /// `x` `[T, B, I]` (`[B, T, I]` if batch first).
@@ -97,28 +134,14 @@ impl Rnn {
     /// # Errors
     /// The shapes do not fit.
     pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<RnnOutput> {
+        let batch_first = self.options.batch_first;
         if g.shape(x).len() != 3 {
-            let expected = if self.batch_first { "[B, T, I]" } else { "[T, B, I]" };
+            let expected = if batch_first { "[B, T, I]" } else { "[T, B, I]" };
             return Err(Error::shape("rnn", "input", expected, g.shape(x)));
         }
-        let mut x = if self.batch_first { functional::swap_axes(g, x)? } else { x };
-        let mut h_n = None;
-        for layer in &self.layers {
-            let weight_ih = g.parameter(layer.weight_ih);
-            let bias = match layer.biases {
-                None => None,
-                Some(biases) => {
-                    let [b_ih, b_hh] = biases.map(|bias| g.parameter(bias));
-                    Some(functional::add(g, b_ih, b_hh)?)
-                }
-            };
-            let projected = functional::linear(g, x, weight_ih, bias)?;
-            let weight_hh = g.parameter(layer.weight_hh);
-            let out = functional::tanh_recurrence(g, projected, weight_hh, initial)?;
-            (x, h_n) = (out.output, Some(out.h_n));
-        }
-        let h_n = h_n.expect("a module has a layer");
-        let output = if self.batch_first { functional::swap_axes(g, x)? } else { x };
+        let x = if batch_first { functional::swap_axes(g, x)? } else { x };
+        let RnnOutput { output, h_n } = self.layer.forward(g, x, initial)?;
+        let output = if batch_first { functional::swap_axes(g, output)? } else { output };
         Ok(RnnOutput { output, h_n })
     }
 }
