@@ -140,7 +140,7 @@ fn run() -> Result<ExitCode> {
 
     say!("epoch  train_loss  val_loss  seconds   chars/s");
     let most = options.max_steps.unwrap_or(usize::MAX);
-    for epoch in 0..options.epochs + options.fine_tune_epochs {
+    for epoch in 0..options.epochs.saturating_add(options.fine_tune_epochs) {
         let left = most - trainer.steps() as usize;
         if left == 0 || stop.load(Ordering::Relaxed) {
             break;
@@ -177,12 +177,15 @@ fn run() -> Result<ExitCode> {
         run.add_epoch(row)?;
         save(&run, &parameters, &model, &vocabulary, &options)?;
     }
+    run.write()?;
     save(&run, &parameters, &model, &vocabulary, &options)?;
+    if !stop.load(Ordering::Relaxed) {
+        write_text(&model, &parameters, &vocabulary, &prompt, &options, &stop)?;
+    }
     if stop.load(Ordering::Relaxed) {
-        say!("stopped; the model is in {}", run.file("model.safetensors").display());
+        say!("\nstopped; the model is in {}", run.file("model.safetensors").display());
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    write_text(&model, &parameters, &vocabulary, &prompt, &options)?;
     if !options.quiet {
         say!("model, metrics and loss curve are in {}", options.out.display());
     }
@@ -237,6 +240,7 @@ fn write_text(
     vocabulary: &Vocabulary,
     prompt: &[u32],
     options: &Options,
+    stop: &AtomicBool,
 ) -> Result<()> {
     let window = &prompt[prompt.len().saturating_sub(options.window)..];
     let greedy = SlidingWindow::new(model, parameters, window.len())?.extend(window, 40)?;
@@ -252,7 +256,7 @@ fn write_text(
     let mut broken = None;
     generator.generate(options.length, |tokens| {
         broken = write!(out, "{}", vocabulary.decode(tokens)).and_then(|()| out.flush()).err();
-        broken.is_none()
+        broken.is_none() && !stop.load(Ordering::Relaxed)
     })?;
     broken.map_or(Ok(()), Err)?;
     writeln!(out, "\n")?;

@@ -10,7 +10,7 @@
 // scale    [1]          1 / number of rows for the mean
 // losses   [R]          not scaled
 // dlogits  [R, V]
-// grid     one workgroup a row, over x and y
+// grid     one workgroup a row, over x and y      joins lib/reduce
 struct Params {
     R: u32,
     V: u32,
@@ -25,7 +25,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> dlogits: array<f32>;
 
 const THREADS: u32 = 64u;
-var<workgroup> part: array<f32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn cross_entropy(
@@ -38,23 +37,10 @@ fn cross_entropy(
     let start = row * p.V;
     var most = logits[start];
     for (var v = local; v < p.V; v += THREADS) { most = max(most, logits[start + v]); }
-    part[local] = most;
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { part[local] = max(part[local], part[local + half]); }
-    }
-    workgroupBarrier();
-    most = part[0];
-    workgroupBarrier();
+    most = workgroup_max(local, most);
     var sum = 0.0;
     for (var v = local; v < p.V; v += THREADS) { sum += exp(logits[start + v] - most); }
-    part[local] = sum;
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { part[local] += part[local + half]; }
-    }
-    workgroupBarrier();
-    sum = part[0];
+    sum = workgroup_sum(local, sum);
 
     let tgt = targets[row];
     let counts = tgt < p.V;

@@ -6,7 +6,7 @@
 // scale    [1]
 // history  [capacity]
 // clock    [2] u32       steps, batches of this epoch
-// grid     one workgroup
+// grid     one workgroup      joins lib/reduce
 struct Params {
     R: u32,
     capacity: u32,
@@ -19,19 +19,14 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> clock: array<u32>;
 
 const THREADS: u32 = 256u;
-var<workgroup> part: array<f32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn record_loss(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
     for (var i = local; i < p.R; i += THREADS) { sum += losses[i]; }
-    part[local] = sum;
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { part[local] += part[local + half]; }
-    }
+    sum = workgroup_sum(local, sum);
     if local == 0u {
-        history[clock[0] % p.capacity] = scale[0] * part[0];
+        history[clock[0] % p.capacity] = scale[0] * sum;
         clock[0] += 1u;
         clock[1] += 1u;
     }

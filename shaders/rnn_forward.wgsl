@@ -1,4 +1,4 @@
-// h[t + 1] = tanh(x[rows[t]] + h[t] Wᵀ)     t = 0 .. T - 1, the whole sequence in one dispatch
+// h[t + 1] = tanh(x[index[t]] + h[t] Wᵀ)     t = 0 .. T - 1, the whole sequence in one dispatch
 //
 // A workgroup owns GROUPS * ROWS batch entries for all steps. Their state stays in workgroup memory; the matrix streams from
 // cache; two barriers a step. Entries are independent, so nothing crosses workgroups.

@@ -1,4 +1,4 @@
-// h[t + 1] = tanh(x[rows[t]] + h[t] Wᵀ)     one step: the path for hidden sizes that rnn_forward cannot hold
+// h[t + 1] = tanh(x[index[t]] + h[t] Wᵀ)     one step: the path for hidden sizes that rnn_forward cannot hold
 //
 // params   t, B, H
 // x        [N, H]            what comes in from below, biases included

@@ -1,18 +1,19 @@
 // The gradient of gather:  dtable[s, v, :] = Σ_{i: index[i] = v} dy[i, :]     i over the rows of slice s
 //
-// A workgroup owns one v and 64 columns, so no sum is shared and the order is fixed. 256 rows at a time, its threads
+// A workgroup owns one v at a time and 64 columns, so no sum is shared and the order is fixed. 256 rows at a time, its threads
 // mark in a bit mask which rows belong to v, and then walk the marks.
 //
-// params   rows, columns
+// params   rows, columns, V
 //          slice         rows in a slice
 //          accumulate    whether dtable is added to what is there
 // dy       [rows, columns]
 // index    [rows] u32
 // dtable   [slices, V, columns]
-// grid     ceil(columns / 64), V, slices
+// grid     ceil(columns / 64), V (striding), slices
 struct Params {
     rows: u32,
     columns: u32,
+    V: u32,
     slice: u32,
     accumulate: u32,
 }
@@ -34,27 +35,29 @@ fn segment_sum(
     let column = 64u * group.x + local;
     let start = group.z * p.slice;
     let end = min(start + p.slice, p.rows);
-    var sum = 0.0;
-    for (var chunk = start; chunk < end; chunk += CHUNK) {
-        if local < 8u { atomicStore(&marks[local], 0u); }
-        workgroupBarrier();
-        for (var i = local; i < CHUNK; i += 64u) {
-            if chunk + i < end && index[chunk + i] == group.y { atomicOr(&marks[i / 32u], 1u << (i % 32u)); }
-        }
-        workgroupBarrier();
-        if column < p.columns {
-            for (var word = 0u; word < 8u; word++) {
-                for (var left = atomicLoad(&marks[word]); left != 0u; left &= left - 1u) {
-                    let row = chunk + 32u * word + firstTrailingBit(left);
-                    sum += dy[row * p.columns + column];
+    for (var v = group.y; v < p.V; v += groups.y) {
+        var sum = 0.0;
+        for (var chunk = start; chunk < end; chunk += CHUNK) {
+            if local < 8u { atomicStore(&marks[local], 0u); }
+            workgroupBarrier();
+            for (var i = local; i < CHUNK; i += 64u) {
+                if chunk + i < end && index[chunk + i] == v { atomicOr(&marks[i / 32u], 1u << (i % 32u)); }
+            }
+            workgroupBarrier();
+            if column < p.columns {
+                for (var word = 0u; word < 8u; word++) {
+                    for (var left = atomicLoad(&marks[word]); left != 0u; left &= left - 1u) {
+                        let row = chunk + 32u * word + firstTrailingBit(left);
+                        sum += dy[row * p.columns + column];
+                    }
                 }
             }
+            workgroupBarrier();
         }
-        workgroupBarrier();
-    }
-    if column < p.columns {
-        let at = (group.z * groups.y + group.y) * p.columns + column;
-        if p.accumulate != 0u { sum += dtable[at]; }
-        dtable[at] = sum;
+        if column < p.columns {
+            let at = (group.z * p.V + v) * p.columns + column;
+            if p.accumulate != 0u { sum += dtable[at]; }
+            dtable[at] = sum;
+        }
     }
 }

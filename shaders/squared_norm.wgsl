@@ -3,7 +3,7 @@
 // params   n
 // x        [n]
 // y        [workgroups]
-// grid     workgroups, striding over x
+// grid     workgroups, striding over x      joins lib/reduce
 struct Params {
     n: u32,
 }
@@ -13,7 +13,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 const THREADS: u32 = 256u;
-var<workgroup> part: array<f32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn squared_norm(
@@ -23,10 +22,6 @@ fn squared_norm(
 ) {
     var sum = 0.0;
     for (var i = THREADS * group.x + local; i < p.n; i += THREADS * groups.x) { sum += x[i] * x[i]; }
-    part[local] = sum;
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { part[local] += part[local + half]; }
-    }
-    if local == 0u { y[group.x] = part[0]; }
+    sum = workgroup_sum(local, sum);
+    if local == 0u { y[group.x] = sum; }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong. Each message says what was expected, what came, and the cure.
+/// Everything that can go wrong. Each message says what was expected and what came, and, where that does not say it
+/// already, the cure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -127,7 +128,9 @@ pub enum Error {
     },
 
     /// Tensors of different devices were mixed.
-    #[error("{op}: `{argument}` lives on {found}, but the plan runs on {expected}; upload it there")]
+    #[error(
+        "{op}: `{argument}` lives on another device ({found}) than the plan ({expected}); open a device once and clone it"
+    )]
     WrongDevice {
         /// The operation that refused it.
         op: &'static str,

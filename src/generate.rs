@@ -53,13 +53,21 @@ impl Generator {
     /// # Errors
     /// No lanes, or more than the device can hold.
     pub fn new(model: &impl LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
+        pollster::block_on(Self::new_async(model, parameters, lanes))
+    }
+
+    /// [`Self::new`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn new_async(model: &impl LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
         let state = model.state(parameters.device(), lanes)?;
         let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
         let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
         let logits = g.tensor(logits)?;
         draw.record(&mut g, &logits)?;
-        Ok(Self { plan: g.finish()?, state, lanes: draw, drawn: 0 })
+        Ok(Self { plan: g.finish_async().await?, state, lanes: draw, drawn: 0 })
     }
 
     /// How bold the draws are: 0 takes the most likely token, 1 draws from the network's distribution.
@@ -90,6 +98,10 @@ impl Generator {
             return Err(Error::argument("Generator", "prompt", "at least one token", "empty"));
         };
         let lanes = self.lanes.tokens.len();
+        let vocabulary = self.lanes.tokens.vocabulary().unwrap_or(0);
+        if let Some(position) = prompt.iter().position(|&token| token as usize >= vocabulary) {
+            return Err(Error::Token { token: prompt[position], position, vocabulary });
+        }
         self.state.zero()?;
         for &token in before {
             self.lanes.tokens.write_u32(&vec![token; lanes])?;
@@ -149,13 +161,21 @@ impl SlidingWindow {
     /// # Errors
     /// A window of 0.
     pub fn new(model: &impl LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
+        pollster::block_on(Self::new_async(model, parameters, window))
+    }
+
+    /// [`Self::new`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn new_async(model: &impl LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
         let tokens = parameters.device().tokens("window", &[window, 1], model.vocabulary())?;
         let lanes = Lanes::new(parameters, 1, 1, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
         let logits = model.forward(&mut g, &tokens, InitialState::Zero)?;
         let logits = g.tensor(logits)?;
         lanes.record(&mut g, &logits)?;
-        Ok(Self { plan: g.finish()?, window: tokens, lanes })
+        Ok(Self { plan: g.finish_async().await?, window: tokens, lanes })
     }
 
     /// The most likely token after these.
@@ -163,9 +183,17 @@ impl SlidingWindow {
     /// # Errors
     /// Not as many tokens as the window has, or one outside the vocabulary.
     pub fn next(&mut self, tokens: &[u32]) -> Result<u32> {
+        pollster::block_on(self.next_async(tokens))
+    }
+
+    /// [`Self::next`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_async(&mut self, tokens: &[u32]) -> Result<u32> {
         self.window.write_u32(tokens)?;
         self.plan.run()?;
-        Ok(self.lanes.ring.to_vec_u32()?[0])
+        Ok(self.lanes.ring.to_vec_u32_async().await?[0])
     }
 
     /// `get_next_n`: the tokens given, and `n` more, each predicted from the latest window.

@@ -6,11 +6,12 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 use crate::kernels;
+use crate::nn::functional::Loss;
 use crate::nn::{ParameterId, Parameters};
 use crate::plan::{Command, Dispatch, Plan};
 use crate::tensor::{DType, Tensor};
 
-/// A value of the graph under construction. A number: copy it freely.
+/// A value of the graph under construction, and of no other: a number, to be copied freely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Var(usize);
 
@@ -32,6 +33,7 @@ pub struct Graph {
     parameter_vars: BTreeMap<ParameterId, Var>,
     tape: Vec<Backward>,
     clock: Option<Tensor>,
+    wanted_losses: Vec<bool>,
 }
 
 type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
@@ -86,6 +88,7 @@ impl Graph {
             parameter_vars: BTreeMap::new(),
             tape: Vec::new(),
             clock: None,
+            wanted_losses: Vec::new(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Graph {
         self.wide
     }
 
+    #[doc(hidden)]
     /// Plans as for a GPU, or as for a software driver, whatever the device is.
     pub fn set_wide(&mut self, wide: bool) {
         self.wide = wide;
@@ -215,12 +219,26 @@ impl Graph {
         }
     }
 
-    /// Records the backward commands of everything recorded so far. The losses (see
-    /// [`crate::nn::functional::cross_entropy`]) have given their gradients already; `seeds` gives others.
+    /// A place for a loss that [`Self::backward`] may be asked to start from.
+    pub(crate) fn new_loss(&mut self) -> usize {
+        self.wanted_losses.push(false);
+        self.wanted_losses.len() - 1
+    }
+
+    /// Whether the backward pass starts from this loss.
+    pub(crate) fn is_wanted(&self, loss: usize) -> bool {
+        self.wanted_losses[loss]
+    }
+
+    /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
+    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0.
     ///
     /// # Errors
     /// A seed of another shape than its value, or a result that the device cannot hold.
-    pub fn backward(&mut self, seeds: &[(Var, &Tensor)]) -> Result<()> {
+    pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
+        for loss in losses {
+            self.wanted_losses[loss.index] = true;
+        }
         for &(var, gradient) in seeds {
             if gradient.shape() != self.shape(var) {
                 let expected = format!("{:?}", self.shape(var));
@@ -230,6 +248,16 @@ impl Graph {
         }
         while let Some(backward) = self.tape.pop() {
             backward(self)?;
+        }
+        // The gradient block may hold what another graph over the same parameters left there.
+        let Some(parameters) = self.parameters.clone() else { return Ok(()) };
+        for id in parameters.ids() {
+            let var = self.parameter(id)?;
+            if self.gradient(var).is_none()
+                && let Some((place, _)) = self.gradient_target(var)?
+            {
+                self.commands.push(Command::Clear { tensor: place });
+            }
         }
         Ok(())
     }
@@ -355,7 +383,7 @@ impl Graph {
             && most > limits.workgroups_per_dimension as usize
         {
             return Err(Error::Limit {
-                tensor: format!("{} of `{}`", kernel.name, tensors.last().map_or("", |t| t.name())),
+                tensor: format!("{} -> {}", kernel.name, tensors.last().map_or("", |t| t.name())),
                 needed: most as u64,
                 unit: "workgroups in one dimension",
                 allowed: limits.workgroups_per_dimension.into(),

@@ -18,18 +18,23 @@ pub type Metadata = HashMap<String, String>;
 /// # Errors
 /// The device failed, or the file cannot be written.
 pub fn save(path: impl AsRef<Path>, parameters: &Parameters, metadata: Metadata) -> Result<()> {
-    let path = path.as_ref();
-    let tensors = parameters
-        .iter()
-        .map(|(name, tensor)| Ok((name.to_owned(), tensor.shape().to_vec(), tensor.to_vec()?)))
-        .collect::<Result<Vec<_>>>()?;
+    write_atomically(path, &pollster::block_on(to_bytes_async(parameters, metadata))?)
+}
+
+/// What [`save`] writes, without blocking and without a file system.
+///
+/// # Errors
+/// The device failed.
+pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata) -> Result<Vec<u8>> {
+    let mut tensors = Vec::new();
+    for (name, tensor) in parameters.iter() {
+        tensors.push((name.to_owned(), tensor.shape().to_vec(), tensor.to_vec_async().await?));
+    }
     let views = tensors.iter().map(|(name, shape, values)| {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values));
-        Ok((name, view.map_err(|error| model_file(path, error))?))
+        (name, view.expect("a tensor has as many values as its shape says"))
     });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| model_file(path, error))?;
-    write_atomically(path, &bytes)
+    Ok(safetensors::serialize(views, Some(metadata)).expect("names are unique and sizes fit"))
 }
 
 /// Writes a file under a temporary name beside it, then renames it.

@@ -43,9 +43,11 @@
 //! | [`Graph`] | records commands and keeps the tape that writes the backward commands |
 //! | [`Plan`] | the list of commands, ready to run, and the loop that runs it |
 //! | [`nn`] | modules, parameters, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations |
-//! | [`optim`], [`Trainer`], [`Evaluator`] | a training step and an evaluation as plans over the same parameters |
+//! | [`optim`], [`schedule`], [`Trainer`], [`Evaluator`] | optimizers and learning rates; a training step and an evaluation as plans over the same parameters |
 //! | [`text`], [`generate`] | text as tokens and windows; text from a network, drawn and fed back on the device |
 //! | [`io`], [`rng`] | model files; PyTorch's random generator |
+//! | `product`, `real` | matrix products of the twins by the `gemm` crate; the float types they run in |
+//! | [`Error`] | the one error type |
 //!
 //! # Decisions
 //!
@@ -62,6 +64,8 @@
 //!   workgroup takes its entries through the whole sequence. Above that, one dispatch a step. The plan says which.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
+//! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps
+//!   one by itself, no timing of single commands and no cutting of long plans yet.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits.
 
 pub mod device;
@@ -77,6 +81,7 @@ mod plan;
 mod product;
 mod real;
 pub mod rng;
+pub mod schedule;
 mod tensor;
 pub mod text;
 mod train;

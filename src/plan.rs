@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
 use crate::device::{Counters, Device, Kind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Access, Args, AsCells, Kernel, TwinFn};
 use crate::real::Real;
 use crate::tensor::Tensor;
@@ -16,6 +16,7 @@ use crate::tensor::Tensor;
 pub(crate) enum Command {
     Dispatch(Dispatch),
     Copy { from: Tensor, to: Tensor },
+    Clear { tensor: Tensor },
 }
 
 /// A kernel with everything it needs.
@@ -62,6 +63,7 @@ pub struct Plan {
 enum Pass {
     Compute(Vec<(Arc<Pipeline>, wgpu::BindGroup, [u32; 3])>),
     Copy { from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64 },
+    Clear { buffer: wgpu::Buffer, offset: u64, bytes: u64 },
 }
 
 /// How many commands a plan has, by kind.
@@ -72,6 +74,8 @@ pub struct PlanCount {
     pub dispatches: usize,
     /// Copies on the device.
     pub copies: usize,
+    /// Tensors set to zero.
+    pub clears: usize,
     /// Command buffers submitted.
     pub submits: usize,
 }
@@ -100,6 +104,7 @@ impl Plan {
             match command {
                 Command::Dispatch(_) => count.dispatches += 1,
                 Command::Copy { .. } => count.copies += 1,
+                Command::Clear { .. } => count.clears += 1,
             }
         }
         count
@@ -109,7 +114,7 @@ impl Plan {
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
         self.commands.iter().filter_map(|command| match command {
             Command::Dispatch(dispatch) => Some(dispatch),
-            Command::Copy { .. } => None,
+            Command::Copy { .. } | Command::Clear { .. } => None,
         })
     }
 
@@ -126,7 +131,7 @@ impl Plan {
     /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them.
     ///
     /// # Errors
-    /// The device was lost, or its driver reported an error.
+    /// The device was lost, or its driver reported an error; on the CPU, called from a rayon task.
     pub fn run(&self) -> Result<()> {
         self.run_times(1)
     }
@@ -136,6 +141,10 @@ impl Plan {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_times(&self, times: usize) -> Result<()> {
+        if !self.device.is_gpu() && rayon::current_thread_index().is_some() {
+            // A worker that waits inside the plan may pick up another run of it, and wait for itself.
+            return Err(Error::argument("run", "thread", "one that is no rayon worker", "a rayon worker"));
+        }
         let counters = self.device.counters();
         let dispatches = self.count().dispatches * times;
         match self.device.kind() {
@@ -161,6 +170,7 @@ impl Plan {
                     Command::Copy { from, to } => {
                         to.buffer().memory.copy_from(to.offset(), &from.buffer().memory, from.offset(), from.len());
                     }
+                    Command::Clear { tensor } => tensor.buffer().memory.clear(tensor.offset(), tensor.len()),
                 }
             }
         }
@@ -178,6 +188,7 @@ impl Plan {
                         pass.dispatch_workgroups(*x, *y, *z);
                     }
                 }
+                Pass::Clear { buffer, offset, bytes } => encoder.clear_buffer(buffer, *offset, Some(*bytes)),
                 Pass::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
             }
         }
@@ -222,6 +233,10 @@ async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
             }
             Command::Copy { from, to } => {
                 passes.push(Pass::Copy { from: place(from), to: place(to), bytes: 4 * from.len() as u64 });
+            }
+            Command::Clear { tensor } => {
+                let (buffer, offset) = place(tensor);
+                passes.push(Pass::Clear { buffer, offset, bytes: 4 * tensor.len() as u64 });
             }
         }
     }
@@ -269,8 +284,8 @@ fn place(tensor: &Tensor) -> (wgpu::Buffer, u64) {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PlanCount { dispatches, copies, submits } = self.count();
-        writeln!(f, "plan on {}: {dispatches} dispatches, {copies} copies, {submits} submit", {
+        let PlanCount { dispatches, copies, clears, submits } = self.count();
+        writeln!(f, "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit", {
             self.device.describe()
         })?;
         for note in &self.notes {
@@ -288,6 +303,7 @@ impl fmt::Display for Plan {
                     writeln!(f)?;
                 }
                 Command::Copy { from, to } => writeln!(f, "{i:4}  {:24} {from:?}  -> {to:?}", "copy")?,
+                Command::Clear { tensor } => writeln!(f, "{i:4}  {:24} -> {tensor:?}", "clear")?,
             }
         }
         Ok(())

@@ -16,6 +16,19 @@ pub enum DType {
     U32,
 }
 
+/// The largest tensor: 4 GiB of f32. Kernels count elements in u32.
+const MOST_ELEMENTS: usize = 1 << 30;
+
+/// The number of elements of a shape: at least 1, and few enough to be counted.
+pub(crate) fn checked_len(op: &'static str, name: &str, shape: &[usize]) -> Result<usize> {
+    let len = shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
+    match len.filter(|&len| len <= MOST_ELEMENTS) {
+        Some(0) => Err(Error::shape(op, name, "no dimension of 0", shape)),
+        Some(len) => Ok(len),
+        None => Err(Error::shape(op, name, format!("at most {MOST_ELEMENTS} elements"), shape)),
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -102,7 +115,7 @@ impl Tensor {
     /// # Errors
     /// The number of elements differs.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        if shape.iter().product::<usize>() != self.len() {
+        if checked_len("reshape", self.name(), shape)? != self.len() {
             return Err(Error::shape("reshape", self.name(), format!("{shape:?}"), &self.shape));
         }
         Ok(Self { shape: shape.into(), ..self.clone() })

@@ -1,7 +1,5 @@
 //! Text as tokens, and windows of it as batches.
 
-use serde::{Deserialize, Serialize};
-
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -17,8 +15,7 @@ use crate::tensor::{DType, Tensor};
 /// assert_eq!(vocabulary.decode(&[2, 4, 3, 1]), "hole");
 /// # Ok::<(), elman::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
     characters: Vec<char>,
 }
@@ -61,12 +58,6 @@ impl Vocabulary {
 impl std::fmt::Display for Vocabulary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.characters.iter().try_for_each(|c| write!(f, "{c}"))
-    }
-}
-
-impl From<Vocabulary> for String {
-    fn from(vocabulary: Vocabulary) -> Self {
-        vocabulary.to_string()
     }
 }
 
@@ -133,7 +124,10 @@ impl Windows {
     /// # Errors
     /// No starts, a window of 0, or a window that does not end before the corpus.
     pub fn new(corpus: &Corpus, starts: Vec<u32>, window: usize) -> Result<Self> {
-        if window == 0 || corpus.len() <= window {
+        if window == 0 {
+            return Err(Error::argument("Windows", "window", "at least 1", 0));
+        }
+        if corpus.len() <= window {
             return Err(Error::TextTooShort { length: corpus.len(), window });
         }
         if let Some(last) = starts.iter().max()
@@ -142,7 +136,8 @@ impl Windows {
             let expected = format!("at most {}, for a token after the window", corpus.len() - window - 1);
             return Err(Error::argument("Windows", "starts", expected, last));
         }
-        let order = corpus.tokens.device().upload_u32("order", &[starts.len()], &starts)?;
+        let order = corpus.tokens.device().tokens("order", &[starts.len()], corpus.len() - window)?;
+        order.write_u32(&starts)?;
         Ok(Self { corpus: corpus.clone(), starts, order, window })
     }
 
@@ -154,7 +149,7 @@ impl Windows {
 
     /// How many batches they make, the last one perhaps not full.
     pub fn batches(&self, batch: usize) -> usize {
-        self.len().div_ceil(batch)
+        self.len().div_ceil(batch.max(1))
     }
 
     /// Puts window `order[i]` in place i for the epochs to come.
@@ -202,6 +197,6 @@ impl Windows {
 /// `get_cv_idxs` of the tutorials: a random fifth (or other share) of `n` windows held out, the rest for training.
 /// `order` is a random order of 0..n.
 pub fn hold_out(order: &[u32], share: f64) -> (Vec<u32>, Vec<u32>) {
-    let (held_out, training) = order.split_at((order.len() as f64 * share) as usize);
+    let (held_out, training) = order.split_at((order.len() as f64 * share.clamp(0.0, 1.0)) as usize);
     (training.into(), held_out.into())
 }

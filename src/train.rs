@@ -32,13 +32,25 @@ impl Trainer {
         optimizer: Adam,
         build: impl FnOnce(&mut Graph) -> Result<Loss>,
     ) -> Result<Self> {
+        pollster::block_on(Self::new_async(parameters, optimizer, build))
+    }
+
+    /// [`Self::new`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn new_async(
+        parameters: &Parameters,
+        optimizer: Adam,
+        build: impl FnOnce(&mut Graph) -> Result<Loss>,
+    ) -> Result<Self> {
         let optimizer = Optimizer::new(optimizer, parameters)?;
         let mut g = Graph::new(parameters);
         let loss = build(&mut g)?;
         let log = LossLog::record(&mut g, &loss)?;
-        g.backward(&[])?;
+        g.backward(&[&loss], &[])?;
         optimizer.record(&mut g, parameters)?;
-        Ok(Self { plan: g.finish()?, optimizer, log })
+        Ok(Self { plan: g.finish_async().await?, optimizer, log })
     }
 
     /// Runs one step. On a GPU this returns when it is submitted.
@@ -117,10 +129,18 @@ impl Evaluator {
     /// # Errors
     /// As [`Trainer::new`].
     pub fn new(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
+        pollster::block_on(Self::new_async(parameters, build))
+    }
+
+    /// [`Self::new`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn new_async(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
         let mut g = Graph::inference(parameters);
         let loss = build(&mut g)?;
         let log = LossLog::record(&mut g, &loss)?;
-        Ok(Self { plan: g.finish()?, log })
+        Ok(Self { plan: g.finish_async().await?, log })
     }
 
     /// The losses of the first `batches` batches of the data.
@@ -136,6 +156,7 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::losses`].
     pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
+        self.log.forget();
         self.log.start_epoch()?;
         for _ in 0..batches {
             self.log.step(&self.plan).await?;
@@ -168,6 +189,12 @@ impl LossLog {
 
     fn start_epoch(&self) -> Result<()> {
         self.clock.view("batch", 1, &[1]).write_u32(&[0])
+    }
+
+    /// Drops what was not read: after an error, the losses of another evaluation.
+    fn forget(&mut self) {
+        self.read = self.written;
+        self.pending.clear();
     }
 
     async fn step(&mut self, plan: &Plan) -> Result<()> {

@@ -145,7 +145,7 @@ fn generation_stops_when_told() {
 }
 
 #[test]
-fn many_characters_are_one_submission() {
+fn a_chunk_of_characters_is_one_submission() {
     for device in [Some(Device::cpu()), common::own_gpu()].into_iter().flatten() {
         let (model, parameters) = model(&device);
         let mut generator = Generator::new(&model, &parameters, 1).unwrap();
@@ -163,7 +163,11 @@ fn bad_input_is_refused() {
     let (model, parameters) = model(&Device::cpu());
     let mut generator = Generator::new(&model, &parameters, 1).unwrap();
     assert!(matches!(generator.prime(&[]), Err(Error::Argument { argument: "prompt", .. })));
+    generator.prime(&[1]).unwrap();
+    let text = collect(&mut generator, 5);
+    generator.prime(&[1]).unwrap();
     assert!(matches!(generator.prime(&[1, 11]), Err(Error::Token { token: 11, .. })));
+    assert_eq!(collect(&mut generator, 5), text, "a refused prompt changes nothing");
     for heat in [-0.1, f32::NAN, f32::INFINITY] {
         assert!(matches!(generator.set_temperature(heat), Err(Error::Argument { argument: "temperature", .. })));
     }

@@ -67,7 +67,11 @@ fn check(what: &str, leaves: &[Tensor], build: impl Fn(bool) -> Result<Built>) {
             .collect(),
     };
     let seeds: Vec<_> = seeds.iter().map(|(var, tensor)| (*var, tensor)).collect();
-    full.graph.backward(&seeds).unwrap();
+    let losses: Vec<_> = match &full.output {
+        Output::Loss(loss, ..) => vec![loss],
+        Output::Values(_) => Vec::new(),
+    };
+    full.graph.backward(&losses, &seeds).unwrap();
     let gradients: Vec<_> = full.vars.iter().map(|&var| full.graph.gradient(var).expect("a gradient")).collect();
     full.graph.finish().unwrap().run().unwrap();
 

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::gpu;
+use elman::generate::SlidingWindow;
+use elman::nn::{CharRnn, CharRnnOptions, Init};
+use elman::text::Vocabulary;
 
 /// The example beside this test's own binary; `cargo test` builds both.
 fn nietzsche() -> Command {
@@ -163,6 +166,76 @@ fn corpus_comes_from_the_cache_or_ships_with_the_example() {
     assert!(stdout.contains("kept by an earlier run") && stdout.contains("corpus length: 1020"), "{stdout}");
 }
 
+/// Serves one connection with these bytes, and ends it.
+#[cfg(target_os = "linux")]
+fn serve(response: Vec<u8>) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/nietzsche.txt", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).unwrap();
+        stream.write_all(&response).unwrap();
+    });
+    url
+}
+
+/// A download is kept, whole or not at all; another text than the published one is a warning.
+#[cfg(target_os = "linux")]
+#[test]
+fn corpus_is_downloaded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let cached = folder.path().join("elman/nietzsche.txt");
+    let run = |url: &str| {
+        let mut command = nietzsche();
+        command.args(QUICK).args(["--max-steps", "2", "--out"]).arg(folder.path().join("out"));
+        command.env("XDG_CACHE_HOME", folder.path()).env("ELMAN_CORPUS_URL", url);
+        for proxy in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env_remove(proxy);
+        }
+        let output = command.output().unwrap();
+        (success(&output), text(&output.stderr))
+    };
+    let body = "for those who wait, time is long. ".repeat(30);
+    let response = |length: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes();
+
+    let (stdout, _) = run(&serve(response(body.len() + 1)));
+    assert!(stdout.contains("ship with the example, because"), "a connection cut short: {stdout}");
+    assert!(!cached.exists());
+    let (stdout, _) = run(&serve(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()));
+    assert!(stdout.contains("because the published text cannot be downloaded") && stdout.contains("404"), "{stdout}");
+
+    let (stdout, stderr) = run(&serve(response(body.len())));
+    assert!(stdout.contains("downloaded and kept as") && stdout.contains("corpus length: 1020"), "{stdout}");
+    assert!(stderr.contains("warning: this is not the published text"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&cached).unwrap(), body);
+    assert_eq!(std::fs::read_dir(cached.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+
+    let (stdout, stderr) = run("http://127.0.0.1:9/");
+    assert!(stdout.contains("kept by an earlier run"), "{stdout}");
+    assert!(stderr.contains("delete it to download the text again"), "{stderr}");
+}
+
+/// The published text, where it is at hand, is taken without a warning.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_published_corpus_has_its_hash_and_sizes() {
+    let published = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/nietzsche.txt");
+    if !Path::new(published).exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("elman")).unwrap();
+    std::fs::copy(published, folder.path().join("elman/nietzsche.txt")).unwrap();
+    let mut command = nietzsche();
+    command.args(QUICK).args(["--max-steps", "2", "--out"]).arg(folder.path().join("out"));
+    let output = command.env("XDG_CACHE_HOME", folder.path()).output().unwrap();
+    let stdout = success(&output);
+    assert!(stdout.contains("corpus length: 600893\ntotal chars 85\n"), "{stdout}");
+    assert!(!text(&output.stderr).contains("warning"), "{}", text(&output.stderr));
+}
+
 /// No driver at all: the CPU, and one line that says so.
 #[cfg(target_os = "linux")]
 #[test]
@@ -247,6 +320,75 @@ fn the_seed_decides_the_run() {
     let first = result("3", "a");
     assert_eq!(result("3", "b"), first);
     assert_ne!(result("4", "c").0, first.0);
+}
+
+/// What was trained before does not stay beside the results of another run, and a folder that cannot be used is found
+/// before training.
+#[test]
+fn a_run_folder_holds_one_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let out = folder.path().join("out");
+    let mut args = QUICK.to_vec();
+    args.extend(["--corpus", &corpus, "--quiet", "--max-steps"]);
+    success(&run(&[&args[..], &["3"]].concat(), &out));
+    assert_eq!(losses(&out).len(), 3);
+    success(&run(&[&args[..], &["0"]].concat(), &out));
+    assert_eq!(losses(&out).len(), 0);
+    assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(), "");
+    assert!(out.join("model.safetensors").exists() && out.join("loss.svg").exists());
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = run(&[&args[..], &["3"]].concat(), &file);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("the run folder") && text(&output.stdout).is_empty());
+}
+
+/// The file holds all that is needed to go on with the model elsewhere.
+#[test]
+fn a_saved_model_predicts_what_the_example_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let out = folder.path().join("out");
+    let mut args = QUICK.to_vec();
+    args.extend(["--corpus", &corpus, "--quiet", "--max-steps", "40", "--prompt", "the wise"]);
+    let stdout = success(&run(&args, &out));
+
+    let path = out.join("model.safetensors");
+    let metadata = elman::io::metadata(&path).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
+    let sizes: CharRnnOptions = serde_json::from_value(config["sizes"].clone()).unwrap();
+    let vocabulary = Vocabulary::try_from(metadata["vocabulary"].clone()).unwrap();
+    let mut init = Init::new(elman::rng::manual_seed(0));
+    let model = CharRnn::new(&mut init, sizes).unwrap();
+    let parameters = init.upload(&elman::Device::cpu()).unwrap();
+    elman::io::load(&path, &parameters).unwrap();
+    let window = vocabulary.encode("the wise").unwrap();
+    let all = SlidingWindow::new(&model, &parameters, 8).unwrap().extend(&window, 40).unwrap();
+    let printed = stdout.split_once("40):\n").unwrap().1;
+    assert!(printed.starts_with(&vocabulary.decode(&all)), "{printed}");
+}
+
+/// Ctrl-C while text is written ends it; the model is there.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let mut child = nietzsche()
+        .args(["--device", "cpu", "--hidden", "8", "--batch", "64", "--max-steps", "1", "--length", "1000000000"])
+        .args(["--corpus", &shipped(), "--out"])
+        .arg(&out)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n').map(Result::unwrap);
+    lines.find(|line| line.starts_with(b"1000000000 characters")).expect("the text's header");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let last = String::from_utf8(lines.last().unwrap()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(last, format!("stopped; the model is in {}", out.join("model.safetensors").display()));
 }
 
 /// Ctrl-C saves the model and says where.

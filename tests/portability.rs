@@ -194,11 +194,10 @@ fn every_variant_stays_within_default_limits_and_translates() {
 }
 
 fn translate(what: &str, entry: &str, module: &Module, info: &ModuleInfo) {
-    let words = spv::write_vec(module, info, &spv::Options::default(), None)
+    spv::write_vec(module, info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{what}: SPIR-V: {error}"));
-    let (metal, metal_info) =
-        msl::write_string(module, info, &msl::Options::default(), &msl::PipelineOptions::default())
-            .unwrap_or_else(|error| panic!("{what}: MSL: {error}"));
+    let (_, metal_info) = msl::write_string(module, info, &msl::Options::default(), &msl::PipelineOptions::default())
+        .unwrap_or_else(|error| panic!("{what}: MSL: {error}"));
     metal_info.entry_point_names[0].as_ref().unwrap_or_else(|error| panic!("{what}: MSL: {error}"));
 
     let mut directx = String::new();
@@ -219,9 +218,6 @@ fn translate(what: &str, entry: &str, module: &Module, info: &ModuleInfo) {
     glsl::Writer::new(&mut opengl, module, info, &options, &pipeline, BoundsCheckPolicies::default())
         .and_then(|mut writer| writer.write())
         .unwrap_or_else(|error| panic!("{what}: GLSL: {error}"));
-    assert!(
-        !words.is_empty() && [metal, directx, opengl].iter().all(|text| text.contains("main") || text.contains(entry))
-    );
 }
 
 // ---- planted faults: each check above can fail ---------------------------------------------------------------------

@@ -133,7 +133,7 @@ fn check_rnn(device: &Device, wide: bool, fixture: &Fixture, case: &str) {
     let out = rnn.forward(&mut g, x, initial).unwrap();
     let y = g.tensor(out.output).unwrap();
     let h_n = g.tensor(out.h_n).unwrap();
-    g.backward(&[(out.output, &upload("grad_y")), (out.h_n, &upload("grad_h_n"))]).unwrap();
+    g.backward(&[], &[(out.output, &upload("grad_y")), (out.h_n, &upload("grad_h_n"))]).unwrap();
     let grad_x = g.gradient(x).unwrap();
     let grad_h_0 = h_0.map(|h_0| g.gradient(h_0).unwrap());
     g.finish().unwrap().run().unwrap();

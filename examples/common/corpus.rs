@@ -10,9 +10,13 @@ use directories::ProjectDirs;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
+/// Where the text is published; tests serve it themselves through `ELMAN_CORPUS_URL`.
 const URL: &str = "https://s3.amazonaws.com/text-datasets/nietzsche.txt";
 const SHA_256: &str = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647";
 const BYTES: u64 = 600_901;
+
+/// A download ends here, whatever the server sends.
+const MOST_BYTES: u64 = 16 * BYTES;
 
 /// Original aphorisms written for this project, in the public domain (see the README beside them).
 const SHIPPED: &str = include_str!("../corpus/aphorisms.txt");
@@ -48,6 +52,7 @@ pub fn find(path: Option<&Path>, quiet: bool) -> Result<(String, Origin)> {
         && let Ok(bytes) = std::fs::read(path)
         && let Ok(text) = decode(bytes, "the cached corpus")
     {
+        warn_of_another_text(text.as_bytes(), &format!("{}; delete it to download the text again", path.display()));
         return Ok((text, Origin::Cache(path.clone())));
     }
     match download(quiet).and_then(|bytes| decode(bytes, URL)) {
@@ -77,17 +82,23 @@ fn download(quiet: bool) -> Result<Vec<u8>> {
         .timeout_global(Some(Duration::from_secs(120)))
         .build()
         .into();
-    let response = agent.get(URL).call()?;
+    let url = std::env::var("ELMAN_CORPUS_URL").unwrap_or_else(|_| URL.into());
+    let response = agent.get(&url).call()?;
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(BYTES) };
     bar.set_style(ProgressStyle::with_template("downloading {bar:40} {bytes}/{total_bytes} {eta}")?);
     let mut bytes = Vec::new();
-    bar.wrap_read(response.into_body().into_reader()).take(16 * BYTES).read_to_end(&mut bytes)?;
+    bar.wrap_read(response.into_body().into_reader()).take(MOST_BYTES).read_to_end(&mut bytes)?;
     bar.finish_and_clear();
-    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    if hash != SHA_256 {
-        eprintln!("warning: the downloaded text has SHA-256 {hash}, expected {SHA_256}; going on with it");
-    }
+    warn_of_another_text(&bytes, &url);
     Ok(bytes)
+}
+
+/// Another text than the published one is a warning, not a stop.
+fn warn_of_another_text(bytes: &[u8], origin: &str) {
+    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    if hash != SHA_256 {
+        eprintln!("warning: this is not the published text (SHA-256 {hash}, expected {SHA_256}): {origin}");
+    }
 }
 
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {

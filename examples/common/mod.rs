@@ -31,8 +31,10 @@ impl DeviceArgs {
     /// Opens the device; `list` prints what there is instead and gives None.
     pub fn open(&self) -> Result<Option<Device>> {
         quiet_driver();
-        if self.device != "list" {
-            return Ok(Some(Device::open(&self.device)?));
+        match self.device.as_str() {
+            "list" => {}
+            "" => return Ok(Some(Device::open("auto")?)),
+            name => return Ok(Some(Device::open(name)?)),
         }
         for adapter in Device::list() {
             say!("{adapter}\n    {}", adapter.limits());

@@ -36,10 +36,18 @@ impl Run {
         self.folder.join(name)
     }
 
-    /// Makes the folder, so that a run that cannot keep its results ends before it starts.
+    /// Makes the folder and clears it of an earlier run. A run that cannot keep its results ends here, before it starts.
     pub fn create(&self) -> Result<()> {
-        std::fs::create_dir_all(&self.folder)
-            .with_context(|| format!("the run folder {} cannot be made", self.folder.display()))
+        let unusable = || format!("the run folder {} cannot be used", self.folder.display());
+        std::fs::create_dir_all(&self.folder).with_context(unusable)?;
+        // Nothing of an earlier run stays beside the results of this one.
+        for name in ["model.safetensors", "metrics.jsonl", "losses.csv", "loss.svg"] {
+            match std::fs::remove_file(self.file(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(unusable),
+                _ => {}
+            }
+        }
+        tempfile::tempfile_in(&self.folder).map(drop).with_context(unusable)
     }
 
     pub fn add_losses(&mut self, losses: &[f32]) {
@@ -79,6 +87,7 @@ impl Run {
             let validation: Vec<_> = self.epochs.iter().map(|e| (e.steps_so_far as f64, e.val_loss)).collect();
             let all = training.iter().chain(&validation).map(|&(_, loss)| loss);
             let (low, high) = all.fold((f64::MAX, f64::MIN), |(low, high), loss| (low.min(loss), high.max(loss)));
+            let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
             let root = SVGBackend::with_string(&mut svg, (900, 500)).into_drawing_area();
             root.fill(&WHITE)?;
             let mut chart = ChartBuilder::on(&root)

@@ -110,12 +110,13 @@ impl Device {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_environment() -> Result<Self> {
-        Self::open(&std::env::var(ENVIRONMENT_VARIABLE).unwrap_or_else(|_| "auto".into()))
+        let name = std::env::var(ENVIRONMENT_VARIABLE).unwrap_or_default();
+        Self::open(if name.is_empty() { "auto" } else { &name })
     }
 
     /// Opens a device by name.
     ///
-    /// * `auto`: a discrete GPU, else an integrated one, else the CPU. A software driver is never chosen.
+    /// * `auto`: a discrete GPU, else an integrated one, else a virtual one, else the CPU. A software driver is never chosen.
     /// * `cpu`: the CPU twins in f32.
     /// * `gpu`: the best adapter, a software one included.
     /// * anything else: the best adapter with that in its name, whatever the case.
@@ -163,7 +164,7 @@ impl Device {
             ("auto", Some(error)) => Ok(Self::new(Kind::Cpu(Mutex::default()), format!("{error}"))),
             ("auto", None) => {
                 let reason = match (names.first(), kinds.first()) {
-                    (Some(name), Some(kind)) => format!("the only adapter, {name}, is a {kind}; `gpu` would take it"),
+                    (Some(name), Some(kind)) => format!("the best adapter, {name}, is a {kind}; `gpu` would take it"),
                     _ => "no GPU driver answers".into(),
                 };
                 Ok(Self::new(Kind::Cpu(Mutex::default()), reason))

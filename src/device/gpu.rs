@@ -22,11 +22,11 @@ pub(crate) struct Gpu {
     limits: wgpu::Limits,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
-    staging: Mutex<Vec<wgpu::Buffer>>,
+    staging: Mutex<VecDeque<wgpu::Buffer>>,
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
-/// How many read-back buffers are kept for the next read of the same size.
+/// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
 
 /// A kernel and the values of its override constants.
@@ -52,6 +52,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Gpu {
     pub async fn open(adapter: wgpu::Adapter, summary: Adapter) -> Result<Self> {
         let limits = adapter.limits();
+        let mut lacking = None;
+        wgpu::Limits::default().check_limits_with_fail_fn(&limits, false, |name, needed, allowed| {
+            // Textures and vertices are no concern of compute shaders.
+            if ["compute", "storage_buffer", "buffer_size", "uniform"].iter().any(|part| name.contains(part)) {
+                lacking = Some(format!("{name} is {allowed}, and kernels need {needed}"));
+            }
+        });
+        if let Some(lacking) = lacking {
+            return Err(Error::Gpu(format!("{} is below WebGPU's default limits: {lacking}", summary.name())));
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
             required_limits: limits.clone(),
@@ -151,13 +161,13 @@ impl Gpu {
             source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
         };
         let checks = wgpu::ShaderRuntimeChecks {
-            bounds_checks: std::env::var_os("ELMAN_BOUNDS_CHECKS").is_some(),
+            bounds_checks: std::env::var("ELMAN_BOUNDS_CHECKS").is_ok_and(|value| value == "1"),
             // Loop bounding has made kernels up to 100 times slower; every loop here ends by its own counter.
             force_loop_bounding: false,
             ..wgpu::ShaderRuntimeChecks::checked()
         };
-        // SAFETY: the kernels are this crate's own; the host checks every shape and index before it submits, and the
-        // tests run with bounds checks on.
+        // SAFETY: the kernels are this crate's own. Their host functions check every shape, and that every index they
+        // follow is a tensor whose values are checked on each write; the tests run with bounds checks on.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let uniform = wgpu::BufferBindingType::Uniform;
         let storage = kernel
@@ -256,17 +266,20 @@ impl Gpu {
         let copied = view.map(|view| view.to_vec());
         staging.unmap();
         let mut pool = lock(&self.staging);
-        if pool.len() < STAGING_POOL {
-            pool.push(staging);
+        if pool.len() == STAGING_POOL {
+            pool.pop_front();
         }
+        pool.push_back(staging);
         copied.map_err(|error| Error::Gpu(error.to_string()))
     }
 
     /// A buffer to read through: one that an earlier read gave back, or a new one.
     fn take_staging(&self, bytes: u64) -> wgpu::Buffer {
+        let bytes = bytes.next_power_of_two();
         let mut pool = lock(&self.staging);
-        if let Some(position) = pool.iter().position(|buffer| buffer.size() == bytes) {
-            return pool.swap_remove(position);
+        let fitting = pool.iter().position(|buffer| buffer.size() == bytes);
+        if let Some(staging) = fitting.and_then(|position| pool.remove(position)) {
+            return staging;
         }
         drop(pool);
         Counters::add(&self.counters.buffers, 1);

@@ -32,8 +32,15 @@ pub(crate) struct Cells<T>(UnsafeCell<Box<[T]>>);
 unsafe impl<T: Send> Sync for Cells<T> {}
 
 impl<T: Clone + Default> Cells<T> {
-    fn zeros(len: usize) -> Self {
-        Self(UnsafeCell::new(vec![T::default(); len].into()))
+    fn zeros(device: &Device, name: &str, len: usize) -> Result<Self> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
+            tensor: name.into(),
+            needed: (len * size_of::<T>()) as u64,
+            device: device.describe(),
+        })?;
+        values.resize(len, T::default());
+        Ok(Self(UnsafeCell::new(values.into())))
     }
 }
 
@@ -77,6 +84,21 @@ impl Memory {
             }
         }
     }
+
+    /// # Safety
+    /// The caller holds the device's lock.
+    pub unsafe fn clear(&self, start: usize, len: usize) {
+        let range = start..start + len;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::F32(cells) => cells.slice_mut(range).fill(0.0),
+                Self::F64(cells) => cells.slice_mut(range).fill(0.0),
+                Self::U32(cells) => cells.slice_mut(range).fill(0),
+                Self::Gpu(_) => unreachable!("a GPU plan clears on the GPU"),
+            }
+        }
+    }
 }
 
 /// The element types of the host: f32, f64, u32.
@@ -105,9 +127,9 @@ impl Buffer {
         }
         let memory = match (device.kind(), dtype) {
             (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_buffer(name, bytes)?),
-            (_, DType::U32) => Memory::U32(Cells::zeros(len)),
-            (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(len)),
-            (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(len)),
+            (_, DType::U32) => Memory::U32(Cells::zeros(device, name, len)?),
+            (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
+            (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
         };
         Counters::add(&device.counters().buffers, 1);
         Counters::add(&device.counters().bytes, bytes);

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use choose::{Adapter, ENVIRONMENT_VARIABLE};
 
-use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
+use crate::error::Result;
+use crate::tensor::{DType, Tensor, checked_len};
 use gpu::Gpu;
 use memory::Buffer;
 
@@ -198,12 +198,9 @@ impl Device {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// A dimension of 0, or more bytes than the device allows in one buffer.
+    /// A dimension of 0, more than 2³⁰ elements, or more bytes than the device allows in one buffer.
     pub fn zeros(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        if shape.contains(&0) {
-            return Err(Error::shape("zeros", name, "no dimension of 0", shape));
-        }
-        let len = shape.iter().product();
+        let len = checked_len("zeros", name, shape)?;
         Ok(Tensor::new(name, shape, Buffer::zeros(self, name, len, dtype)?))
     }
 

@@ -12,7 +12,7 @@ params! { R: u32, V: u32 }
 /// See `shaders/count_targets.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "count_targets",
-    source: wgsl!("count_targets"),
+    source: wgsl!("count_targets", "reduce"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads_u32("targets"), writes("scale")],

@@ -14,7 +14,7 @@ params! { R: u32, V: u32, gradient: u32 }
 /// See `shaders/cross_entropy.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "cross_entropy",
-    source: wgsl!("cross_entropy"),
+    source: wgsl!("cross_entropy", "reduce"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("logits"), reads_u32("targets"), reads("scale"), writes("losses"), writes("dlogits")],

@@ -1,6 +1,6 @@
 //! `y[i, :] = table[index[i], :]`: an embedding's lookup.
 
-use super::{expect_len, striding_grid};
+use super::{expect_indices, expect_len, striding_grid};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -22,11 +22,12 @@ pub static KERNEL: Kernel = Kernel {
 /// Records the lookup. `table` `[V, columns]`, `index` `[..]` u32, each below V, `y` `[.., columns]`.
 ///
 /// # Errors
-/// `table` is not a matrix, or `y` does not have a row for each index.
+/// `table` is not a matrix, the index may exceed it, or `y` does not have a row for each index.
 pub fn gather(g: &mut Graph, table: &Tensor, index: &Tensor, y: &Tensor) -> Result<()> {
-    let &[_, columns] = table.shape() else {
+    let &[v, columns] = table.shape() else {
         return Err(Error::shape("gather", table.name(), "[V, columns]", table.shape()));
     };
+    expect_indices("gather", index, v)?;
     expect_len("gather", y, index.len() * columns)?;
     let params = Params { rows: index.len() as u32, columns: columns as u32 };
     g.dispatch(&KERNEL, &[], params, &[table, index, y], striding_grid(y.len()))

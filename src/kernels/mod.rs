@@ -62,6 +62,19 @@ fn expect_len(op: &'static str, tensor: &Tensor, len: usize) -> Result<()> {
     Err(Error::shape(op, tensor.name(), format!("of {len} elements"), tensor.shape()))
 }
 
+/// An index that a kernel follows without looking: every write to it is checked to be below its vocabulary, which must
+/// not exceed the `rows` there are.
+pub(crate) fn expect_indices(op: &'static str, index: &Tensor, rows: usize) -> Result<()> {
+    match index.vocabulary() {
+        Some(vocabulary) if vocabulary <= rows => Ok(()),
+        other => {
+            let expected = format!("a tensor of `Device::tokens` with at most {rows}");
+            let got = other.map_or("unchecked".into(), |vocabulary| format!("one with {vocabulary}"));
+            Err(Error::argument(op, "index", expected, format!("{got} (`{}`)", index.name())))
+        }
+    }
+}
+
 /// The grid of a kernel whose threads, 256 to a workgroup, stride over `n` elements.
 fn striding_grid(n: usize) -> [usize; 3] {
     [n.div_ceil(256).min(65_535), 1, 1]

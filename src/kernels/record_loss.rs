@@ -12,7 +12,7 @@ params! { R: u32, capacity: u32 }
 /// See `shaders/record_loss.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "record_loss",
-    source: wgsl!("record_loss"),
+    source: wgsl!("record_loss", "reduce"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("losses"), reads("scale"), writes("history"), writes_u32("clock")],

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{expect, rnn_step_forward, swap_axes};
+use super::{expect, expect_indices, rnn_step_forward, swap_axes};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -83,9 +83,10 @@ impl RowTile {
 /// # Errors
 /// The shapes do not fit.
 pub fn rnn_forward(g: &mut Graph, x: &Tensor, index: &Tensor, w: &Tensor, h: &Tensor) -> Result<()> {
-    let (&[steps, batch], &[_, hidden]) = (index.shape(), x.shape()) else {
+    let (&[steps, batch], &[n, hidden]) = (index.shape(), x.shape()) else {
         return Err(Error::shape("rnn_forward", index.name(), "[T, B], with x [N, H]", index.shape()));
     };
+    expect_indices("rnn_forward", index, n)?;
     expect("rnn_forward", w, &[hidden, hidden])?;
     expect("rnn_forward", h, &[steps + 1, batch, hidden])?;
     let Some(tile) = RowTile::new(g.is_wide(), batch, hidden) else {

@@ -24,7 +24,7 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// As every dispatch: aliasing or limits.
-pub fn rnn_step_backward(
+pub(crate) fn rnn_step_backward(
     g: &mut Graph,
     t: usize,
     w: &Tensor,

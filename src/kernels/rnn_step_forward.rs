@@ -23,7 +23,14 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// As every dispatch: aliasing or limits.
-pub fn rnn_step_forward(g: &mut Graph, t: usize, x: &Tensor, index: &Tensor, w: &Tensor, h: &Tensor) -> Result<()> {
+pub(crate) fn rnn_step_forward(
+    g: &mut Graph,
+    t: usize,
+    x: &Tensor,
+    index: &Tensor,
+    w: &Tensor,
+    h: &Tensor,
+) -> Result<()> {
     let &[_, batch, hidden] = h.shape() else { unreachable!("`rnn_forward` checks h") };
     let params = Params { t: t as u32, B: batch as u32, H: hidden as u32 };
     g.dispatch(&KERNEL, &[], params, &[x, index, w, h], [hidden.div_ceil(64), batch.div_ceil(64), 1])

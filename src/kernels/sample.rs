@@ -60,6 +60,10 @@ pub fn sample(g: &mut Graph, draw: Draw<'_>) -> Result<()> {
     if rows != b {
         return Err(Error::shape("sample", logits.name(), format!("[{b}, V]"), logits.shape()));
     }
+    if tokens.vocabulary().is_some_and(|vocabulary| vocabulary < v) {
+        let expected = format!("tokens of at least {v}, the number of logits");
+        return Err(Error::argument("sample", "tokens", expected, format!("`{}`", tokens.name())));
+    }
     let params = Params { B: b as u32, V: v as u32, capacity: capacity as u32 };
     g.dispatch(&KERNEL, &[], params, &[logits, temperature, seed, counter, tokens, ring], [b.div_ceil(64), 1, 1])
 }

@@ -1,13 +1,13 @@
 //! `dtable[v, :] = Σ_{i: index[i] = v} dy[i, :]`: the gradient of [`super::gather`].
 
-use super::{column_sum, expect_len, slices};
+use super::{column_sum, expect_indices, expect_len, slices};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { rows: u32, columns: u32, slice: u32, accumulate: u32 }
+params! { rows: u32, columns: u32, V: u32, slice: u32, accumulate: u32 }
 
 /// See `shaders/segment_sum.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -22,22 +22,24 @@ pub static KERNEL: Kernel = Kernel {
 /// Records the sum. `dy` `[.., columns]`, `index` `[..]` u32, `dtable` `[V, columns]`; `accumulate` adds to what is there.
 ///
 /// # Errors
-/// `dtable` is not a matrix, or `dy` does not have a row for each index.
+/// `dtable` is not a matrix, the index may exceed it, or `dy` does not have a row for each index.
 pub fn segment_sum(g: &mut Graph, dy: &Tensor, index: &Tensor, dtable: &Tensor, accumulate: bool) -> Result<()> {
     let &[v, columns] = dtable.shape() else {
         return Err(Error::shape("segment_sum", dtable.name(), "[V, columns]", dtable.shape()));
     };
+    expect_indices("segment_sum", index, v)?;
     expect_len("segment_sum", dy, index.len() * columns)?;
     let slices = slices(g.is_wide(), v * columns.div_ceil(64), index.len());
     let slice = index.len().div_ceil(slices);
     let params = |accumulate: bool| Params {
         rows: index.len() as u32,
         columns: columns as u32,
+        V: v as u32,
         slice: slice as u32,
         accumulate: accumulate.into(),
     };
     let slices = index.len().div_ceil(slice);
-    let grid = [columns.div_ceil(64), v, slices];
+    let grid = [columns.div_ceil(64), v.min(65_535), slices];
     if slices == 1 {
         return g.dispatch(&KERNEL, &[], params(accumulate), &[dy, index, dtable], grid);
     }

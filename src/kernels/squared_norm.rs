@@ -12,7 +12,7 @@ params! { n: u32 }
 /// See `shaders/squared_norm.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "squared_norm",
-    source: wgsl!("squared_norm"),
+    source: wgsl!("squared_norm", "reduce"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("x"), writes("y")],

@@ -1,6 +1,6 @@
 //! Cuts a batch of windows out of a text that lies on the device.
 
-use super::{expect, expect_len, striding_grid};
+use super::{expect, expect_indices, expect_len, striding_grid};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
@@ -48,6 +48,12 @@ pub fn windows(
         return Err(Error::shape("windows", targets.name(), format!("[1, {b}] or [{t}, {b}]"), targets.shape()));
     }
     expect("windows", targets, &[k, b])?;
+    expect_indices("windows", order, corpus.len().saturating_sub(t))?;
+    let vocabulary = corpus.vocabulary().unwrap_or(usize::MAX);
+    if tokens.vocabulary().is_some_and(|least| least < vocabulary) {
+        let expected = format!("tokens of at least {vocabulary}, the corpus's");
+        return Err(Error::argument("windows", "tokens", expected, format!("`{}`", tokens.name())));
+    }
     expect_len("windows", clock, 2)?;
     let batches = order.len().div_ceil(b);
     let params = Params { T: t as u32, B: b as u32, K: k as u32, length: order.len() as u32, batches: batches as u32 };

@@ -5,7 +5,7 @@ use crate::graph::{Graph, Var};
 use crate::kernels::matmul::{matmul, t};
 use crate::kernels::rnn_backward::Incoming;
 use crate::kernels::{
-    accumulate, column_sum, count_targets, cross_entropy as cross_entropy_kernel, rnn_backward, rnn_forward,
+    self, accumulate, column_sum, count_targets, cross_entropy as cross_entropy_kernel, rnn_backward, rnn_forward,
     segment_sum, swap_axes as swap_axes_kernel,
 };
 use crate::nn::{RnnOutput, State};
@@ -65,13 +65,8 @@ pub fn embedding(g: &mut Graph, table: Var, index: &Tensor) -> Result<Var> {
     let &[v, _] = g.shape(table) else {
         return Err(Error::shape("embedding", "weight", "[V, E]", g.shape(table)));
     };
-    match index.vocabulary() {
-        Some(vocabulary) if vocabulary <= v => Ok(rows(g, table, index)),
-        other => {
-            let expected = format!("a tensor of `Device::tokens` with at most {v}");
-            Err(Error::argument("embedding", "tokens", expected, other.map_or("unchecked".into(), |n| n.to_string())))
-        }
-    }
+    kernels::expect_indices("embedding", index, v)?;
+    Ok(rows(g, table, index))
 }
 
 fn rows(g: &mut Graph, table: Var, index: &Tensor) -> Var {
@@ -156,7 +151,9 @@ pub fn tanh_recurrence(g: &mut Graph, x: Var, weight: Var, initial: InitialState
         None => {
             let dense = g.tensor(x)?.reshape(&[steps * batch, hidden])?;
             let identity: Vec<u32> = (0..(steps * batch) as u32).collect();
-            (dense, g.device().upload_u32("every row", &[steps, batch], &identity)?)
+            let every_row = g.device().tokens("every row", &[steps, batch], steps * batch)?;
+            every_row.write_u32(&identity)?;
+            (dense, every_row)
         }
     };
     let h = g.zeros(&format!("h({})", w.name()), &[steps + 1, batch, hidden])?;
@@ -221,6 +218,8 @@ pub enum Reduction {
 /// A loss to be minimised: the losses of the rows, and the factor that makes them one number.
 #[derive(Clone, Debug)]
 pub struct Loss {
+    /// Its place in the graph.
+    pub(crate) index: usize,
     /// One for each row.
     pub(crate) rows: Tensor,
     /// `[1]`
@@ -237,7 +236,7 @@ impl Loss {
 /// Softmax and negative log-likelihood, from logits (`torch.nn.functional.cross_entropy`, which equals `nll_loss` of
 /// `log_softmax`): `logits` `[.., V]`, `targets` one u32 for each row. A row whose target is V or more does not count.
 ///
-/// Its gradient is computed on the way: [`Graph::backward`] goes on from it.
+/// Its gradient is computed on the way; [`Graph::backward`] goes on from it if the loss is named there.
 ///
 /// # Errors
 /// There is not one target for each row.
@@ -255,8 +254,9 @@ pub fn cross_entropy(g: &mut Graph, logits: Var, targets: &Tensor, reduction: Re
     let losses = g.zeros("losses", &[count])?;
     let gradient = g.is_differentiable(logits).then(|| g.zeros("d logits", z.shape())).transpose()?;
     cross_entropy_kernel::cross_entropy(g, &z, targets, &scale, &losses, gradient.as_ref())?;
+    let index = g.new_loss();
     if let Some(gradient) = gradient {
-        g.add_gradient(logits, &gradient, false)?;
+        g.on_backward(move |g| if g.is_wanted(index) { g.add_gradient(logits, &gradient, false) } else { Ok(()) });
     }
-    Ok(Loss { rows: losses, scale })
+    Ok(Loss { index, rows: losses, scale })
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, checked_len};
 
 /// Which parameter; a module keeps one for each of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +49,8 @@ impl Init {
     /// # Errors
     /// A dimension of 0, or the name is taken.
     pub fn uniform(&mut self, name: String, shape: &[usize], bound: f64) -> Result<ParameterId> {
-        let values = self.rng.uniform(shape.iter().product(), -bound, bound);
+        let len = checked_len("init", &name, shape)?;
+        let values = self.rng.uniform(len, -bound, bound);
         self.add(name, shape, values)
     }
 
@@ -58,7 +59,8 @@ impl Init {
     /// # Errors
     /// A dimension of 0, or the name is taken.
     pub fn normal(&mut self, name: String, shape: &[usize]) -> Result<ParameterId> {
-        let values = self.rng.randn(shape.iter().product());
+        let len = checked_len("init", &name, shape)?;
+        let values = self.rng.randn(len);
         self.add(name, shape, values)
     }
 
@@ -67,8 +69,8 @@ impl Init {
     /// # Errors
     /// The shape does not fit the values, a dimension of 0, or the name is taken.
     pub fn add(&mut self, name: String, shape: &[usize], values: Vec<f32>) -> Result<ParameterId> {
-        if shape.contains(&0) || shape.iter().product::<usize>() != values.len() {
-            return Err(Error::shape("init", name, format!("one of {} values, none of size 0", values.len()), shape));
+        if checked_len("init", &name, shape)? != values.len() {
+            return Err(Error::shape("init", name, format!("one of {} values", values.len()), shape));
         }
         if self.entries.iter().any(|(taken, ..)| *taken == name) {
             return Err(Error::argument("init", "name", "one that no other parameter has", name));

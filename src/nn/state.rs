@@ -61,7 +61,19 @@ impl State {
     /// # Errors
     /// The device failed.
     pub fn save(&self) -> Result<Snapshot> {
-        self.tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_vec()?))).collect()
+        pollster::block_on(self.save_async())
+    }
+
+    /// [`Self::save`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub async fn save_async(&self) -> Result<Snapshot> {
+        let mut saved = Snapshot::new();
+        for (name, tensor) in &self.tensors {
+            saved.insert(name.clone(), tensor.to_vec_async().await?);
+        }
+        Ok(saved)
     }
 
     /// Puts a saved state back.
@@ -83,9 +95,19 @@ impl State {
     /// # Errors
     /// The device failed.
     pub fn fork(&self) -> Result<Self> {
+        pollster::block_on(self.fork_async())
+    }
+
+    /// [`Self::fork`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::fork`].
+    pub async fn fork_async(&self) -> Result<Self> {
         let fork = |(name, tensor): (&String, &Tensor)| {
-            Ok((name.clone(), tensor.device().upload(tensor.name(), tensor.shape(), &tensor.to_vec()?)?))
+            Ok((name.clone(), tensor.device().zeros(tensor.name(), tensor.shape(), DType::F32)?))
         };
-        Ok(Self { tensors: self.tensors.iter().map(fork).collect::<Result<_>>()? })
+        let fork = Self { tensors: self.tensors.iter().map(fork).collect::<Result<_>>()? };
+        fork.restore(&self.save_async().await?)?;
+        Ok(fork)
     }
 }
