@@ -3,14 +3,16 @@
 // Sums of many rows take two of these: first slices, then the sum of the slices, always in the same order.
 //
 // params   rows, columns
+//          stride        from row to row of x
 //          slice         rows in a slice
 //          accumulate    whether y is added to what is there
-// x        [rows, columns]
+// x        [rows, stride], of which the first columns count
 // y        [slices, columns]
 // grid     64 columns a workgroup, over x and y; slices over z
 struct Params {
     rows: u32,
     columns: u32,
+    stride: u32,
     slice: u32,
     accumulate: u32,
 }
@@ -32,7 +34,7 @@ fn column_sum(
     var sum = 0.0;
     if column < p.columns {
         for (var i = start + local / 64u; i < min(start + p.slice, p.rows); i += 4u) {
-            sum += x[i * p.columns + column];
+            sum += x[i * p.stride + column];
         }
     }
     part[local] = sum;

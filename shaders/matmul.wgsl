@@ -2,10 +2,11 @@
 //
 // params   m, n, k         sizes of op(a) [m, k], op(b) [k, n]
 //          transpose_a, transpose_b
+//          a_offset, a_stride   where the rows of a start, and how far apart they are
 //          slice           how many of the k terms one workgroup sums; the slices are summed by column_sum
 //          has_bias        whether `bias` is added; a dummy is bound otherwise
 //          accumulate      whether c is added to what is there
-// a        [m, k], or [k, m] with transpose_a
+// a        [m, k], or [k, m] with transpose_a, within a larger tensor
 // b        [k, n], or [n, k] with transpose_b
 // bias     [n]
 // c        [slices, m, n]
@@ -16,6 +17,8 @@ struct Params {
     k: u32,
     transpose_a: u32,
     transpose_b: u32,
+    a_offset: u32,
+    a_stride: u32,
     slice: u32,
     has_bias: u32,
     accumulate: u32,
@@ -32,7 +35,7 @@ fn b_is_transposed() -> bool { return p.transpose_b != 0u; }
 
 fn load_a(m: u32, k: u32) -> f32 {
     if m >= p.m || k >= p.k { return 0.0; }
-    return a[select(m * p.k + k, k * p.m + m, a_is_transposed())];
+    return a[p.a_offset + select(m * p.a_stride + k, k * p.a_stride + m, a_is_transposed())];
 }
 
 fn load_b(k: u32, n: u32) -> f32 {

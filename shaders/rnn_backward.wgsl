@@ -1,75 +1,78 @@
 // The gradient of rnn_forward:
-//   dh[t + 1] = dy[t] + dx[t + 1] W           dx[T] W stands for dh_n
-//   dx[t]     = dh[t + 1] (1 - h[t + 1]²)     t = T - 1 .. 0
-//   dh_0      = dx[0] W
+//   dh    = dy[t] + dx[t + 1] W (+ dend at an entry's last step)
+//   dx[t] = dh (1 - h[t + 1]²), or dh where h[t + 1] > 0 with relu      t = last - 1 .. first
+//   dstart = dx[0] W
+// Past an entry's length, dx is 0. Unless fused, dstart holds dx[t + 1] W before, and a matmul adds dx[t] W to it after.
 //
 // params   T, B, H
-//          has_dy, has_dh_n   whether these are given; a dummy is bound otherwise
-// w        [HP, HP / 4] vec4  W, zero-padded
+//          first, last        the steps to compute, from last - 1 down
+//          fused              whether the recurrent product is made here
+//          relu               as in rnn_forward
+//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+// w        [HP, HP / 4] vec4  W, zero-padded; a dummy unless fused
+// lengths  [B] u32
 // h        [T + 1, B, H]
 // dy       [T, B, H]          gradient of every step's output
-// dh_n     [B, H]             gradient of the last state
+// dend     [B, H]             gradient of the last state
 // dx       [T, B, H]
-// dh_0     [B, H]
-// grid     ceil(B / (GROUPS ROWS))     joins lib/rows
+// dstart   [B, H]
+// grid     entries, columns   joins lib/rows, lib/backward
 struct Params {
     T: u32,
     B: u32,
     H: u32,
+    first: u32,
+    last: u32,
+    fused: u32,
+    relu: u32,
     has_dy: u32,
-    has_dh_n: u32,
+    has_dend: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> h: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(4) var<storage, read> dh_n: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dh_0: array<f32>;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read> h: array<f32>;
+@group(0) @binding(4) var<storage, read> dy: array<f32>;
+@group(0) @binding(5) var<storage, read> dend: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dstart: array<f32>;
+
+const GATES: u32 = 1u;
+const MOST_SUMS: u32 = 64u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let place = row_place(local);
-    let first = group.x * GROUPS * ROWS + place.x;
+    let place = place_of(group, local);
     var carried = array<vec4<f32>, MOST_SUMS>();
-    if p.has_dh_n != 0u {
+    for (var t = p.last; t > p.first; t--) {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
-            let entry = first + i / COLUMNS;
-            let column = 4u * (place.y + i % COLUMNS * group_width());
-            for (var j = 0u; j < 4u; j++) {
-                if entry < p.B && column + j < p.H { carried[i][j] = dh_n[entry * p.H + column + j]; }
-            }
-        }
-    }
-    for (var t = p.T; t > 0u; t--) {
-        for (var i = 0u; i < ROWS * COLUMNS; i++) {
-            let entry = first + i / COLUMNS;
-            let vector = place.y + i % COLUMNS * group_width();
-            if vector < HP / 4u {
-                var d = vec4<f32>();
-                for (var j = 0u; j < 4u; j++) {
-                    if entry < p.B && 4u * vector + j < p.H {
-                        let at = ((t - 1u) * p.B + entry) * p.H + 4u * vector + j;
-                        let y = h[at + p.B * p.H];
-                        var dh = carried[i][j];
-                        if p.has_dy != 0u { dh += dy[at]; }
-                        d[j] = dh * (1.0 - y * y);
-                        dx[at] = d[j];
+            let entry = entry_of(place, i);
+            let column = column_of(place, i);
+            var d = vec4<f32>();
+            if entry < p.B {
+                if p.fused == 0u && t < p.T { carried[i] = dstart4(0u, entry, column); }
+                if t <= lengths[entry] {
+                    let dh = gradient_of_state(t - 1u, entry, column, carried[i]);
+                    for (var j = 0u; j < 4u; j++) {
+                        if column + j < p.H {
+                            let y = h[(t * p.B + entry) * p.H + column + j];
+                            if p.relu != 0u { d[j] = select(0.0, dh[j], y > 0.0); } else { d[j] = dh[j] * (1.0 - y * y); }
+                        }
                     }
                 }
-                rows[(place.x + i / COLUMNS) * (HP / 4u) + vector] = d;
+                for (var j = 0u; j < 4u; j++) {
+                    if column + j < p.H { dx[((t - 1u) * p.B + entry) * p.H + column + j] = d[j]; }
+                }
             }
+            keep(place, i, d);
         }
         workgroupBarrier();
-        carried = multiply_rows(place);
+        carried = array<vec4<f32>, MOST_SUMS>();
+        if p.fused != 0u { carried = multiply_rows(place, 0u, carried); }
         workgroupBarrier();
     }
     for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        let entry = first + i / COLUMNS;
-        let column = 4u * (place.y + i % COLUMNS * group_width());
-        for (var j = 0u; j < 4u; j++) {
-            if entry < p.B && column + j < p.H { dh_0[entry * p.H + column + j] = carried[i][j]; }
-        }
+        if entry_of(place, i) < p.B { store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i]); }
     }
 }

@@ -1,61 +1,72 @@
-// h[t + 1] = tanh(x[index[t]] + h[t] Wᵀ)     t = 0 .. T - 1, the whole sequence in one dispatch
+// h[t + 1] = f(x[index[t]] + h[t] Wᵀ)      f = tanh, or max(0, ·) with relu; t = first .. last - 1
 //
-// A workgroup owns GROUPS * ROWS batch entries for all steps. Their state stays in workgroup memory; the matrix streams from
-// cache; two barriers a step. Entries are independent, so nothing crosses workgroups.
+// All steps in one dispatch if fused: a workgroup owns batch entries, their state stays in workgroup memory, the matrix
+// streams from cache, and nothing crosses workgroups. Past an entry's length, h is 0.
 //
 // params   T, B, H
-// x        [N, H]            what comes in from below, biases included
-// index    [T, B] u32        the row of x for each step and entry
-// w        [HP, HP / 4] vec4  Wᵀ, zero-padded (swap_axes makes it)
-// h        [T + 1, B, H]     slot 0 is the incoming state
-// grid     ceil(B / (GROUPS ROWS))    joins lib/rows, lib/math
+//          first, last   the steps to compute
+//          fused              whether the recurrent product is made here
+//          relu               max(0, ·) in place of tanh
+// x        [N, H]             what comes in from below, biases included
+// index    [T, B] u32         the row of x for each step and entry
+// lengths  [B] u32
+// w        [HP, HP / 4] vec4  Wᵀ, zero-padded (pack makes it); a dummy unless fused
+// product  [B, H]             h[first] Wᵀ; a dummy if fused
+// h        [T + 1, B, H]      slot 0 is the incoming state
+// grid     entries, columns   joins lib/rows, lib/forward, lib/math
 struct Params {
     T: u32,
     B: u32,
     H: u32,
+    first: u32,
+    last: u32,
+    fused: u32,
+    relu: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> index: array<u32>;
-@group(0) @binding(3) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> h: array<f32>;
+@group(0) @binding(3) var<storage, read> lengths: array<u32>;
+@group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> product: array<f32>;
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;
+
+const GATES: u32 = 1u;
+const MOST_SUMS: u32 = 64u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let place = row_place(local);
-    let first = group.x * GROUPS * ROWS + place.x;
-    for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        let entry = first + i / COLUMNS;
-        let vector = place.y + i % COLUMNS * group_width();
-        if vector < HP / 4u {
-            var state = vec4<f32>();
-            for (var j = 0u; j < 4u; j++) {
-                if entry < p.B && 4u * vector + j < p.H { state[j] = h[entry * p.H + 4u * vector + j]; }
-            }
-            rows[(place.x + i / COLUMNS) * (HP / 4u) + vector] = state;
-        }
-    }
-    for (var t = 0u; t < p.T; t++) {
+    let place = place_of(group, local);
+    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, load4(entry_of(place, i), column_of(place, i))); }
+    for (var t = p.first; t < p.last; t++) {
         workgroupBarrier();
-        var sum = multiply_rows(place);
+        var sum = recurrent(place, 0u);
         workgroupBarrier();
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
-            let entry = first + i / COLUMNS;
-            let vector = place.y + i % COLUMNS * group_width();
-            if vector < HP / 4u && entry < p.B {
-                let below = index[t * p.B + entry] * p.H + 4u * vector;
-                let to = ((t + 1u) * p.B + entry) * p.H + 4u * vector;
-                var state = sum[i];
-                for (var j = 0u; j < 4u; j++) {
-                    if 4u * vector + j < p.H { state[j] += x[below + j]; }
+            let entry = entry_of(place, i);
+            let column = column_of(place, i);
+            var state = vec4<f32>();
+            if entry < p.B {
+                if t < lengths[entry] {
+                    state = below(t, entry, 0u, column) + sum[i];
+                    if p.relu != 0u { state = max(state, vec4<f32>()); } else { state = tanh4(state); }
                 }
-                state = tanh4(state);
+                let to = ((t + 1u) * p.B + entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
-                    if 4u * vector + j < p.H { h[to + j] = state[j]; }
+                    if column + j < p.H { h[to + j] = state[j]; }
                 }
-                rows[(place.x + i / COLUMNS) * (HP / 4u) + vector] = state;
             }
+            keep(place, i, state);
         }
     }
+}
+
+// The incoming state.
+fn load4(entry: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if entry < p.B && column + j < p.H { value[j] = h[entry * p.H + column + j]; }
+    }
+    return value;
 }

@@ -10,7 +10,7 @@
 // counter       [B] u32
 // tokens        [B] u32
 // ring          [capacity, B] u32
-// grid          64 lanes a workgroup
+// grid          64 lanes a workgroup      joins lib/threefry
 struct Params {
     B: u32,
     V: u32,
@@ -24,27 +24,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> counter: array<u32>;
 @group(0) @binding(5) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(6) var<storage, read_write> ring: array<u32>;
-
-fn rotate_left(x: u32, by: u32) -> u32 {
-    return (x << by) | (x >> (32u - by));
-}
-
-// The first of the two words of Threefry-2x32-20.
-fn threefry(key: vec2<u32>, count: vec2<u32>) -> u32 {
-    var rotations = array<u32, 8>(13u, 15u, 26u, 6u, 17u, 29u, 16u, 24u);
-    var keys = array<u32, 3>(key.x, key.y, key.x ^ key.y ^ 0x1bd11bdau);
-    var x = count + key;
-    for (var round = 0u; round < 20u; round++) {
-        x.x += x.y;
-        x.y = rotate_left(x.y, rotations[round % 8u]) ^ x.x;
-        if round % 4u == 3u {
-            let injection = round / 4u + 1u;
-            x.x += keys[injection % 3u];
-            x.y += keys[(injection + 1u) % 3u] + injection;
-        }
-    }
-    return x.x;
-}
 
 @compute @workgroup_size(64)
 fn sample(@builtin(global_invocation_id) id: vec3<u32>) {

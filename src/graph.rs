@@ -109,6 +109,11 @@ impl Graph {
         self.wide = wide;
     }
 
+    /// Whether gradients are recorded: dropout drops only then.
+    pub fn is_training(&self) -> bool {
+        self.differentiable
+    }
+
     // ---- values ------------------------------------------------------------------------------------------------
 
     /// A tensor that the user fills before each run.

@@ -19,9 +19,9 @@ impl<'a, F: Real> Matrix<'a, F> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The first `columns` of a row-major matrix whose rows are `stride` long.
+    /// The first `columns` of rows that are `stride` apart.
     pub fn strided(data: &'a [F], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(columns <= stride && data.len() >= rows * stride);
+        assert!(columns <= stride && (rows == 0 || data.len() >= (rows - 1) * stride + columns));
         Self { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
 

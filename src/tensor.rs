@@ -45,21 +45,32 @@ pub struct Tensor {
     shape: Vec<usize>,
     buffer: Arc<Buffer>,
     offset: usize,
-    vocabulary: Option<usize>,
+    bounds: Option<Bounds>,
+}
+
+/// What the values of a u32 tensor must be within, on every write.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    least: u32,
+    below: usize,
 }
 
 impl Tensor {
     pub(crate) fn new(name: &str, shape: &[usize], buffer: Buffer) -> Self {
-        Self { name: name.into(), shape: shape.into(), buffer: Arc::new(buffer), offset: 0, vocabulary: None }
+        Self { name: name.into(), shape: shape.into(), buffer: Arc::new(buffer), offset: 0, bounds: None }
     }
 
     pub(crate) fn with_vocabulary(self, vocabulary: usize) -> Self {
-        Self { vocabulary: Some(vocabulary), ..self }
+        self.with_bounds(0, vocabulary)
+    }
+
+    pub(crate) fn with_bounds(self, least: u32, below: usize) -> Self {
+        Self { bounds: Some(Bounds { least, below }), ..self }
     }
 
     /// For a tensor of [`Device::tokens`]: every value is below this, on every write.
     pub fn vocabulary(&self) -> Option<usize> {
-        self.vocabulary
+        self.bounds.map(|bounds| bounds.below)
     }
 
     /// The name it was made with; errors and plans use it.
@@ -142,10 +153,16 @@ impl Tensor {
     /// # Errors
     /// The tensor is not u32, another number of values, a token outside its [`Self::vocabulary`], or the device failed.
     pub fn write_u32(&self, values: &[u32]) -> Result<()> {
-        if let Some(vocabulary) = self.vocabulary
-            && let Some(position) = values.iter().position(|&token| token as usize >= vocabulary)
+        if let Some(Bounds { least, below }) = self.bounds
+            && let Some(position) = values.iter().position(|&value| value < least || value as usize >= below)
         {
-            return Err(Error::Token { token: values[position], position, vocabulary });
+            let value = values[position];
+            return Err(if least == 0 {
+                Error::Token { token: value, position, vocabulary: below }
+            } else {
+                let expected = format!("from {least} to {} in `{}`", below - 1, self.name);
+                Error::argument("write", "length", expected, format!("{value} at position {position}"))
+            });
         }
         self.write_as(values, DType::U32)
     }

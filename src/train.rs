@@ -47,8 +47,9 @@ impl Trainer {
         let optimizer = Optimizer::new(optimizer, parameters)?;
         let mut g = Graph::new(parameters);
         let loss = build(&mut g)?;
-        let log = LossLog::record(&mut g, &loss)?;
         g.backward(&[&loss], &[])?;
+        // After the backward pass, which needs the step's own clock.
+        let log = LossLog::record(&mut g, &loss)?;
         optimizer.record(&mut g, parameters)?;
         Ok(Self { plan: g.finish_async().await?, optimizer, log })
     }

@@ -3,8 +3,9 @@
 mod common;
 
 use common::{assert_close, tokens, values};
+use elman::kernels::sequence::Cell;
 use elman::kernels::windows::NO_TARGET;
-use elman::nn::functional::{self, InitialState, Loss, Reduction};
+use elman::nn::functional::{self, InitialState, Loss, Reduction, States};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Rnn, RnnOptions};
 use elman::{Device, Graph, Result, Tensor, Var, rng};
 
@@ -155,19 +156,66 @@ fn embedding_and_projection() {
 }
 
 #[test]
-fn recurrence() {
-    for (steps, batch, hidden) in [(1, 2, 3), (4, 3, 5), (3, 2, 8)] {
-        let shapes: &[(&str, &[usize])] =
-            &[("x", &[steps, batch, hidden]), ("weight", &[hidden, hidden]), ("h_0", &[1, batch, hidden])];
-        check_leaves("recurrence", shapes, |g, v| {
-            let out = functional::tanh_recurrence(g, v[0], v[1], InitialState::Given(v[2]))?;
-            Ok(Output::Values(vec![out.output, out.h_n]))
-        });
-        check_leaves("recurrence, last state alone", &shapes[..2], |g, v| {
-            let out = functional::tanh_recurrence(g, v[0], v[1], InitialState::Zero)?;
-            Ok(Output::Values(vec![out.h_n]))
-        });
+fn recurrences() {
+    for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+        for (steps, batch, hidden) in [(1, 2, 3), (4, 3, 5), (3, 2, 8)] {
+            let (width, state) = (cell.gates() * hidden, [1, batch, hidden]);
+            let shapes: [(&str, &[usize]); 5] = [
+                ("x", &[steps, batch, width]),
+                ("weight", &[width, hidden]),
+                ("h_0", &state),
+                ("c_0", &state),
+                ("bias", &[width]),
+            ];
+            let keep = match cell {
+                Cell::Gru => vec![shapes[0], shapes[1], shapes[2], shapes[4]],
+                Cell::Lstm => shapes[..4].to_vec(),
+                _ => shapes[..3].to_vec(),
+            };
+            for with_lengths in [false, true] {
+                check_leaves(&format!("{cell:?} {with_lengths}"), &keep, |g, v| {
+                    let lengths = g.device().lengths("lengths", batch, steps)?;
+                    lengths.write_u32(&tokens(2, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
+                    let c = (cell == Cell::Lstm).then(|| v[3]);
+                    let bias = (cell == Cell::Gru).then(|| v[3]);
+                    let start = Some(States { h: v[2], c });
+                    let lengths = with_lengths.then_some(&lengths);
+                    let (output, end) = functional::recurrence(g, cell, v[0], v[1], bias, start, lengths)?;
+                    Ok(Output::Values([Some(output), Some(end.h), end.c].into_iter().flatten().collect()))
+                });
+            }
+            check_leaves(&format!("{cell:?}, last state alone"), &keep[..2], |g, v| {
+                let (_, end) = functional::recurrence(g, cell, v[0], v[1], None, None, None)?;
+                Ok(Output::Values(vec![end.h]))
+            });
+        }
     }
+}
+
+#[test]
+fn shapes_of_values() {
+    check_leaves("narrow, stack, concat, reshape", &[("x", &[4, 3, 2]), ("y", &[2, 3, 2])], |g, v| {
+        let part = functional::narrow(g, v[0], 1, 2)?;
+        let side = functional::concat(g, &[part, v[1], part])?;
+        let tall = functional::stack(g, &[v[0], v[1], part])?;
+        let flat = functional::reshape(g, side, &[6, 6])?;
+        Ok(Output::Values(vec![side, tall, flat]))
+    });
+    check_leaves("reverse", &[("x", &[4, 3, 2])], |g, v| {
+        let lengths = g.device().lengths("lengths", 3, 4)?;
+        lengths.write_u32(&[4, 1, 3])?;
+        let y = functional::reverse(g, v[0], &lengths)?;
+        Ok(Output::Values(vec![y, v[0]]))
+    });
+}
+
+/// The gradient of dropout, drawn alike in the forward and the backward pass.
+#[test]
+fn dropout() {
+    check_leaves("dropout", &[("x", &[5, 7])], |g, v| {
+        // The objective, too, must drop: it is a training graph without parameters.
+        Ok(Output::Values(vec![functional::dropout(g, v[0], 0.4, 9)?]))
+    });
 }
 
 #[test]
@@ -198,7 +246,7 @@ fn rnn_module() {
         check(&format!("rnn {batch_first} {bias}"), &leaves, |_| {
             let mut graph = Graph::new(&parameters);
             let mut vars = vec![graph.input_with_gradient(&x)?, graph.input_with_gradient(&h_0)?];
-            let out = rnn.forward(&mut graph, vars[0], InitialState::Given(vars[1]))?;
+            let out = rnn.forward(&mut graph, vars[0], InitialState::Given(vars[1].into()))?;
             vars.extend(parameters.ids().map(|id| graph.parameter(id).unwrap()));
             Ok(Built { graph, vars, output: Output::Values(vec![out.output, out.h_n]) })
         });

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use common::{assert_close, f32_devices, tokens, values};
 use elman::kernels::adam::Update;
 use elman::kernels::matmul::{Factor, t};
-use elman::kernels::rnn_backward::Incoming;
 use elman::kernels::sample::Draw;
+use elman::kernels::sequence::{Cell, Sequence, SequenceGradients};
 use elman::kernels::{self, windows::NO_TARGET};
 use elman::optim::Adam;
 use elman::{DType, Device, Graph, Result, Tensor};
@@ -89,54 +89,60 @@ fn matmul() {
 }
 
 /// The sizes of recurrences: T, B, H around the edges of the row tile.
-const SEQUENCES: [(usize, usize, usize); 10] = [
-    (1, 1, 1),
-    (3, 2, 5),
-    (4, 5, 4),
-    (5, 7, 31),
-    (3, 16, 64),
-    (4, 17, 65),
-    (3, 67, 33),
-    (5, 35, 256),
-    (3, 6, 1022),
-    (3, 5, 1030),
-];
+const SEQUENCES: [(usize, usize, usize); 9] =
+    [(1, 1, 1), (3, 2, 5), (4, 5, 4), (5, 7, 31), (3, 17, 65), (3, 67, 33), (4, 35, 256), (2, 6, 1022), (3, 5, 1030)];
+
+const CELLS: [Cell; 4] = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm];
+
+/// A recurrence with random tensors; the recurrent matrix keeps its products near 1.
+fn sequence(device: &Device, cell: Cell, (steps, batch, hidden): (usize, usize, usize)) -> Result<Sequence> {
+    let width = cell.gates() * hidden;
+    let scale = 1.7 / (hidden as f32).sqrt();
+    let w: Vec<f32> = values(5, width * hidden).iter().map(|w| scale * w).collect();
+    let lengths = device.lengths("lengths", batch, steps)?;
+    lengths.write_u32(&tokens(4, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
+    Ok(Sequence {
+        x: random(device, "x", &[11, width])?,
+        index: indices(device, "index", &[steps, batch], 11)?,
+        lengths,
+        w: device.upload("w", &[width, hidden], &w)?,
+        bias: (cell == Cell::Gru).then(|| random(device, "bias", &[width])).transpose()?,
+        h: random(device, "h", &[steps + 1, batch, hidden])?,
+        c: (cell == Cell::Lstm).then(|| random(device, "c", &[steps + 1, batch, hidden])).transpose()?,
+        saved: (cell.saved() > 0).then(|| zeros(device, "saved", &[steps, batch, 4 * hidden])).transpose()?,
+    })
+}
 
 #[test]
-fn rnn_forward() {
-    for (steps, batch, hidden) in SEQUENCES {
-        check(&format!("rnn_forward {steps} {batch} {hidden}"), TOLERANCE, |device, g| {
-            let x = random(device, "x", &[11, hidden])?;
-            let index = indices(device, "index", &[steps, batch], 11)?;
-            let w = scaled(device, hidden)?;
-            let h = random(device, "h", &[steps + 1, batch, hidden])?;
-            kernels::rnn_forward::rnn_forward(g, &x, &index, &w, &h)?;
-            Ok(vec![h])
+fn recurrences_forward() {
+    for (cell, size) in CELLS.into_iter().flat_map(|cell| SEQUENCES.map(|size| (cell, size))) {
+        check(&format!("{cell:?} {size:?}"), TOLERANCE, |device, g| {
+            let s = sequence(device, cell, size)?;
+            kernels::sequence::forward(g, cell, &s)?;
+            Ok(std::iter::once(s.h).chain(s.c).collect())
         });
     }
 }
 
-/// A recurrent matrix whose products stay near 1.
-fn scaled(device: &Device, hidden: usize) -> Result<Tensor> {
-    let scale = 1.0 / (hidden as f32).sqrt();
-    let w: Vec<f32> = values(5, hidden * hidden).iter().map(|w| 1.7 * w * scale).collect();
-    device.upload("w", &[hidden, hidden], &w)
-}
-
 #[test]
-fn rnn_backward() {
-    for (steps, batch, hidden) in SEQUENCES {
-        for (has_dy, has_dh_n) in [(true, true), (true, false), (false, true)] {
-            check(&format!("rnn_backward {steps} {batch} {hidden} {has_dy} {has_dh_n}"), TOLERANCE, |device, g| {
-                let w = scaled(device, hidden)?;
-                let h = random(device, "h", &[steps + 1, batch, hidden])?;
-                let dy = random(device, "dy", &[steps, batch, hidden])?;
-                let dh_n = random(device, "dh_n", &[batch, hidden])?;
-                let dx = zeros(device, "dx", &[steps, batch, hidden])?;
-                let dh_0 = zeros(device, "dh_0", &[batch, hidden])?;
-                let incoming = Incoming { dy: has_dy.then_some(&dy), dh_n: has_dh_n.then_some(&dh_n) };
-                kernels::rnn_backward::rnn_backward(g, &w, &h, incoming, &dx, &dh_0)?;
-                Ok(vec![dx, dh_0])
+fn recurrences_backward() {
+    for (cell, size) in CELLS.into_iter().flat_map(|cell| SEQUENCES.map(|size| (cell, size))) {
+        let (steps, batch, hidden) = size;
+        for (has_dy, has_dend) in [(true, true), (true, false), (false, true)] {
+            check(&format!("{cell:?} {size:?} {has_dy} {has_dend}"), TOLERANCE, |device, g| {
+                let s = sequence(device, cell, size)?;
+                let states = [cell.states(), batch, hidden];
+                let d = SequenceGradients {
+                    dy: has_dy.then(|| random(device, "dy", &[steps, batch, hidden])).transpose()?,
+                    dend: has_dend.then(|| random(device, "dend", &states)).transpose()?,
+                    dx: zeros(device, "dx", &[steps, batch, cell.gates() * hidden])?,
+                    dstart: zeros(device, "dstart", &states)?,
+                };
+                kernels::sequence::forward(g, cell, &s)?;
+                kernels::sequence::backward(g, cell, &s, &d)?;
+                let columns = steps * batch;
+                let dx = d.dx.reshape(&[1, columns * cell.gates() * hidden])?;
+                Ok(vec![dx, d.dstart.reshape(&[1, cell.states() * batch * hidden])?])
             });
         }
     }
@@ -147,15 +153,73 @@ fn recurrences_take_the_path_that_fits() {
     let kernels = |hidden: usize| {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
-        let x = zeros(&device, "x", &[6, hidden]).unwrap();
-        let index = indices(&device, "index", &[3, 2], 6).unwrap();
-        let w = zeros(&device, "w", &[hidden, hidden]).unwrap();
-        let h = zeros(&device, "h", &[4, 2, hidden]).unwrap();
-        kernels::rnn_forward::rnn_forward(&mut g, &x, &index, &w, &h).unwrap();
+        let s = sequence(&device, Cell::Lstm, (3, 2, hidden)).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
         g.finish().unwrap().kernels()
     };
-    assert_eq!(kernels(1024), ["swap_axes", "rnn_forward"]);
-    assert_eq!(kernels(1025), ["rnn_step_forward"; 3]);
+    assert_eq!(kernels(1024), ["pack", "lstm_forward"]);
+    assert_eq!(kernels(1025), ["matmul", "lstm_forward"].repeat(3));
+}
+
+#[test]
+fn last_step_and_reverse() {
+    for (steps, batch, columns) in [(1, 1, 1), (5, 3, 2), (7, 33, 9)] {
+        check(&format!("reverse {steps} {batch} {columns}"), 0.0, |device, g| {
+            let s = sequence(device, Cell::Tanh, (steps, batch, columns))?;
+            let x: Vec<f32> = tokens(3, steps * batch * columns, 100).iter().map(|&x| x as f32).collect();
+            let x = device.upload("x", &[steps, batch, columns], &x)?;
+            let (y, twice) =
+                (zeros(device, "y", &[steps, batch, columns])?, zeros(device, "z", &[steps, batch, columns])?);
+            kernels::reverse::reverse(g, &x, &s.lengths, &y)?;
+            kernels::reverse::reverse(g, &y, &s.lengths, &twice)?;
+            let index = device.tokens("reversed", &[steps, batch], 11)?;
+            kernels::reverse_index::reverse_index(g, &s.index, &s.lengths, &index)?;
+            let last = zeros(device, "last", &[batch, columns])?;
+            let chain =
+                device.upload("chain", &[steps + 1, batch, columns], &vec![2.0; (steps + 1) * batch * columns])?;
+            kernels::last_step::last_step(g, &chain, &s.lengths, &last)?;
+            Ok(vec![y, twice, index, last])
+        });
+    }
+}
+
+#[test]
+fn pack_and_place() {
+    for (gates, hidden, padded) in [(1, 1, 4), (3, 5, 8), (4, 17, 20)] {
+        for transpose in [false, true] {
+            check(&format!("pack {gates} {hidden} {transpose}"), 1e-7, |device, g| {
+                let x = random(device, "x", &[gates * hidden, hidden])?;
+                let y = random(device, "y", &[gates, padded, padded])?;
+                kernels::pack::pack(g, &x, &y, transpose)?;
+                let wide = random(device, "wide", &[gates * padded, 40])?;
+                kernels::place::place(g, (&y, 1), (&wide, 7), padded - 2)?;
+                Ok(vec![y, wide])
+            });
+        }
+    }
+}
+
+#[test]
+fn dropout() {
+    for (n, rate) in [(1, 0.0), (255, 0.5), (257, 0.1), (70_000, 0.3)] {
+        check(&format!("dropout {n} {rate}"), 1e-6, |device, g| {
+            let x = device.upload("x", &[n], &vec![1.5; n])?;
+            let clock = device.upload_u32("clock", &[2], &[3, 0])?;
+            let y = zeros(device, "y", &[n])?;
+            kernels::dropout::dropout(g, &x, &y, rate, 42, &clock)?;
+            Ok(vec![y])
+        });
+    }
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let (x, y) = (device.upload("x", &[100_000], &[1.0; 100_000]).unwrap(), zeros(&device, "y", &[100_000]).unwrap());
+    let clock = device.upload_u32("clock", &[2], &[0, 0]).unwrap();
+    kernels::dropout::dropout(&mut g, &x, &y, 0.3, 1, &clock).unwrap();
+    g.finish().unwrap().run().unwrap();
+    let y = y.to_vec().unwrap();
+    let dropped = y.iter().filter(|&&y| y == 0.0).count() as f64 / 1e5;
+    assert!((dropped - 0.3).abs() <= 0.01, "{dropped}");
+    assert!(y.iter().all(|&y| y == 0.0 || (y - 1.0 / 0.7).abs() <= 1e-6));
 }
 
 #[test]
@@ -461,10 +525,13 @@ fn indices_that_were_not_checked_are_refused() {
 
 #[test]
 fn every_kernel_is_tested_here() {
-    let tests: [fn(); 17] = [
+    let tests: [fn(); 20] = [
         matmul,
-        rnn_forward,
-        rnn_backward,
+        recurrences_forward,
+        recurrences_backward,
+        last_step_and_reverse,
+        pack_and_place,
+        dropout,
         cross_entropy,
         count_targets,
         record_loss,

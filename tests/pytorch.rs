@@ -129,7 +129,7 @@ fn check_rnn(device: &Device, wide: bool, fixture: &Fixture, case: &str) {
     g.set_wide(wide);
     let x = g.input_with_gradient(&upload("x")).unwrap();
     let h_0 = fixture.try_get(&key("h_0")).map(|_| g.input_with_gradient(&upload("h_0")).unwrap());
-    let initial = h_0.map_or(InitialState::Zero, InitialState::Given);
+    let initial = h_0.map_or(InitialState::Zero, |h_0| InitialState::Given(h_0.into()));
     let out = rnn.forward(&mut g, x, initial).unwrap();
     let y = g.tensor(out.output).unwrap();
     let h_n = g.tensor(out.h_n).unwrap();

@@ -43,7 +43,7 @@ fn plan(rnn: &Rnn, parameters: &Parameters, x: &[f32], start: &Start<'_>) -> (Pl
         Start::Carried(state) => InitialState::Carried(state),
         Start::Given(values) => {
             let h_0 = device.upload("h_0", &[1, BATCH, values.len() / BATCH], values).unwrap();
-            InitialState::Given(g.input(&h_0).unwrap())
+            InitialState::Given(g.input(&h_0).unwrap().into())
         }
     };
     let out = rnn.forward(&mut g, x, initial).unwrap();
@@ -220,7 +220,7 @@ fn no_gradient_crosses_a_window() {
             let state = rnn.state(&device, BATCH).unwrap();
             state.restore(&[("h".to_owned(), h_0.clone())].into()).unwrap();
             let constant = g.input(&device.upload("h_0", &[1, BATCH, hidden], &h_0).unwrap()).unwrap();
-            let initial = if carried { InitialState::Carried(&state) } else { InitialState::Given(constant) };
+            let initial = if carried { InitialState::Carried(&state) } else { InitialState::Given(constant.into()) };
             let out = rnn.forward(&mut g, x, initial).unwrap();
             let seed = device.upload("seed", &[4, BATCH, hidden], &values(51, 4 * BATCH * hidden)).unwrap();
             g.backward(&[], &[(out.output, &seed)]).unwrap();
@@ -276,12 +276,12 @@ fn wrong_shapes_are_refused() {
         let tensor = |name: &str, shape: &[usize]| device.zeros(name, shape, elman::DType::F32).unwrap();
         let x = g.input(&tensor("x", shape)).unwrap();
         let initial =
-            h_0.map_or(InitialState::Zero, |shape| InitialState::Given(g.input(&tensor("h_0", shape)).unwrap()));
+            h_0.map_or(InitialState::Zero, |shape| InitialState::Given(g.input(&tensor("h_0", shape)).unwrap().into()));
         rnn.forward(&mut g, x, initial).unwrap_err().to_string()
     };
     assert_eq!(forward(&[5, 3], None), "rnn: `input` must have shape [T, B, I], but has [5, 3]");
     assert_eq!(forward(&[4, 5, 2], None), "linear: `x` must have shape [.., 3], but has [4, 5, 2]");
-    assert_eq!(forward(&[4, 5, 3], Some(&[5, 7])), "rnn: `h_0` must have shape [1, 5, 7], but has [5, 7]");
+    assert_eq!(forward(&[4, 5, 3], Some(&[5, 7])), "rnn: `initial state` must have shape [1, 5, 7], but has [5, 7]");
     let state = rnn.state(&device, 4).unwrap();
     let mut g = Graph::new(&parameters);
     let x = g.input(&device.zeros("x", &[2, 5, 3], elman::DType::F32).unwrap()).unwrap();

@@ -232,6 +232,17 @@ impl Device {
         Ok(self.zeros(name, shape, DType::U32)?.with_vocabulary(vocabulary))
     }
 
+    /// Lengths of a batch of sequences of at most `steps` steps, `[B]` u32, all `steps`: every write to it is checked to
+    /// be from 1 to `steps`.
+    ///
+    /// # Errors
+    /// As [`Self::zeros`].
+    pub fn lengths(&self, name: &str, batch: usize, steps: usize) -> Result<Tensor> {
+        let lengths = self.zeros(name, &[batch], DType::U32)?.with_bounds(1, steps + 1);
+        lengths.write_u32(&vec![steps as u32; batch])?;
+        Ok(lengths)
+    }
+
     /// Destroys a GPU device as a driver reset would: for tests of what follows.
     #[doc(hidden)]
     pub fn lose(&self) {

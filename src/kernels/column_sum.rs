@@ -1,13 +1,13 @@
 //! `y[j] = Σ_i x[i, j]`: bias gradients, and the second half of every sum cut into slices.
 
 use super::{expect_len, folded_grid, slices};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { rows: u32, columns: u32, slice: u32, accumulate: u32 }
+params! { rows: u32, columns: u32, stride: u32, slice: u32, accumulate: u32 }
 
 /// See `shaders/column_sum.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -25,35 +25,48 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// `y` does not have as many elements as `x` has columns.
 pub fn column_sum(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
-    let (rows, columns) = x.rows_and_columns();
+    let (_, columns) = x.rows_and_columns();
     expect_len("column_sum", y, columns)?;
+    first_columns(g, x, y, accumulate)
+}
+
+/// [`column_sum`] of the first columns of `x`, as many as `y` has elements.
+///
+/// # Errors
+/// `y` has more elements than `x` has columns.
+pub fn first_columns(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
+    let ((rows, stride), columns) = (x.rows_and_columns(), y.len());
+    if columns > stride {
+        return Err(Error::shape("column_sum", y.name(), format!("of at most {stride} elements"), y.shape()));
+    }
     let slices = if rows <= 512 { 1 } else { slices(g.is_wide(), columns.div_ceil(64), rows) };
     let slice = rows.div_ceil(slices);
-    let params = |rows: usize, slice: usize, accumulate: bool| Params {
+    let params = |rows: usize, stride: usize, slice: usize, accumulate: bool| Params {
         rows: rows as u32,
         columns: columns as u32,
+        stride: stride as u32,
         slice: slice as u32,
         accumulate: accumulate.into(),
     };
     let slices = rows.div_ceil(slice);
     let (gx, gy) = folded_grid(columns.div_ceil(64));
     if slices == 1 {
-        return g.dispatch(&KERNEL, &[], params(rows, rows, accumulate), &[x, y], [gx, gy, 1]);
+        return g.dispatch(&KERNEL, &[], params(rows, stride, rows, accumulate), &[x, y], [gx, gy, 1]);
     }
     let parts = g.zeros(&format!("{} in slices", y.name()), &[slices, columns])?;
-    g.dispatch(&KERNEL, &[], params(rows, slice, false), &[x, &parts], [gx, gy, slices])?;
-    g.dispatch(&KERNEL, &[], params(slices, slices, accumulate), &[&parts, y], [gx, gy, 1])
+    g.dispatch(&KERNEL, &[], params(rows, stride, slice, false), &[x, &parts], [gx, gy, slices])?;
+    g.dispatch(&KERNEL, &[], params(slices, columns, slices, accumulate), &[&parts, y], [gx, gy, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, y] = args.all();
-    let (columns, slice) = (p.columns as usize, p.slice as usize);
+    let (columns, stride, slice) = (p.columns as usize, p.stride as usize, p.slice as usize);
     let y = y.write();
     if p.accumulate == 0 {
         y.fill(F::zero());
     }
-    for (y, x) in y.chunks_exact_mut(columns).zip(x.read().chunks(slice * columns)) {
-        for row in x.chunks_exact(columns) {
+    for (y, x) in y.chunks_exact_mut(columns).zip(x.read().chunks(slice * stride)) {
+        for row in x.chunks_exact(stride) {
             for (y, &x) in y.iter_mut().zip(row) {
                 *y = *y + x;
             }

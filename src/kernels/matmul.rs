@@ -8,7 +8,7 @@ use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, slice: u32, has_bias: u32, accumulate: u32 }
+params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, has_bias: u32, accumulate: u32 }
 
 /// See `shaders/matmul.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -20,29 +20,51 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// A factor of a product: a tensor `[.., columns]` seen as a matrix, or its transpose.
+/// A factor of a product: a tensor `[.., columns]` seen as a matrix, a block of one, or the transpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Factor<'a> {
     tensor: &'a Tensor,
     transposed: bool,
+    offset: usize,
+    rows: usize,
+    columns: usize,
+    stride: usize,
 }
 
-impl Factor<'_> {
+impl<'a> Factor<'a> {
+    /// `rows` rows of `columns` values, `stride` apart, from element `offset` on. Only the left factor may be a block.
+    pub fn block(tensor: &'a Tensor, offset: usize, rows: usize, columns: usize, stride: usize) -> Self {
+        Self { tensor, transposed: false, offset, rows, columns, stride }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
     fn shape(&self) -> (usize, usize) {
-        let (rows, columns) = self.tensor.rows_and_columns();
-        if self.transposed { (columns, rows) } else { (rows, columns) }
+        if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.offset == 0 && self.stride == self.columns
+    }
+
+    fn fits(&self) -> bool {
+        self.columns <= self.stride && self.offset + (self.rows - 1) * self.stride + self.columns <= self.tensor.len()
     }
 }
 
 impl<'a> From<&'a Tensor> for Factor<'a> {
     fn from(tensor: &'a Tensor) -> Self {
-        Self { tensor, transposed: false }
+        let (rows, columns) = tensor.rows_and_columns();
+        Self::block(tensor, 0, rows, columns, columns)
     }
 }
 
 /// The transpose of a tensor, as a factor.
 pub fn t(tensor: &Tensor) -> Factor<'_> {
-    Factor { tensor, transposed: true }
+    Factor::from(tensor).t()
 }
 
 const TILE: usize = 64;
@@ -66,6 +88,9 @@ pub fn matmul<'a>(
         let expected = format!("that makes a factor [{k}, n], to follow `{:?}`", a.tensor);
         return Err(Error::shape("matmul", b.tensor.name(), expected, b.tensor.shape()));
     }
+    if !a.fits() || !b.is_whole() {
+        return Err(Error::shape("matmul", a.tensor.name(), "one that holds the block", a.tensor.shape()));
+    }
     expect_len("matmul", c, m * n)?;
     if let Some(bias) = bias {
         expect_len("matmul", bias, n)?;
@@ -81,6 +106,8 @@ pub fn matmul<'a>(
         k: k as u32,
         transpose_a: a.transposed.into(),
         transpose_b: b.transposed.into(),
+        a_offset: a.offset as u32,
+        a_stride: a.stride as u32,
         slice: slice as u32,
         has_bias: bias.is_some().into(),
         accumulate: accumulate.into(),
@@ -102,12 +129,12 @@ pub fn matmul<'a>(
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [a, b, bias, c] = args.all();
     let (m, n, k, slice) = (p.m as usize, p.n as usize, p.k as usize, p.slice as usize);
-    let transposed = |data, rows, columns, transpose| match transpose {
-        0 => Matrix::new(data, rows, columns),
-        _ => Matrix::new(data, columns, rows).t(),
+    let matrix = |data, rows, columns, stride, transpose| match transpose {
+        0 => Matrix::strided(data, rows, columns, stride),
+        _ => Matrix::strided(data, columns, rows, stride).t(),
     };
-    let a = transposed(a.read(), m, k, p.transpose_a);
-    let b = transposed(b.read(), k, n, p.transpose_b);
+    let a = matrix(&a.read()[p.a_offset as usize..], m, k, p.a_stride as usize, p.transpose_a);
+    let b = matrix(b.read(), k, n, if p.transpose_b == 0 { n } else { k }, p.transpose_b);
     let bias = bias.read();
     for (i, c) in c.write().chunks_exact_mut(m * n).enumerate() {
         if p.has_bias != 0 {

@@ -1,6 +1,6 @@
 //! The kernels: one file for each `shaders/<name>.wgsl`, with its parameters, shape checks, grid and CPU twin.
 //!
-//! Each file has a function of the kernel's name that checks shapes and records it into a [`crate::Graph`]; the
+//! The sequence kernels of all cells share [`sequence`]. Each other file has a function of the kernel's name that checks shapes and records it into a [`crate::Graph`]; the
 //! differentiable operations made of them are in [`crate::nn::functional`].
 
 pub mod accumulate;
@@ -8,15 +8,24 @@ pub mod adam;
 pub mod column_sum;
 pub mod count_targets;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod gather;
+pub mod gru_backward;
+pub mod gru_forward;
+pub mod last_step;
+pub mod lstm_backward;
+pub mod lstm_forward;
 pub mod matmul;
+pub mod pack;
+pub mod place;
 pub mod record_loss;
+pub mod reverse;
+pub mod reverse_index;
 pub mod rnn_backward;
 pub mod rnn_forward;
-pub mod rnn_step_backward;
-pub mod rnn_step_forward;
 pub mod sample;
 pub mod segment_sum;
+pub mod sequence;
 pub mod squared_norm;
 pub mod swap_axes;
 pub mod windows;
@@ -32,13 +41,21 @@ pub const ALL: &[&Kernel] = &[
     &column_sum::KERNEL,
     &count_targets::KERNEL,
     &cross_entropy::KERNEL,
+    &dropout::KERNEL,
     &gather::KERNEL,
+    &gru_backward::KERNEL,
+    &gru_forward::KERNEL,
+    &last_step::KERNEL,
+    &lstm_backward::KERNEL,
+    &lstm_forward::KERNEL,
     &matmul::KERNEL,
+    &pack::KERNEL,
+    &place::KERNEL,
     &record_loss::KERNEL,
+    &reverse::KERNEL,
+    &reverse_index::KERNEL,
     &rnn_backward::KERNEL,
     &rnn_forward::KERNEL,
-    &rnn_step_backward::KERNEL,
-    &rnn_step_forward::KERNEL,
     &sample::KERNEL,
     &segment_sum::KERNEL,
     &squared_norm::KERNEL,

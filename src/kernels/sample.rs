@@ -13,7 +13,7 @@ params! { B: u32, V: u32, capacity: u32 }
 /// See `shaders/sample.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "sample",
-    source: wgsl!("sample"),
+    source: wgsl!("sample", "threefry"),
     constants: &[],
     params: FIELDS,
     bindings: &[

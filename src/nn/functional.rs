@@ -2,14 +2,14 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::matmul::{matmul, t};
-use crate::kernels::rnn_backward::Incoming;
+use crate::kernels::matmul::{Factor, matmul, t};
+use crate::kernels::sequence::{self, Cell, Sequence, SequenceGradients};
 use crate::kernels::{
-    self, accumulate, column_sum, count_targets, cross_entropy as cross_entropy_kernel, rnn_backward, rnn_forward,
-    segment_sum, swap_axes as swap_axes_kernel,
+    self, accumulate, column_sum, count_targets, cross_entropy as cross_entropy_kernel, dropout as dropout_kernel,
+    place, reverse as reverse_kernel, reverse_index, segment_sum, swap_axes as swap_axes_kernel,
 };
-use crate::nn::{RnnOutput, State};
-use crate::tensor::Tensor;
+use crate::nn::State;
+use crate::tensor::{DType, Tensor};
 
 /// `y = x Wᵀ + b` (`torch.nn.functional.linear`): `x` `[.., I]`, `weight` `[O, I]`, `bias` `[O]`, `y` `[.., O]`.
 ///
@@ -126,83 +126,333 @@ pub fn swap_axes(g: &mut Graph, x: Var) -> Result<Var> {
     Ok(y)
 }
 
-/// Where a recurrence starts.
+/// The same values in another shape (`torch.reshape`).
+///
+/// # Errors
+/// The number of elements differs.
+pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
+    let y_tensor = g.tensor(x)?.reshape(shape)?;
+    let y = g.result(y_tensor, &[x]);
+    g.on_backward(move |g| g.gradient(y).map_or(Ok(()), |dy| g.add_gradient(x, &dy, true)));
+    Ok(y)
+}
+
+/// `length` entries of the first axis from `start` on (`torch.narrow(x, 0, start, length)`): one step, the last step, the
+/// state of one layer.
+///
+/// # Errors
+/// The range does not lie within the axis.
+pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var> {
+    let x_tensor = g.tensor(x)?;
+    let mut shape = x_tensor.shape().to_vec();
+    if length == 0 || start + length > shape[0] {
+        return Err(Error::shape("narrow", x_tensor.name(), format!("[{}.., ..]", start + length.max(1)), &shape));
+    }
+    let inner = x_tensor.len() / shape[0];
+    shape[0] = length;
+    let y_tensor = g.view(&x_tensor, &format!("{}[{start}..]", x_tensor.name()), start * inner, &shape)?;
+    let y = g.result(y_tensor, &[x]);
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        if !g.is_differentiable(x) {
+            return Ok(());
+        }
+        // What lies outside the range stays 0 from the start.
+        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
+        g.copy(&dy, &dx.view("range", start * inner, &shape))?;
+        g.add_gradient(x, &dx, false)
+    });
+    Ok(y)
+}
+
+/// One after the other along the first axis (`torch.cat(xs, 0)`): states of layers, steps of a sequence.
+///
+/// # Errors
+/// No values, or their other axes differ.
+pub fn stack(g: &mut Graph, xs: &[Var]) -> Result<Var> {
+    let tensors = xs.iter().map(|&x| g.tensor(x)).collect::<Result<Vec<_>>>()?;
+    let Some(first) = tensors.first() else {
+        return Err(Error::argument("stack", "values", "at least one", 0));
+    };
+    if let &[only] = xs {
+        return Ok(only);
+    }
+    if let Some(odd) = tensors.iter().find(|tensor| tensor.shape()[1..] != first.shape()[1..]) {
+        return Err(Error::shape("stack", odd.name(), format!("[_, {:?}]", &first.shape()[1..]), odd.shape()));
+    }
+    let mut shape = first.shape().to_vec();
+    shape[0] = tensors.iter().map(|tensor| tensor.shape()[0]).sum();
+    let y_tensor = g.zeros("stacked", &shape)?;
+    let mut at = 0;
+    for tensor in &tensors {
+        g.copy(tensor, &y_tensor.view("part", at, tensor.shape()))?;
+        at += tensor.len();
+    }
+    let y = g.result(y_tensor, xs);
+    let xs = xs.to_vec();
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        let mut at = 0;
+        for (&x, tensor) in xs.iter().zip(&tensors) {
+            if g.is_differentiable(x) {
+                let part = g.view(&dy, "part of a gradient", at, tensor.shape())?;
+                g.add_gradient(x, &part, true)?;
+            }
+            at += tensor.len();
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// Side by side along the last axis (`torch.cat(xs, -1)`): the two directions of a layer.
+///
+/// # Errors
+/// No values, or their other axes differ.
+pub fn concat(g: &mut Graph, xs: &[Var]) -> Result<Var> {
+    let tensors = xs.iter().map(|&x| g.tensor(x)).collect::<Result<Vec<_>>>()?;
+    let Some((last, rest)) = tensors.first().and_then(|tensor| tensor.shape().split_last()) else {
+        return Err(Error::argument("concat", "values", "at least one, with an axis", xs.len()));
+    };
+    if let &[only] = xs {
+        return Ok(only);
+    }
+    if let Some(odd) = tensors.iter().find(|tensor| &tensor.shape()[..tensor.shape().len() - 1] != rest) {
+        return Err(Error::shape("concat", odd.name(), format!("{rest:?} and {last} or any other"), odd.shape()));
+    }
+    let mut shape = rest.to_vec();
+    shape.push(tensors.iter().map(|tensor| tensor.rows_and_columns().1).sum());
+    let y_tensor = g.zeros("side by side", &shape)?;
+    let mut at = 0;
+    for tensor in &tensors {
+        let columns = tensor.rows_and_columns().1;
+        place::place(g, (tensor, 0), (&y_tensor, at), columns)?;
+        at += columns;
+    }
+    let y = g.result(y_tensor, xs);
+    let xs = xs.to_vec();
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        let mut at = 0;
+        for (&x, tensor) in xs.iter().zip(&tensors) {
+            let columns = tensor.rows_and_columns().1;
+            if g.is_differentiable(x) {
+                let dx = g.zeros(&format!("d {}", tensor.name()), tensor.shape())?;
+                place::place(g, (&dy, at), (&dx, 0), columns)?;
+                g.add_gradient(x, &dx, false)?;
+            }
+            at += columns;
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// Each entry's own steps, last first: `x` `[T, B, C]`, `lengths` `[B]` u32. Past an entry's length, 0.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn reverse(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<Var> {
+    if let Some((table, index)) = g.as_rows(x) {
+        let vocabulary = g.shape(table)[0];
+        let reversed = g.device().tokens(&format!("{} reversed", index.name()), index.shape(), vocabulary)?;
+        reverse_index::reverse_index(g, &index, lengths, &reversed)?;
+        return Ok(rows(g, table, &reversed));
+    }
+    let x_tensor = g.tensor(x)?;
+    let y_tensor = g.zeros(&format!("{} reversed", x_tensor.name()), x_tensor.shape())?;
+    reverse_kernel::reverse(g, &x_tensor, lengths, &y_tensor)?;
+    let y = g.result(y_tensor, &[x]);
+    let lengths = lengths.clone();
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        if !g.is_differentiable(x) {
+            return Ok(());
+        }
+        let dx = g.zeros(&format!("{} reversed", dy.name()), dy.shape())?;
+        reverse_kernel::reverse(g, &dy, &lengths, &dx)?;
+        g.add_gradient(x, &dx, false)
+    });
+    Ok(y)
+}
+
+/// Zeroes each element with probability `rate` and scales the others (`torch.nn.functional.dropout`), anew in every step.
+/// In a graph that records no gradients ([`Graph::inference`]) it does nothing.
+///
+/// # Errors
+/// `rate` is not in [0, 1).
+pub fn dropout(g: &mut Graph, x: Var, rate: f64, seed: u32) -> Result<Var> {
+    if !(0.0..1.0).contains(&rate) {
+        return Err(Error::argument("dropout", "rate", "at least 0 and below 1", rate));
+    }
+    if rate == 0.0 || !g.is_training() {
+        return Ok(x);
+    }
+    let (x_tensor, clock) = (g.tensor(x)?, g.clock()?);
+    let y_tensor = g.zeros(&format!("{} dropped", x_tensor.name()), x_tensor.shape())?;
+    dropout_kernel::dropout(g, &x_tensor, &y_tensor, rate, seed, &clock)?;
+    let y = g.result(y_tensor, &[x]);
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        if !g.is_differentiable(x) {
+            return Ok(());
+        }
+        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
+        dropout_kernel::dropout(g, &dy, &dx, rate, seed, &clock)?;
+        g.add_gradient(x, &dx, false)
+    });
+    Ok(y)
+}
+
+/// The incoming state of a recurrence, and its last one: `h`, and `c` for the LSTM, each `[1, B, H]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct States {
+    /// The hidden state.
+    pub h: Var,
+    /// The LSTM's cell.
+    pub c: Option<Var>,
+}
+
+impl From<Var> for States {
+    fn from(h: Var) -> Self {
+        Self { h, c: None }
+    }
+}
+
+/// Where a recurrent module starts.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum InitialState<'a> {
     /// At zero.
     Zero,
-    /// At this value, `[1, B, H]`; its gradient is computed if it is differentiable.
-    Given(Var),
+    /// At these values, `[D * L, B, H]`; their gradients are computed if they are differentiable.
+    Given(States),
     /// Where the last run of the plan ended. No gradient crosses from window to window.
     Carried(&'a State),
 }
 
-/// The tanh recurrence `h[t + 1] = tanh(x[t] + h[t] Wᵀ)`: `x` `[T, B, H]` with all biases in it, `weight` `[H, H]`.
+/// A recurrence over a sequence, `[T, B, G H]` to the states after every step, `[T, B, H]`, and the last states.
+///
+/// `x` has all biases in it, but for the GRU, whose `b_hh` is `bias`. `weight` is `[G H, H]`. With `lengths` (`[B]` u32
+/// from [`crate::Device::lengths`]), outputs past an entry's length are 0 and its last state is that of its last step.
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn tanh_recurrence(g: &mut Graph, x: Var, weight: Var, initial: InitialState<'_>) -> Result<RnnOutput> {
-    let &[steps, batch, hidden] = g.shape(x) else {
-        return Err(Error::shape("rnn", "input", "[T, B, H]", g.shape(x)));
+pub fn recurrence(
+    g: &mut Graph,
+    cell: Cell,
+    x: Var,
+    weight: Var,
+    bias: Option<Var>,
+    start: Option<States>,
+    lengths: Option<&Tensor>,
+) -> Result<(Var, States)> {
+    let (&[steps, batch, width], &[_, hidden]) = (g.shape(x), g.shape(weight)) else {
+        return Err(Error::shape("recurrence", "input", "[T, B, G H], with a weight [G H, H]", g.shape(x)));
     };
-    let w = g.tensor(weight)?;
-    let (rows, index) = match g.as_rows(x) {
+    let (x_tensor, index) = match g.as_rows(x) {
         Some((table, index)) => (g.tensor(table)?, index.reshape(&[steps, batch])?),
         None => {
-            let dense = g.tensor(x)?.reshape(&[steps * batch, hidden])?;
+            let dense = g.tensor(x)?.reshape(&[steps * batch, width])?;
             let identity: Vec<u32> = (0..(steps * batch) as u32).collect();
             let every_row = g.device().tokens("every row", &[steps, batch], steps * batch)?;
             every_row.write_u32(&identity)?;
             (dense, every_row)
         }
     };
-    let h = g.zeros(&format!("h({})", w.name()), &[steps + 1, batch, hidden])?;
-    let slot = batch * hidden;
+    let device = g.device().clone();
+    let w = g.tensor(weight)?;
+    let bias_tensor = match (cell, bias) {
+        (Cell::Gru, None) => Some(g.zeros("no bias", &[width])?),
+        (_, bias) => bias.map(|bias| g.tensor(bias)).transpose()?,
+    };
+    let chain = |name: &str| device.zeros(&format!("{name}({})", w.name()), &[steps + 1, batch, hidden], DType::F32);
+    let (is_lstm, saved) = (cell.states() == 2, cell.saved());
+    let s = Sequence {
+        x: x_tensor,
+        index,
+        lengths: lengths.cloned().map_or_else(|| device.lengths("all steps", batch, steps), Ok)?,
+        w: w.clone(),
+        bias: bias_tensor,
+        h: chain("h")?,
+        c: is_lstm.then(|| chain("c")).transpose()?,
+        saved: (saved > 0).then(|| g.zeros("gates", &[steps, batch, saved * hidden])).transpose()?,
+    };
     let state_shape = [1, batch, hidden];
-    let first = h.view("h[0]", 0, &state_shape);
     let mut parents = vec![x, weight];
-    let mut given = None;
-    match initial {
-        InitialState::Zero => {}
-        InitialState::Given(h_0) => {
-            let h_0_tensor = g.tensor(h_0)?;
-            if h_0_tensor.shape() != state_shape {
-                let got = h_0_tensor.shape();
-                return Err(Error::shape("rnn", h_0_tensor.name(), format!("{state_shape:?}"), got));
+    parents.extend(bias);
+    if let Some(start) = start {
+        for (chain, state) in [(Some(&s.h), Some(start.h)), (s.c.as_ref(), start.c)] {
+            let (Some(chain), Some(state)) = (chain, state) else { continue };
+            let tensor = g.tensor(state)?;
+            if tensor.shape() != state_shape {
+                return Err(Error::shape("recurrence", tensor.name(), format!("{state_shape:?}"), tensor.shape()));
             }
-            g.copy(&h_0_tensor, &first)?;
-            parents.push(h_0);
-            given = Some(h_0);
+            g.copy(&tensor, &chain.view("incoming state", 0, &state_shape))?;
+            parents.push(state);
         }
-        InitialState::Carried(state) => g.copy(&state.tensor("h", &state_shape)?, &first)?,
     }
-    rnn_forward::rnn_forward(g, &rows, &index, &w, &h)?;
-    if let InitialState::Carried(state) = initial {
-        g.copy(&h.view("h[T]", steps * slot, &state_shape), &state.tensor("h", &state_shape)?)?;
-    }
-    let output = g.view(&h, "output", slot, &[steps, batch, hidden])?;
-    let h_n = g.view(&h, "h_n", steps * slot, &state_shape)?;
-    let (output, h_n) = (g.result(output, &parents), g.result(h_n, &parents));
+    sequence::forward(g, cell, &s)?;
+    let output = g.view(&s.h, "output", batch * hidden, &[steps, batch, hidden])?;
+    let last = |g: &mut Graph, chain: &Tensor, name: &str| match lengths {
+        None => g.view(chain, name, steps * batch * hidden, &state_shape),
+        Some(lengths) => {
+            let last = g.zeros(name, &state_shape)?;
+            kernels::last_step::last_step(g, chain, lengths, &last)?;
+            Ok(last)
+        }
+    };
+    let h_n = last(g, &s.h, "h_n")?;
+    let c_n = s.c.as_ref().map(|c| last(g, c, "c_n")).transpose()?;
+    let output = g.result(output, &parents);
+    let end = States { h: g.result(h_n, &parents), c: c_n.map(|c_n| g.result(c_n, &parents)) };
     g.on_backward(move |g| {
-        let (dy, dh_n) = (g.gradient(output), g.gradient(h_n));
-        if dy.is_none() && dh_n.is_none() {
+        let (dy, dh_n) = (g.gradient(output), g.gradient(end.h));
+        let dc_n = end.c.and_then(|c| g.gradient(c));
+        if dy.is_none() && dh_n.is_none() && dc_n.is_none() {
             return Ok(());
         }
-        let dx = g.zeros("d recurrence", &[steps, batch, hidden])?;
-        let dh_0 = g.zeros("d h_0", &[batch, hidden])?;
-        let dh_n = dh_n.map(|dh_n| dh_n.reshape(&[batch, hidden])).transpose()?;
-        let incoming = Incoming { dy: dy.as_ref(), dh_n: dh_n.as_ref() };
-        rnn_backward::rnn_backward(g, &w, &h, incoming, &dx, &dh_0)?;
+        let states = [cell.states(), batch, hidden];
+        let dend = match (dh_n, dc_n) {
+            (None, None) => None,
+            (Some(dh_n), None) if !is_lstm => Some(dh_n.reshape(&states)?),
+            (dh_n, dc_n) => {
+                let dend = g.zeros("d last states", &states)?;
+                for (slot, gradient) in [dh_n, dc_n].into_iter().enumerate() {
+                    if let Some(gradient) = gradient {
+                        g.copy(&gradient, &dend.view("d last state", slot * batch * hidden, &state_shape))?;
+                    }
+                }
+                Some(dend)
+            }
+        };
+        let dx = g.zeros("d recurrence", &[steps, batch, width])?;
+        let d = SequenceGradients { dy, dend, dx, dstart: g.zeros("d incoming states", &states)? };
+        sequence::backward(g, cell, &s, &d)?;
+        let (gradient, stride) = sequence::recurrent_gradient(cell, &s, &d);
         if let Some((dw, accumulate)) = g.gradient_target(weight)? {
-            let before = h.view("h[..T]", 0, &[steps * batch, hidden]);
-            matmul(g, t(&dx), &before, None, &dw, accumulate)?;
+            let before = s.h.view("h[..T]", 0, &[steps * batch, hidden]);
+            let rows = Factor::block(gradient, 0, steps * batch, width, stride);
+            matmul(g, rows.t(), &before, None, &dw, accumulate)?;
         }
-        if let Some(h_0) = given {
-            g.add_gradient(h_0, &dh_0, false)?;
+        if let Some(bias) = bias
+            && let Some((db, accumulate)) = g.gradient_target(bias)?
+        {
+            column_sum::first_columns(g, gradient, &db, accumulate)?;
         }
-        if g.is_differentiable(x) { g.add_gradient(x, &dx, false) } else { Ok(()) }
+        if let Some(start) = start {
+            for (slot, state) in [Some(start.h), start.c].into_iter().enumerate() {
+                if let Some(state) = state
+                    && g.is_differentiable(state)
+                {
+                    let gradient = g.view(&d.dstart, "d incoming state", slot * batch * hidden, &state_shape)?;
+                    g.add_gradient(state, &gradient, false)?;
+                }
+            }
+        }
+        if g.is_differentiable(x) { g.add_gradient(x, &d.dx, false) } else { Ok(()) }
     });
-    Ok(RnnOutput { output, h_n })
+    Ok((output, end))
 }
 
 /// How the losses of the rows become one number.

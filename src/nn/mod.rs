@@ -5,12 +5,12 @@ mod embedding;
 pub mod functional;
 mod linear;
 mod parameters;
-mod rnn;
+mod recurrent;
 mod state;
 
 pub use char_rnn::{CharRnn, CharRnnOptions, LanguageModel};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use parameters::{Init, ParameterId, Parameters};
-pub use rnn::{Rnn, RnnOptions, RnnOutput};
+pub use recurrent::{Gru, Lstm, LstmOutput, Nonlinearity, Rnn, RnnOptions, RnnOutput};
 pub use state::{Snapshot, State};

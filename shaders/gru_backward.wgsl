@@ -1,0 +1,106 @@
+// The gradient of gru_forward. With dh = dy[t] + carried (+ dend at an entry's last step):
+//   dn = dh (1 - z)(1 - n²)    dz = dh (h - n) z (1 - z)    dr = dn m r (1 - r)    dm = dn r
+//   dx[t] = dr, dz, dn         carried = dh z + dr W_r + dz W_z + dm W_n            t = last - 1 .. first
+// Steps, lengths and fused as in rnn_backward.
+//
+// params   T, B, H
+//          first, last        the steps to compute, from last - 1 down
+//          fused              whether the recurrent product is made here
+//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+// w        [3, HP, HP / 4] vec4   W_g of each gate, zero-padded; a dummy unless fused
+// lengths  [B] u32
+// h        [T + 1, B, H]
+// dy       [T, B, H]          gradient of every step's output
+// dend     [B, H]             gradient of the last state
+// saved    [T, B, 4 H]        r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
+// dx       [T, B, 3 H]
+// dstart   [B, H]
+// grid     entries, columns   joins lib/rows, lib/backward
+struct Params {
+    T: u32,
+    B: u32,
+    H: u32,
+    first: u32,
+    last: u32,
+    fused: u32,
+    has_dy: u32,
+    has_dend: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read> h: array<f32>;
+@group(0) @binding(4) var<storage, read> dy: array<f32>;
+@group(0) @binding(5) var<storage, read> dend: array<f32>;
+@group(0) @binding(6) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
+
+const GATES: u32 = 3u;
+const MOST_SUMS: u32 = 16u;
+
+@compute @workgroup_size(THREADS)
+fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let place = place_of(group, local);
+    var carried = array<vec4<f32>, MOST_SUMS>();
+    for (var t = p.last; t > p.first; t--) {
+        var dr = array<vec4<f32>, MOST_SUMS>();
+        var dz = array<vec4<f32>, MOST_SUMS>();
+        var dm = array<vec4<f32>, MOST_SUMS>();
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            let entry = entry_of(place, i);
+            let column = column_of(place, i);
+            if entry < p.B {
+                if p.fused == 0u && t < p.T { carried[i] = dstart4(0u, entry, column); }
+                let valid = t <= lengths[entry];
+                var dh = vec4<f32>();
+                if valid { dh = gradient_of_state(t - 1u, entry, column, carried[i]); }
+                carried[i] = vec4<f32>();
+                let row = (t - 1u) * p.B + entry;
+                for (var j = 0u; j < 4u; j++) {
+                    if column + j < p.H {
+                        let at = row * 4u * p.H + column + j;
+                        var dn = 0.0;
+                        if valid {
+                            let r = saved[at];
+                            let z = saved[at + p.H];
+                            let n = saved[at + 2u * p.H];
+                            let m = saved[at + 3u * p.H];
+                            let before = h[row * p.H + column + j];
+                            dn = dh[j] * (1.0 - z) * (1.0 - n * n);
+                            dz[i][j] = dh[j] * (before - n) * z * (1.0 - z);
+                            dr[i][j] = dn * m * r * (1.0 - r);
+                            dm[i][j] = dn * r;
+                            carried[i][j] = dh[j] * z;
+                        }
+                        let to = row * 3u * p.H + column + j;
+                        dx[to] = dr[i][j];
+                        dx[to + p.H] = dz[i][j];
+                        dx[to + 2u * p.H] = dn;
+                        saved[at] = dr[i][j];
+                        saved[at + p.H] = dz[i][j];
+                        saved[at + 2u * p.H] = dm[i][j];
+                    }
+                }
+            }
+        }
+        if p.fused != 0u {
+            for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, dr[i]); }
+            workgroupBarrier();
+            carried = multiply_rows(place, 0u, carried);
+            workgroupBarrier();
+            for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, dz[i]); }
+            workgroupBarrier();
+            carried = multiply_rows(place, 1u, carried);
+            workgroupBarrier();
+            for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, dm[i]); }
+            workgroupBarrier();
+            carried = multiply_rows(place, 2u, carried);
+            workgroupBarrier();
+        }
+    }
+    for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        if entry_of(place, i) < p.B { store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i]); }
+    }
+}

@@ -1,0 +1,107 @@
+// The gradient of lstm_forward. With dh = dy[t] + carried, dc = carried (+ dend at an entry's last step), u = tanh(c[t + 1]):
+//   dc += dh o (1 - u²)
+//   dx[t] = dc g i (1 - i),  dc c f (1 - f),  dc i (1 - g²),  dh u o (1 - o)        c = c[t], t = last - 1 .. first
+//   carried: dh = dx[t] W, dc = dc f
+// Steps, lengths and fused as in rnn_backward.
+//
+// params   T, B, H
+//          first, last        the steps to compute, from last - 1 down
+//          fused              whether the recurrent product is made here
+//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+// w        [4, HP, HP / 4] vec4   W_g of each gate, zero-padded; a dummy unless fused
+// lengths  [B] u32
+// c        [T + 1, B, H]
+// saved    [T, B, 4 H]        i, f, g, o
+// dy       [T, B, H]          gradient of every step's output
+// dend     [2, B, H]          gradients of the last h and c
+// dx       [T, B, 4 H]
+// dstart   [2, B, H]          of the incoming h and c
+// grid     entries, columns   joins lib/rows, lib/backward, lib/math
+struct Params {
+    T: u32,
+    B: u32,
+    H: u32,
+    first: u32,
+    last: u32,
+    fused: u32,
+    has_dy: u32,
+    has_dend: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read> c: array<f32>;
+@group(0) @binding(4) var<storage, read> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(6) var<storage, read> dend: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
+
+const GATES: u32 = 4u;
+const MOST_SUMS: u32 = 16u;
+
+@compute @workgroup_size(THREADS)
+fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let place = place_of(group, local);
+    var carried = array<vec4<f32>, MOST_SUMS>();
+    var carried_c = array<vec4<f32>, MOST_SUMS>();
+    for (var t = p.last; t > p.first; t--) {
+        var gates = array<array<vec4<f32>, MOST_SUMS>, 4>();
+        for (var k = 0u; k < ROWS * COLUMNS; k++) {
+            let entry = entry_of(place, k);
+            let column = column_of(place, k);
+            if entry < p.B {
+                if p.fused == 0u && t < p.T {
+                    carried[k] = dstart4(0u, entry, column);
+                    carried_c[k] = dstart4(1u, entry, column);
+                }
+                let row = (t - 1u) * p.B + entry;
+                let valid = t <= lengths[entry];
+                if valid {
+                    let dh = gradient_of_state(t - 1u, entry, column, carried[k]);
+                    var dc = carried_c[k];
+                    if p.has_dend != 0u && t == lengths[entry] { dc += dend4(1u, entry, column); }
+                    for (var j = 0u; j < 4u; j++) {
+                        if column + j < p.H {
+                            let at = row * 4u * p.H + column + j;
+                            let i = saved[at];
+                            let f = saved[at + p.H];
+                            let g = saved[at + 2u * p.H];
+                            let o = saved[at + 3u * p.H];
+                            let before = c[row * p.H + column + j];
+                            let u = tanh4(vec4<f32>(c[(row + p.B) * p.H + column + j])).x;
+                            let d = dc[j] + dh[j] * o * (1.0 - u * u);
+                            gates[0][k][j] = d * g * i * (1.0 - i);
+                            gates[1][k][j] = d * before * f * (1.0 - f);
+                            gates[2][k][j] = d * i * (1.0 - g * g);
+                            gates[3][k][j] = dh[j] * u * o * (1.0 - o);
+                            carried_c[k][j] = d * f;
+                        }
+                    }
+                }
+                for (var gate = 0u; gate < 4u; gate++) {
+                    for (var j = 0u; j < 4u; j++) {
+                        if column + j < p.H { dx[(row * 4u + gate) * p.H + column + j] = gates[gate][k][j]; }
+                    }
+                }
+            }
+        }
+        carried = array<vec4<f32>, MOST_SUMS>();
+        if p.fused != 0u {
+            for (var gate = 0u; gate < 4u; gate++) {
+                for (var k = 0u; k < ROWS * COLUMNS; k++) { keep(place, k, gates[gate][k]); }
+                workgroupBarrier();
+                carried = multiply_rows(place, gate, carried);
+                workgroupBarrier();
+            }
+        }
+    }
+    for (var k = 0u; k < ROWS * COLUMNS; k++) {
+        let entry = entry_of(place, k);
+        if entry < p.B {
+            store_dstart4(0u, entry, column_of(place, k), carried[k]);
+            store_dstart4(1u, entry, column_of(place, k), carried_c[k]);
+        }
+    }
+}

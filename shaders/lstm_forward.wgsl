@@ -1,0 +1,94 @@
+// Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gate, in PyTorch's form):
+//   i = σ(x_i + h W_iᵀ)    f = σ(x_f + h W_fᵀ)    g = tanh(x_g + h W_gᵀ)    o = σ(x_o + h W_oᵀ)
+//   c[t + 1] = f c + i g        h[t + 1] = o tanh(c[t + 1])        h = h[t], c = c[t], x_. = x[index[t]], t = first .. last - 1
+//
+// Steps, lengths and fused as in rnn_forward.
+//
+// params   T, B, H
+//          first, last        the steps to compute
+//          fused              whether the recurrent product is made here
+// x        [N, 4 H]           gates i, f, g, o, biases included
+// index    [T, B] u32         the row of x for each step and entry
+// lengths  [B] u32
+// w        [4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; a dummy unless fused
+// product  [B, 4 H]           h[first] Wᵀ; a dummy if fused
+// h, c     [T + 1, B, H]      slot 0 is the incoming state
+// saved    [T, B, 4 H]        i, f, g, o for the backward pass
+// grid     entries, columns   joins lib/rows, lib/forward, lib/math
+struct Params {
+    T: u32,
+    B: u32,
+    H: u32,
+    first: u32,
+    last: u32,
+    fused: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> index: array<u32>;
+@group(0) @binding(3) var<storage, read> lengths: array<u32>;
+@group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> product: array<f32>;
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;
+@group(0) @binding(7) var<storage, read_write> c: array<f32>;
+@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
+
+const GATES: u32 = 4u;
+const MOST_SUMS: u32 = 16u;
+
+@compute @workgroup_size(THREADS)
+fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let place = place_of(group, local);
+    for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        let entry = entry_of(place, i);
+        let column = column_of(place, i);
+        var state = vec4<f32>();
+        for (var j = 0u; j < 4u; j++) {
+            if entry < p.B && column + j < p.H { state[j] = h[entry * p.H + column + j]; }
+        }
+        keep(place, i, state);
+    }
+    for (var t = p.first; t < p.last; t++) {
+        workgroupBarrier();
+        var sum_i = recurrent(place, 0u);
+        var sum_f = recurrent(place, 1u);
+        var sum_g = recurrent(place, 2u);
+        var sum_o = recurrent(place, 3u);
+        workgroupBarrier();
+        for (var k = 0u; k < ROWS * COLUMNS; k++) {
+            let entry = entry_of(place, k);
+            let column = column_of(place, k);
+            var state = vec4<f32>();
+            var cell = vec4<f32>();
+            if entry < p.B {
+                let slot = (t * p.B + entry) * p.H + column;
+                if t < lengths[entry] {
+                    let i = sigmoid4(below(t, entry, 0u, column) + sum_i[k]);
+                    let f = sigmoid4(below(t, entry, 1u, column) + sum_f[k]);
+                    let g = tanh4(below(t, entry, 2u, column) + sum_g[k]);
+                    let o = sigmoid4(below(t, entry, 3u, column) + sum_o[k]);
+                    let at = (t * p.B + entry) * 4u * p.H + column;
+                    for (var j = 0u; j < 4u; j++) {
+                        if column + j < p.H {
+                            cell[j] = f[j] * c[slot + j] + i[j] * g[j];
+                            saved[at + j] = i[j];
+                            saved[at + p.H + j] = f[j];
+                            saved[at + 2u * p.H + j] = g[j];
+                            saved[at + 3u * p.H + j] = o[j];
+                        }
+                    }
+                    state = o * tanh4(cell);
+                }
+                let to = slot + p.B * p.H;
+                for (var j = 0u; j < 4u; j++) {
+                    if column + j < p.H {
+                        h[to + j] = state[j];
+                        c[to + j] = cell[j];
+                    }
+                }
+            }
+            keep(place, k, state);
+        }
+    }
+}

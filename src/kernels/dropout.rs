@@ -1,0 +1,45 @@
+//! Dropout, its own gradient.
+
+use super::{expect_len, striding_grid};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::real::Real;
+use crate::rng::threefry2x32;
+use crate::tensor::Tensor;
+
+params! { n: u32, seed: u32, threshold: u32, scale: f32 }
+
+/// See `shaders/dropout.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "dropout",
+    source: wgsl!("dropout", "threefry"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("x"), reads_u32("clock"), writes("y")],
+    twin: twin!(twin),
+};
+
+/// Records `y = x / (1 - rate)` where the draw keeps it, 0 elsewhere. `x` and `y` of one size, `clock` `[2]` u32.
+///
+/// # Errors
+/// The sizes differ, or `rate` is not in [0, 1).
+pub fn dropout(g: &mut Graph, x: &Tensor, y: &Tensor, rate: f64, seed: u32, clock: &Tensor) -> Result<()> {
+    if !(0.0..1.0).contains(&rate) {
+        return Err(crate::Error::argument("dropout", "rate", "at least 0 and below 1", rate));
+    }
+    expect_len("dropout", y, x.len())?;
+    expect_len("dropout", clock, 2)?;
+    let threshold = (rate * f64::from(u32::MAX)) as u32;
+    let params = Params { n: x.len() as u32, seed, threshold, scale: (1.0 / (1.0 - rate)) as f32 };
+    g.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, clock, y] = args.all();
+    let (step, scale) = (clock.read_u32()[0], F::of(p.scale.into()));
+    for (i, (y, &x)) in y.write().iter_mut().zip(x.read()).enumerate() {
+        let dropped = threefry2x32([p.seed, step], [i as u32, 0])[0] < p.threshold;
+        *y = if dropped { F::zero() } else { scale * x };
+    }
+}

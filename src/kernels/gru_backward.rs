@@ -1,0 +1,117 @@
+//! The gradient of [`super::gru_forward`].
+
+use rayon::prelude::*;
+
+use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, tiles};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::product::{Matrix, product};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, has_dy: u32, has_dend: u32 }
+
+/// See `shaders/gru_backward.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "gru_backward",
+    source: wgsl!("gru_backward", "rows", "backward"),
+    constants: RowTile::CONSTANTS,
+    params: FIELDS,
+    bindings: &[
+        reads("w"),
+        reads_u32("lengths"),
+        reads("h"),
+        reads("dy"),
+        reads("dend"),
+        writes("saved"),
+        writes("dx"),
+        writes("dstart"),
+    ],
+    twin: twin!(twin),
+};
+
+/// Records some steps; [`super::sequence::backward`] checks shapes and says which.
+pub(super) fn gru_backward(
+    g: &mut Graph,
+    launch: &Launch,
+    s: &Sequence,
+    d: &SequenceGradients,
+    w: &Tensor,
+    none: &Tensor,
+) -> Result<()> {
+    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let params = Params {
+        T: steps as u32,
+        B: batch as u32,
+        H: hidden as u32,
+        first: first as u32,
+        last: last as u32,
+        fused: fused.into(),
+        has_dy: d.dy.is_some().into(),
+        has_dend: d.dend.is_some().into(),
+    };
+    let Some(saved) = &s.saved else { unreachable!("`sequence` checks that it is there") };
+    let (dy, dend) = (d.dy.as_ref().unwrap_or(none), d.dend.as_ref().unwrap_or(none));
+    let tensors = [w, &s.lengths, &s.h, dy, dend, saved, &d.dx, &d.dstart];
+    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [w, lengths, h, dy, dend, saved, dx, dstart] = args.all();
+    let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
+    let (batch, hidden, one) = (p.B as usize, p.H as usize, F::one());
+    let padded = hidden.next_multiple_of(4);
+    let per_tile = tiles(dx.write(), batch, 3 * hidden)
+        .into_par_iter()
+        .zip(tiles(saved.write(), batch, 4 * hidden))
+        .zip(tiles(dstart.write(), batch, hidden));
+    per_tile.enumerate().for_each(|(tile, ((mut dx, mut saved), mut dstart))| {
+        let carried = &mut *dstart[0];
+        if p.last == p.T {
+            carried.fill(F::zero());
+        }
+        let start = tile * TWIN_ROWS;
+        // dr, dz, dm, each [rows, H]: the left factors of the recurrent product.
+        let mut gates = [0, 1, 2].map(|_| vec![F::zero(); carried.len()]);
+        for t in (p.first as usize..p.last as usize).rev() {
+            for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
+                let (entry, length) = (start + row, lengths[start + row] as usize);
+                let saved = &mut saved[t][row * 4 * hidden..][..4 * hidden];
+                let dx = &mut dx[t][row * 3 * hidden..][..3 * hidden];
+                for j in 0..hidden {
+                    let at = (t * batch + entry) * hidden + j;
+                    let (mut dr, mut dz, mut dn, mut dm, mut back) =
+                        (F::zero(), F::zero(), F::zero(), F::zero(), F::zero());
+                    if t < length {
+                        let mut dh = carried[j];
+                        if p.has_dend != 0 && t + 1 == length {
+                            dh = dh + dend[entry * hidden + j];
+                        }
+                        if p.has_dy != 0 {
+                            dh = dh + dy[at];
+                        }
+                        let (r, z, n, m) = (saved[j], saved[hidden + j], saved[2 * hidden + j], saved[3 * hidden + j]);
+                        dn = dh * (one - z) * (one - n * n);
+                        dz = dh * (h[at] - n) * z * (one - z);
+                        dr = dn * m * r * (one - r);
+                        dm = dn * r;
+                        back = dh * z;
+                    }
+                    carried[j] = back;
+                    (dx[j], dx[hidden + j], dx[2 * hidden + j]) = (dr, dz, dn);
+                    (saved[j], saved[hidden + j], saved[2 * hidden + j]) = (dr, dz, dm);
+                    for (gate, d) in gates.iter_mut().zip([dr, dz, dm]) {
+                        gate[row * hidden + j] = d;
+                    }
+                }
+            }
+            if p.fused != 0 {
+                for (gate, d) in gates.iter().enumerate() {
+                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
+                    product(carried, Matrix::new(d, d.len() / hidden, hidden), w, true, false);
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,111 @@
+//! The gated recurrent unit, forward.
+
+use rayon::prelude::*;
+
+use super::sequence::{Launch, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::product::{Matrix, product};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32 }
+
+/// See `shaders/gru_forward.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "gru_forward",
+    source: wgsl!("gru_forward", "rows", "forward", "math"),
+    constants: RowTile::CONSTANTS,
+    params: FIELDS,
+    bindings: &[
+        reads("x"),
+        reads_u32("index"),
+        reads_u32("lengths"),
+        reads("w"),
+        reads("product"),
+        reads("bias"),
+        writes("h"),
+        writes("saved"),
+    ],
+    twin: twin!(twin),
+};
+
+/// Records some steps; [`super::sequence::forward`] checks shapes and says which.
+pub(super) fn gru_forward(g: &mut Graph, launch: &Launch, s: &Sequence, w: &Tensor, product: &Tensor) -> Result<()> {
+    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let params = Params {
+        T: steps as u32,
+        B: batch as u32,
+        H: hidden as u32,
+        first: first as u32,
+        last: last as u32,
+        fused: fused.into(),
+    };
+    let (Some(bias), Some(saved)) = (&s.bias, &s.saved) else { unreachable!("`sequence` checks that they are there") };
+    let tensors = [&s.x, &s.index, &s.lengths, w, product, bias, &s.h, saved];
+    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, index, lengths, w, made, bias, h, saved] = args.all();
+    let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
+    let (made, bias, one) = (made.read(), bias.read(), F::one());
+    let (batch, hidden) = (p.B as usize, p.H as usize);
+    let padded = hidden.next_multiple_of(4);
+    let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(saved.write(), batch, 4 * hidden));
+    per_tile.enumerate().for_each(|(tile, (mut slots, mut saved))| {
+        let start = tile * TWIN_ROWS;
+        let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
+        for t in p.first as usize..p.last as usize {
+            let (past, future) = slots.split_at_mut(t + 1);
+            let (previous, next) = (&*past[t], &mut *future[0]);
+            for (gate, sum) in gates.iter_mut().enumerate() {
+                for row in sum.chunks_exact_mut(hidden) {
+                    row.copy_from_slice(&bias[gate * hidden..][..hidden]);
+                }
+                if p.fused != 0 {
+                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
+                    product(sum, Matrix::new(previous, previous.len() / hidden, hidden), w, true, false);
+                } else {
+                    for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
+                        let made = &made[((start + row) * 3 + gate) * hidden..];
+                        sum.iter_mut().zip(made).for_each(|(sum, &made)| *sum = *sum + made);
+                    }
+                }
+            }
+            let [r, z, m] = &mut gates;
+            let below = |row: usize, gate: usize| {
+                let i = index[t * batch + start + row] as usize;
+                &x[(i * 3 + gate) * hidden..][..hidden]
+            };
+            for (gate, sum) in [(0, &mut *r), (1, &mut *z)] {
+                for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
+                    sum.iter_mut().zip(below(row, gate)).for_each(|(sum, &x)| *sum = *sum + x);
+                }
+                sigmoid_in_place(sum);
+            }
+            // n, where the next state will be.
+            for (row, n) in next.chunks_exact_mut(hidden).enumerate() {
+                let x = below(row, 2);
+                for (j, n) in n.iter_mut().enumerate() {
+                    *n = x[j] + r[row * hidden + j] * m[row * hidden + j];
+                }
+            }
+            F::tanh_in_place(next);
+            for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
+                if t >= lengths[start + row] as usize {
+                    next.fill(F::zero());
+                    continue;
+                }
+                let saved = &mut saved[t][row * 4 * hidden..][..4 * hidden];
+                for (j, next) in next.iter_mut().enumerate() {
+                    let i = row * hidden + j;
+                    let (r, z, n, m) = (r[i], z[i], *next, m[i]);
+                    (saved[j], saved[hidden + j], saved[2 * hidden + j], saved[3 * hidden + j]) = (r, z, n, m);
+                    *next = (one - z) * n + z * previous[i];
+                }
+            }
+        }
+    });
+}

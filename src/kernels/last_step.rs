@@ -1,0 +1,44 @@
+//! The state after each entry's last step.
+
+use super::{expect, expect_len, striding_grid};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { B: u32, H: u32 }
+
+/// See `shaders/last_step.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "last_step",
+    source: wgsl!("last_step"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("h"), reads_u32("lengths"), writes("y")],
+    twin: twin!(twin),
+};
+
+/// Records `y[b] = h[lengths[b], b]`. `h` `[T + 1, B, H]`, `lengths` `[B]` from [`crate::Device::lengths`] of at most T,
+/// `y` of `B H` elements.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn last_step(g: &mut Graph, h: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
+    let &[slots, batch, hidden] = h.shape() else {
+        return Err(Error::shape("last_step", h.name(), "[T + 1, B, H]", h.shape()));
+    };
+    expect("last_step", lengths, &[batch])?;
+    super::expect_indices("last_step", lengths, slots)?;
+    expect_len("last_step", y, batch * hidden)?;
+    let params = Params { B: batch as u32, H: hidden as u32 };
+    g.dispatch(&KERNEL, &[], params, &[h, lengths, y], striding_grid(y.len()))
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [h, lengths, y] = args.all();
+    let (h, batch, hidden) = (h.read(), p.B as usize, p.H as usize);
+    for (b, (y, &length)) in y.write().chunks_exact_mut(hidden).zip(lengths.read_u32()).enumerate() {
+        y.copy_from_slice(&h[(length as usize * batch + b) * hidden..][..hidden]);
+    }
+}

@@ -1,0 +1,100 @@
+//! Long short-term memory, forward.
+
+use rayon::prelude::*;
+
+use super::sequence::{Launch, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::product::{Matrix, product};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32 }
+
+/// See `shaders/lstm_forward.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "lstm_forward",
+    source: wgsl!("lstm_forward", "rows", "forward", "math"),
+    constants: RowTile::CONSTANTS,
+    params: FIELDS,
+    bindings: &[
+        reads("x"),
+        reads_u32("index"),
+        reads_u32("lengths"),
+        reads("w"),
+        reads("product"),
+        writes("h"),
+        writes("c"),
+        writes("saved"),
+    ],
+    twin: twin!(twin),
+};
+
+/// Records some steps; [`super::sequence::forward`] checks shapes and says which.
+pub(super) fn lstm_forward(g: &mut Graph, launch: &Launch, s: &Sequence, w: &Tensor, product: &Tensor) -> Result<()> {
+    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let params = Params {
+        T: steps as u32,
+        B: batch as u32,
+        H: hidden as u32,
+        first: first as u32,
+        last: last as u32,
+        fused: fused.into(),
+    };
+    let (Some(c), Some(saved)) = (&s.c, &s.saved) else { unreachable!("`sequence` checks that they are there") };
+    let tensors = [&s.x, &s.index, &s.lengths, w, product, &s.h, c, saved];
+    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, index, lengths, w, made, h, c, saved] = args.all();
+    let (x, index, lengths, w, made) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), made.read());
+    let (batch, hidden) = (p.B as usize, p.H as usize);
+    let padded = hidden.next_multiple_of(4);
+    let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(c.write(), batch, hidden)).zip(tiles(
+        saved.write(),
+        batch,
+        4 * hidden,
+    ));
+    per_tile.enumerate().for_each(|(tile, ((mut h, mut c), mut saved))| {
+        let start = tile * TWIN_ROWS;
+        let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
+        for t in p.first as usize..p.last as usize {
+            let (past, future) = h.split_at_mut(t + 1);
+            let (previous, next) = (&*past[t], &mut *future[0]);
+            for (gate, sum) in gates.iter_mut().enumerate() {
+                for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
+                    let i = index[t * batch + start + row] as usize;
+                    sum.copy_from_slice(&x[(i * 4 + gate) * hidden..][..hidden]);
+                }
+                if p.fused != 0 {
+                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
+                    product(sum, Matrix::new(previous, previous.len() / hidden, hidden), w, true, false);
+                } else {
+                    for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
+                        let made = &made[((start + row) * 4 + gate) * hidden..];
+                        sum.iter_mut().zip(made).for_each(|(sum, &made)| *sum = *sum + made);
+                    }
+                }
+                if gate == 2 { F::tanh_in_place(sum) } else { sigmoid_in_place(sum) }
+            }
+            let (past, future) = c.split_at_mut(t + 1);
+            let (before, cell) = (&*past[t], &mut *future[0]);
+            for row in 0..next.len() / hidden {
+                let valid = t < lengths[start + row] as usize;
+                for j in 0..hidden {
+                    let at = row * hidden + j;
+                    let [i, f, g, _] = [0, 1, 2, 3].map(|gate| gates[gate][at]);
+                    cell[at] = if valid { f * before[at] + i * g } else { F::zero() };
+                    for gate in 0..4 {
+                        saved[t][(row * 4 + gate) * hidden + j] = gates[gate][at];
+                    }
+                }
+            }
+            next.copy_from_slice(cell);
+            F::tanh_in_place(next);
+            next.iter_mut().zip(&gates[3]).for_each(|(next, &o)| *next = o * *next);
+        }
+    });
+}

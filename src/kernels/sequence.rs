@@ -1,0 +1,317 @@
+//! Recurrences over a whole sequence: what is the same for all cells.
+//!
+//! A cell has a forward and a backward kernel ([`Cell`]). Each runs in one of two ways: *fused*, all steps in one
+//! dispatch with the recurrent product inside, where a workgroup can hold the state of four batch entries; or *stepwise*,
+//! a matrix product and a dispatch for each step.
+
+use super::matmul::{Factor, matmul, t};
+use super::{
+    expect, expect_indices, expect_len, gru_backward, gru_forward, lstm_backward, lstm_forward, pack, rnn_backward,
+    rnn_forward,
+};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+/// What happens at a step of a recurrence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cell {
+    /// `h = tanh(x + h Wᵀ)`
+    Tanh,
+    /// `h = max(0, x + h Wᵀ)`
+    Relu,
+    /// The gated recurrent unit, reset after the product.
+    Gru,
+    /// Long short-term memory.
+    Lstm,
+}
+
+impl Cell {
+    /// Blocks of H columns in the input and in the recurrent matrix.
+    pub fn gates(self) -> usize {
+        match self {
+            Self::Tanh | Self::Relu => 1,
+            Self::Gru => 3,
+            Self::Lstm => 4,
+        }
+    }
+
+    /// Tensors of the carried state: h, and c.
+    pub fn states(self) -> usize {
+        if self == Self::Lstm { 2 } else { 1 }
+    }
+
+    /// Blocks of H columns that the forward pass saves for the backward pass, beside the states.
+    pub fn saved(self) -> usize {
+        match self {
+            Self::Tanh | Self::Relu => 0,
+            Self::Gru | Self::Lstm => 4,
+        }
+    }
+}
+
+/// The tensors of a recurrence.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// `[N, G H]`: what comes in from below; with all biases, but for the GRU, whose `b_hh` is separate.
+    pub x: Tensor,
+    /// `[T, B]` u32, each below N: the row of x for each step and entry.
+    pub index: Tensor,
+    /// `[B]` u32, from [`crate::Device::lengths`].
+    pub lengths: Tensor,
+    /// `[G H, H]`
+    pub w: Tensor,
+    /// `[G H]`: the GRU's `b_hh`.
+    pub bias: Option<Tensor>,
+    /// `[T + 1, B, H]`, slot 0 the incoming state; past an entry's length, 0.
+    pub h: Tensor,
+    /// The same for the LSTM's cell.
+    pub c: Option<Tensor>,
+    /// `[T, B, 4 H]`: gates, for the backward pass.
+    pub saved: Option<Tensor>,
+}
+
+/// The gradients of a recurrence.
+#[derive(Clone, Debug)]
+pub struct SequenceGradients {
+    /// `[T, B, H]`: of every step's output, if there is one.
+    pub dy: Option<Tensor>,
+    /// `[S, B, H]`: of the last states (S = 2 for the LSTM), if there is one.
+    pub dend: Option<Tensor>,
+    /// `[T, B, G H]`: of the rows of x, to be written.
+    pub dx: Tensor,
+    /// `[S, B, H]`: of the incoming states, to be written.
+    pub dstart: Tensor,
+}
+
+/// How `shaders/lib/rows.wgsl` lays batch entries over workgroups.
+pub(super) struct RowTile {
+    padded: usize,
+    /// Batch entries of a thread.
+    rows: usize,
+    /// Vectors of four columns of a thread.
+    columns: usize,
+    /// Threads that share their batch entries.
+    width: usize,
+    /// Groups of such threads in a workgroup.
+    groups: usize,
+    fused: bool,
+}
+
+/// 16 KiB of workgroup memory in f32: WebGPU's default limit.
+const TILE_VALUES: usize = 4096;
+
+impl RowTile {
+    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "THREADS", "ROW_VECTORS"];
+
+    /// The fused layout for a hidden size, or the stepwise one if not even four entries fit.
+    ///
+    /// A wide device gets 4 x 4 sums a thread and just enough groups to fill a workgroup of 64 threads: that makes the
+    /// most workgroups. A software driver, where a load costs a hundred products, gets 16 x 16 sums a thread (on lavapipe
+    /// 190 ms where 16 x 4 take 330, tanh, T 8, B 512, H 256), 16 x 4 for each gate of a gated cell, and the most
+    /// entries, which read the matrix least often.
+    fn new(wide: bool, batch: usize, hidden: usize, gates: usize) -> Self {
+        let padded = hidden.next_multiple_of(4);
+        let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
+        let fused = fit >= 4;
+        let (rows, columns) = match (fused && !wide, gates) {
+            (false, _) => (4, 1),
+            (true, 1) => (fit.min(16), vectors.min(4)),
+            (true, _) => (fit.min(16), 1),
+        };
+        let width = vectors.div_ceil(columns).min(256);
+        let groups = if wide && fused { (64 / width).max(1) } else { 1 };
+        let rows = rows.min(batch);
+        Self { padded, rows, columns, width, groups: groups.min(batch.div_ceil(rows)), fused }
+    }
+
+    fn entries(&self) -> usize {
+        self.rows * self.groups
+    }
+
+    fn constants(&self) -> [(&'static str, u32); 7] {
+        let vectors = if self.fused { self.entries() * self.padded / 4 } else { 1 };
+        let of = |name, value: usize| (name, value as u32);
+        [
+            of("HP", self.padded),
+            of("ROWS", self.rows),
+            of("COLUMNS", self.columns),
+            of("GROUPS", self.groups),
+            of("WIDTH", self.width),
+            of("THREADS", self.groups * self.width),
+            of("ROW_VECTORS", vectors),
+        ]
+    }
+
+    fn grid(&self, batch: usize) -> [usize; 3] {
+        [batch.div_ceil(self.entries()), (self.padded / 4).div_ceil(self.columns * self.width), 1]
+    }
+}
+
+/// What the kernels of all cells take, forward.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    pub steps: usize,
+    pub batch: usize,
+    pub hidden: usize,
+    pub first: usize,
+    pub last: usize,
+    pub fused: bool,
+}
+
+/// Everything but the tensors of a dispatch of one of the sequence kernels.
+pub(super) struct Launch {
+    pub steps: Steps,
+    pub constants: [(&'static str, u32); 7],
+    pub grid: [usize; 3],
+}
+
+/// Records the recurrence.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
+    let (steps, batch, hidden) = check(cell, s)?;
+    let gates = cell.gates();
+    let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
+    let none = g.zeros("none", &[4])?;
+    let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor, product: &Tensor| {
+        let steps = Steps { steps, batch, hidden, first, last, fused: tile.fused };
+        let launch = Launch { steps, constants: tile.constants(), grid: tile.grid(batch) };
+        match cell {
+            Cell::Tanh => rnn_forward::rnn_forward(g, &launch, s, w, product, false),
+            Cell::Relu => rnn_forward::rnn_forward(g, &launch, s, w, product, true),
+            Cell::Gru => gru_forward::gru_forward(g, &launch, s, w, product),
+            Cell::Lstm => lstm_forward::lstm_forward(g, &launch, s, w, product),
+        }
+    };
+    if tile.fused {
+        g.note(format!(
+            "{cell:?}, H {hidden}: all {steps} steps in one dispatch, {} batch entries a workgroup, {} workgroups",
+            tile.entries(),
+            tile.grid(batch)[0]
+        ));
+        let w_t = g.zeros(&format!("{}ᵀ", s.w.name()), &[gates, tile.padded, tile.padded])?;
+        pack::pack(g, &s.w, &w_t, true)?;
+        return launch(g, 0, steps, &w_t, &none);
+    }
+    g.note(format!("{cell:?}, H {hidden}: step by step; all steps in one dispatch need H <= {}", TILE_VALUES / 4));
+    let product = g.zeros("h Wᵀ", &[batch, gates * hidden])?;
+    for step in 0..steps {
+        let h = Factor::block(&s.h, step * batch * hidden, batch, hidden, hidden);
+        matmul(g, h, t(&s.w), None, &product, false)?;
+        launch(g, step, step + 1, &none, &product)?;
+    }
+    Ok(())
+}
+
+/// Records the gradients of [`forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
+/// for the other cells that is `dx`.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) -> Result<()> {
+    let (steps, batch, hidden) = check(cell, s)?;
+    let gates = cell.gates();
+    expect("recurrence", &d.dx, &[steps, batch, gates * hidden])?;
+    expect("recurrence", &d.dstart, &[cell.states(), batch, hidden])?;
+    for (given, first) in [(&d.dy, steps), (&d.dend, cell.states())] {
+        if let Some(given) = given {
+            expect("recurrence", given, &[first, batch, hidden])?;
+        }
+    }
+    let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
+    let none = g.zeros("none", &[4])?;
+    let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor| {
+        let steps = Steps { steps, batch, hidden, first, last, fused: tile.fused };
+        let launch = Launch { steps, constants: tile.constants(), grid: tile.grid(batch) };
+        match cell {
+            Cell::Tanh => rnn_backward::rnn_backward(g, &launch, s, d, w, &none, false),
+            Cell::Relu => rnn_backward::rnn_backward(g, &launch, s, d, w, &none, true),
+            Cell::Gru => gru_backward::gru_backward(g, &launch, s, d, w, &none),
+            Cell::Lstm => lstm_backward::lstm_backward(g, &launch, s, d, w, &none),
+        }
+    };
+    if tile.fused {
+        if tile.padded == hidden {
+            return launch(g, 0, steps, &s.w);
+        }
+        let w = g.zeros(&format!("{}, padded", s.w.name()), &[gates, tile.padded, tile.padded])?;
+        pack::pack(g, &s.w, &w, false)?;
+        return launch(g, 0, steps, &w);
+    }
+    let dh = d.dstart.view("carried", 0, &[batch, hidden]);
+    for step in (0..steps).rev() {
+        launch(g, step, step + 1, &none)?;
+        let (gradient, columns) = recurrent_gradient(cell, s, d);
+        let at = Factor::block(gradient, step * batch * columns, batch, gates * hidden, columns);
+        matmul(g, at, &s.w, None, &dh, true)?;
+    }
+    Ok(())
+}
+
+/// Where [`backward`] leaves the gradient of `h Wᵀ` (the first G H columns), and how many columns that tensor has.
+pub(crate) fn recurrent_gradient<'a>(cell: Cell, s: &'a Sequence, d: &'a SequenceGradients) -> (&'a Tensor, usize) {
+    let tensor = match (cell, &s.saved) {
+        (Cell::Gru, Some(saved)) => saved,
+        _ => &d.dx,
+    };
+    (tensor, tensor.rows_and_columns().1)
+}
+
+/// Checks all shapes; gives T, B and H.
+fn check(cell: Cell, s: &Sequence) -> Result<(usize, usize, usize)> {
+    let (&[steps, batch], &[n, _], &[_, hidden]) = (s.index.shape(), s.x.shape(), s.w.shape()) else {
+        return Err(Error::shape(
+            "recurrence",
+            s.index.name(),
+            "[T, B], with x [N, G H] and w [G H, H]",
+            s.index.shape(),
+        ));
+    };
+    let gates = cell.gates();
+    expect("recurrence", &s.w, &[gates * hidden, hidden])?;
+    expect("recurrence", &s.x, &[n, gates * hidden])?;
+    expect_indices("recurrence", &s.index, n)?;
+    if s.lengths.shape() != [batch] || s.lengths.vocabulary().is_none_or(|below| below > steps + 1) {
+        let expected = format!("[{batch}], from `Device::lengths` with at most {steps} steps");
+        return Err(Error::shape("recurrence", s.lengths.name(), expected, s.lengths.shape()));
+    }
+    expect("recurrence", &s.h, &[steps + 1, batch, hidden])?;
+    let missing = |name: &str| Error::shape("recurrence", name, "the tensor that this cell needs", &[]);
+    if cell == Cell::Gru {
+        expect_len("recurrence", s.bias.as_ref().ok_or_else(|| missing("bias"))?, gates * hidden)?;
+    }
+    if cell == Cell::Lstm {
+        expect("recurrence", s.c.as_ref().ok_or_else(|| missing("c"))?, &[steps + 1, batch, hidden])?;
+    }
+    if cell.saved() > 0 {
+        let saved = s.saved.as_ref().ok_or_else(|| missing("saved"))?;
+        expect("recurrence", saved, &[steps, batch, cell.saved() * hidden])?;
+    }
+    Ok((steps, batch, hidden))
+}
+
+/// Batch entries that one thread of a twin takes through all steps: their states and W stay in its cache.
+pub(super) const TWIN_ROWS: usize = 64;
+
+/// `[slots, batch, width]` cut into tiles of `TWIN_ROWS` batch entries: for each tile, its part of every slot.
+pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<&mut [F]>> {
+    let mut tiles: Vec<_> = (0..batch.div_ceil(TWIN_ROWS)).map(|_| Vec::new()).collect();
+    for slot in values.chunks_exact_mut(batch * width) {
+        for (tile, part) in tiles.iter_mut().zip(slot.chunks_mut(TWIN_ROWS * width)) {
+            tile.push(part);
+        }
+    }
+    tiles
+}
+
+/// `σ(x)` for each element, by the vectorised tanh: `σ(x) = (1 + tanh(x / 2)) / 2`.
+pub(super) fn sigmoid_in_place<F: Real>(xs: &mut [F]) {
+    let half = F::of(0.5);
+    xs.iter_mut().for_each(|x| *x = half * *x);
+    F::tanh_in_place(xs);
+    xs.iter_mut().for_each(|x| *x = half * *x + half);
+}

@@ -1,0 +1,412 @@
+//! `nn.RNN`, `nn.GRU`, `nn.LSTM`: layers, directions and lengths are the same for all of them.
+
+use super::functional::{self, InitialState, States};
+use super::{Init, ParameterId, State};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Var};
+use crate::kernels::sequence::Cell;
+use crate::tensor::Tensor;
+
+/// The arguments of `torch.nn.RNN`, `torch.nn.GRU` and `torch.nn.LSTM`, with their defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RnnOptions {
+    /// I
+    pub input_size: usize,
+    /// H
+    pub hidden_size: usize,
+    /// L: layers, each on the outputs of the one below.
+    pub num_layers: usize,
+    /// Of `Rnn` alone.
+    pub nonlinearity: Nonlinearity,
+    /// Whether there are biases.
+    pub bias: bool,
+    /// Whether sequences are taken and returned as `[B, T, ..]`.
+    pub batch_first: bool,
+    /// Rate of dropout on the outputs of every layer but the last, in training.
+    pub dropout: f64,
+    /// Whether every layer also runs from the last step to the first: D = 2.
+    pub bidirectional: bool,
+}
+
+/// What an [`Rnn`] applies at each step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nonlinearity {
+    /// tanh
+    #[default]
+    Tanh,
+    /// max(0, ·)
+    Relu,
+}
+
+impl RnnOptions {
+    /// One layer, tanh, biases, time first, one direction.
+    pub fn new(input_size: usize, hidden_size: usize) -> Self {
+        Self {
+            input_size,
+            hidden_size,
+            num_layers: 1,
+            nonlinearity: Nonlinearity::Tanh,
+            bias: true,
+            batch_first: false,
+            dropout: 0.0,
+            bidirectional: false,
+        }
+    }
+
+    /// Sets the number of layers.
+    pub fn num_layers(self, num_layers: usize) -> Self {
+        Self { num_layers, ..self }
+    }
+
+    /// Sets what an `Rnn` applies at each step.
+    pub fn nonlinearity(self, nonlinearity: Nonlinearity) -> Self {
+        Self { nonlinearity, ..self }
+    }
+
+    /// Sets whether there are biases.
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// Sets whether sequences are taken and returned as `[B, T, ..]`.
+    pub fn batch_first(self, batch_first: bool) -> Self {
+        Self { batch_first, ..self }
+    }
+
+    /// Sets the rate of dropout between layers.
+    pub fn dropout(self, dropout: f64) -> Self {
+        Self { dropout, ..self }
+    }
+
+    /// Sets whether there are two directions.
+    pub fn bidirectional(self, bidirectional: bool) -> Self {
+        Self { bidirectional, ..self }
+    }
+
+    fn directions(&self) -> usize {
+        if self.bidirectional { 2 } else { 1 }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.num_layers == 0 {
+            return Err(Error::argument("rnn", "num_layers", "at least 1", 0));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::argument("rnn", "dropout", "at least 0 and below 1", self.dropout));
+        }
+        Ok(())
+    }
+}
+
+/// The layers of a recurrent module of any cell.
+#[derive(Clone, Debug)]
+struct Recurrent {
+    cell: Cell,
+    options: RnnOptions,
+    /// By layer, then by direction.
+    layers: Vec<Layer>,
+    /// The seed of the dropout.
+    seed: u32,
+}
+
+/// The parameters of one layer in one direction.
+#[derive(Clone, Debug)]
+struct Layer {
+    weight_ih: ParameterId,
+    weight_hh: ParameterId,
+    /// `bias_ih`, `bias_hh`.
+    biases: Option<[ParameterId; 2]>,
+}
+
+impl Layer {
+    /// Draws `<name>.weight_ih<suffix>` and so on, in PyTorch's order.
+    fn new(init: &mut Init, name: &str, suffix: &str, cell: Cell, input: usize, options: &RnnOptions) -> Result<Self> {
+        let (hidden, gates) = (options.hidden_size, cell.gates());
+        let bound = 1.0 / (hidden as f64).sqrt();
+        let mut draw = |kind: &str, shape: &[usize]| init.uniform(format!("{name}.{kind}{suffix}"), shape, bound);
+        let width = gates.saturating_mul(hidden);
+        Ok(Self {
+            weight_ih: draw("weight_ih", &[width, input])?,
+            weight_hh: draw("weight_hh", &[width, hidden])?,
+            biases: if options.bias { Some([draw("bias_ih", &[width])?, draw("bias_hh", &[width])?]) } else { None },
+        })
+    }
+
+    /// `x W_ihᵀ` for all steps at once, then the recurrence.
+    fn forward(
+        &self,
+        g: &mut Graph,
+        cell: Cell,
+        x: Var,
+        start: Option<States>,
+        lengths: Option<&Tensor>,
+    ) -> Result<(Var, States)> {
+        let biases = match self.biases {
+            None => None,
+            Some([b_ih, b_hh]) => Some((g.parameter(b_ih)?, g.parameter(b_hh)?)),
+        };
+        // The GRU's b_hh is inside the product that its reset gate scales; elsewhere the two add up.
+        let (below, recurrent) = match (biases, cell) {
+            (None, _) => (None, None),
+            (Some((b_ih, b_hh)), Cell::Gru) => (Some(b_ih), Some(b_hh)),
+            (Some((b_ih, b_hh)), _) => (Some(functional::add(g, b_ih, b_hh)?), None),
+        };
+        let weight_ih = g.parameter(self.weight_ih)?;
+        let projected = functional::linear(g, x, weight_ih, below)?;
+        let weight_hh = g.parameter(self.weight_hh)?;
+        functional::recurrence(g, cell, projected, weight_hh, recurrent, start, lengths)
+    }
+}
+
+impl Recurrent {
+    fn new(init: &mut Init, name: &str, cell: Cell, options: RnnOptions) -> Result<Self> {
+        options.check()?;
+        let mut layers = Vec::new();
+        for layer in 0..options.num_layers {
+            let below = options.hidden_size.saturating_mul(options.directions());
+            let input = if layer == 0 { options.input_size } else { below };
+            for direction in ["", "_reverse"].iter().take(options.directions()) {
+                layers.push(Layer::new(init, name, &format!("_l{layer}{direction}"), cell, input, &options)?);
+            }
+        }
+        Ok(Self {
+            cell,
+            options,
+            layers,
+            seed: name.bytes().fold(0, |seed, byte| seed.wrapping_mul(31) + u32::from(byte)),
+        })
+    }
+
+    fn state(&self, device: &Device, batch: usize) -> Result<State> {
+        let shape = [self.layers.len(), batch, self.options.hidden_size];
+        let names = [("h", shape), ("c", shape)];
+        State::zeros(device, &names[..self.cell.states()])
+    }
+
+    fn forward(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        initial: InitialState<'_>,
+        lengths: Option<&Tensor>,
+    ) -> Result<(Var, States)> {
+        let RnnOptions { batch_first, dropout, hidden_size, .. } = self.options;
+        let directions = self.options.directions();
+        if g.shape(x).len() != 3 {
+            let expected = if batch_first { "[B, T, I]" } else { "[T, B, I]" };
+            return Err(Error::shape("rnn", "input", expected, g.shape(x)));
+        }
+        let mut x = if batch_first { functional::swap_axes(g, x)? } else { x };
+        let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
+        let shape = [self.layers.len(), batch, hidden_size];
+        if let InitialState::Given(States { h, c }) = initial {
+            if c.is_some() != (self.cell.states() == 2) {
+                let (expected, got) = if c.is_some() { ("h alone", "h and c") } else { ("h and c", "h alone") };
+                return Err(Error::argument("rnn", "initial state", expected, got));
+            }
+            for state in [Some(h), c].into_iter().flatten() {
+                if g.shape(state) != shape {
+                    return Err(Error::shape("rnn", "initial state", format!("{shape:?}"), g.shape(state)));
+                }
+            }
+        }
+        let all_steps = match (lengths, self.options.bidirectional) {
+            (None, true) => Some(g.device().lengths("all steps", batch, steps)?),
+            _ => None,
+        };
+        let mut ends = Vec::new();
+        for (l, layer) in self.layers.chunks(directions).enumerate() {
+            if l > 0 {
+                x = functional::dropout(g, x, dropout, self.seed.wrapping_add(l as u32))?;
+            }
+            let mut outputs = Vec::new();
+            for (d, direction) in layer.iter().enumerate() {
+                let start = self.start(g, initial, &shape, l * directions + d)?;
+                let (output, end) = match lengths.or(all_steps.as_ref()).filter(|_| d == 1) {
+                    None => direction.forward(g, self.cell, x, start, lengths)?,
+                    Some(reversal) => {
+                        let reversed = functional::reverse(g, x, reversal)?;
+                        let (output, end) = direction.forward(g, self.cell, reversed, start, lengths)?;
+                        (functional::reverse(g, output, reversal)?, end)
+                    }
+                };
+                outputs.push(output);
+                ends.push(end);
+            }
+            x = functional::concat(g, &outputs)?;
+        }
+        if let InitialState::Carried(state) = initial {
+            for (k, end) in ends.iter().enumerate() {
+                for (name, end) in [("h", Some(end.h)), ("c", end.c)] {
+                    let Some(end) = end else { continue };
+                    let place =
+                        state.tensor(name, &shape)?.view(name, k * batch * hidden_size, &[1, batch, hidden_size]);
+                    let end = g.tensor(end)?;
+                    g.copy(&end, &place)?;
+                }
+            }
+        }
+        let h_n: Vec<_> = ends.iter().map(|end| end.h).collect();
+        let c_n: Vec<_> = ends.iter().filter_map(|end| end.c).collect();
+        let h = functional::stack(g, &h_n)?;
+        let c = if c_n.is_empty() { None } else { Some(functional::stack(g, &c_n)?) };
+        let output = if batch_first { functional::swap_axes(g, x)? } else { x };
+        Ok((output, States { h, c }))
+    }
+
+    /// The incoming state of layer and direction k.
+    fn start(&self, g: &mut Graph, initial: InitialState<'_>, shape: &[usize; 3], k: usize) -> Result<Option<States>> {
+        let one = [1, shape[1], shape[2]];
+        Ok(match initial {
+            InitialState::Zero => None,
+            InitialState::Given(States { h, c }) => Some(States {
+                h: functional::narrow(g, h, k, 1)?,
+                c: c.map(|c| functional::narrow(g, c, k, 1)).transpose()?,
+            }),
+            InitialState::Carried(state) => {
+                let mut slot = |name: &str| {
+                    let tensor = state.tensor(name, shape)?.view(name, k * shape[1] * shape[2], &one);
+                    g.input(&tensor)
+                };
+                let h = slot("h")?;
+                let c = if self.cell.states() == 2 { Some(slot("c")?) } else { None };
+                Some(States { h, c })
+            }
+        })
+    }
+}
+
+/// What [`Rnn`] and [`Gru`] return.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RnnOutput {
+    /// The state of the top layer after every step: `[T, B, D H]`, or `[B, T, D H]` if the module is batch first.
+    pub output: Var,
+    /// The state after the last step, `[D * L, B, H]` whatever `batch_first` says.
+    pub h_n: Var,
+}
+
+/// What [`Lstm`] returns.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct LstmOutput {
+    /// As [`RnnOutput::output`].
+    pub output: Var,
+    /// The hidden state after the last step, `[D * L, B, H]`.
+    pub h_n: Var,
+    /// The cell after the last step, `[D * L, B, H]`.
+    pub c_n: Var,
+}
+
+macro_rules! module {
+    ($(#[$doc:meta])* $name:ident, $output:ident, $cell:expr, |$out:ident, $states:ident| $made:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name(Recurrent);
+
+        impl $name {
+            /// Draws the parameters `<name>.weight_ih_l0` and so on, in PyTorch's order.
+            ///
+            /// # Errors
+            /// A size or number of layers of 0, a dropout outside [0, 1), an option that this module does not have, or
+            /// the name is taken.
+            pub fn new(init: &mut Init, name: &str, options: RnnOptions) -> Result<Self> {
+                let cell: fn(&RnnOptions) -> Result<Cell> = $cell;
+                Ok(Self(Recurrent::new(init, name, cell(&options)?, options)?))
+            }
+
+            /// A zero state for `batch` sequences, to carry from window to window.
+            ///
+            /// # Errors
+            /// A batch of 0.
+            pub fn state(&self, device: &Device, batch: usize) -> Result<State> {
+                self.0.state(device, batch)
+            }
+
+            /// `x` `[T, B, I]` (`[B, T, I]` if batch first).
+            ///
+            /// # Errors
+            /// The shapes do not fit.
+            pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<$output> {
+                let ($out, $states) = self.0.forward(g, x, initial, None)?;
+                Ok($made)
+            }
+
+            /// [`Self::forward`] for sequences of different lengths, in any order: `lengths` `[B]` u32 from
+            /// [`Device::lengths`]. Equal to PyTorch's `pack_padded_sequence(enforce_sorted=False)`: outputs past a
+            /// sequence's length are 0, its last state is that of its last step, the reverse direction starts there, and
+            /// no gradient comes from padding.
+            ///
+            /// # Errors
+            /// The shapes do not fit.
+            pub fn forward_with_lengths(
+                &self,
+                g: &mut Graph,
+                x: Var,
+                initial: InitialState<'_>,
+                lengths: &Tensor,
+            ) -> Result<$output> {
+                let ($out, $states) = self.0.forward(g, x, initial, Some(lengths))?;
+                Ok($made)
+            }
+        }
+    };
+}
+
+module! {
+    /// The Elman network (`torch.nn.RNN`): `h_t = tanh(x_t W_ihᵀ + b_ih + h_{t-1} W_hhᵀ + b_hh)`, or with `max(0, ·)`.
+    ///
+    /// Parameters of layer k `weight_ih_l{k}` `[H, I]` (`[H, D H]` above the first layer), `weight_hh_l{k}` `[H, H]`,
+    /// `bias_ih_l{k}` and `bias_hh_l{k}` `[H]`, with `_reverse` behind them for the second direction; all from
+    /// U(-1/√H, 1/√H).
+    ///
+    /// ```
+    /// use elman::nn::functional::InitialState;
+    /// use elman::{Device, Graph, nn, rng};
+    ///
+    /// let device = Device::cpu();
+    /// let mut init = nn::Init::new(rng::manual_seed(0));
+    /// let rnn = nn::Rnn::new(&mut init, "rnn", nn::RnnOptions::new(4, 7).num_layers(2).bidirectional(true))?;
+    /// let parameters = init.upload(&device)?;
+    ///
+    /// let mut g = Graph::new(&parameters);
+    /// let x = g.input(&device.upload("x", &[5, 3, 4], &[0.5; 60])?)?; // [T, B, I]
+    /// let out = rnn.forward(&mut g, x, InitialState::Zero)?;
+    /// assert_eq!(g.shape(out.output), [5, 3, 14]); // [T, B, D H]
+    /// assert_eq!(g.shape(out.h_n), [4, 3, 7]); // [D * L, B, H]
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    Rnn, RnnOutput, |options| Ok(match options.nonlinearity {
+        Nonlinearity::Tanh => Cell::Tanh,
+        Nonlinearity::Relu => Cell::Relu,
+    }), |output, states| RnnOutput { output, h_n: states.h }
+}
+
+module! {
+    /// The gated recurrent unit (`torch.nn.GRU`), gates r, z, n, reset after the product:
+    /// `r = σ(W_ir x + b_ir + W_hr h + b_hr)`, `z` likewise, `n = tanh(W_in x + b_in + r (W_hn h + b_hn))`,
+    /// `h' = (1 - z) n + z h`.
+    ///
+    /// Parameters as [`Rnn`]'s, with 3 H in place of their first H.
+    Gru, RnnOutput, |options| only_tanh("gru", options, Cell::Gru), |output, states| RnnOutput { output, h_n: states.h }
+}
+
+module! {
+    /// Long short-term memory (`torch.nn.LSTM`), gates i, f, g, o: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`.
+    ///
+    /// Parameters as [`Rnn`]'s, with 4 H in place of their first H.
+    Lstm, LstmOutput, |options| only_tanh("lstm", options, Cell::Lstm), |output, states| LstmOutput {
+        output,
+        h_n: states.h,
+        c_n: states.c.expect("an LSTM has a cell"),
+    }
+}
+
+fn only_tanh(module: &'static str, options: &RnnOptions, cell: Cell) -> Result<Cell> {
+    match options.nonlinearity {
+        Nonlinearity::Tanh => Ok(cell),
+        other => Err(Error::argument(module, "nonlinearity", "left alone", format!("{other:?}"))),
+    }
+}
