@@ -38,7 +38,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 3u;
-const MOST_SUMS: u32 = 16u;
+const MOST_SUMS: u32 = 4u;
 
 @compute @workgroup_size(THREADS)
 fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -39,7 +39,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 1u;
-const MOST_SUMS: u32 = 64u;
+const MOST_SUMS: u32 = 16u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {

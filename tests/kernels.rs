@@ -92,7 +92,13 @@ fn matmul() {
 const SEQUENCES: [(usize, usize, usize); 9] =
     [(1, 1, 1), (3, 2, 5), (4, 5, 4), (5, 7, 31), (3, 17, 65), (3, 67, 33), (4, 35, 256), (2, 6, 1022), (3, 5, 1030)];
 
-const CELLS: [Cell; 4] = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm];
+/// All sizes for the cell of one gate; for the others, which share its layout, those around which their own code bends.
+fn sizes() -> Vec<(Cell, (usize, usize, usize))> {
+    let few = [(1, 1, 1), (4, 5, 7), (3, 67, 33), (2, 6, 258), (3, 5, 1030)];
+    let of = |cell| few.map(|size| (cell, size));
+    let tanh = SEQUENCES.map(|size| (Cell::Tanh, size));
+    [&tanh[..], &of(Cell::Relu)[1..3], &of(Cell::Gru), &of(Cell::Lstm)].concat()
+}
 
 /// A recurrence with random tensors; the recurrent matrix keeps its products near 1.
 fn sequence(device: &Device, cell: Cell, (steps, batch, hidden): (usize, usize, usize)) -> Result<Sequence> {
@@ -115,7 +121,7 @@ fn sequence(device: &Device, cell: Cell, (steps, batch, hidden): (usize, usize, 
 
 #[test]
 fn recurrences_forward() {
-    for (cell, size) in CELLS.into_iter().flat_map(|cell| SEQUENCES.map(|size| (cell, size))) {
+    for (cell, size) in sizes() {
         check(&format!("{cell:?} {size:?}"), TOLERANCE, |device, g| {
             let s = sequence(device, cell, size)?;
             kernels::sequence::forward(g, cell, &s)?;
@@ -126,7 +132,7 @@ fn recurrences_forward() {
 
 #[test]
 fn recurrences_backward() {
-    for (cell, size) in CELLS.into_iter().flat_map(|cell| SEQUENCES.map(|size| (cell, size))) {
+    for (cell, size) in sizes() {
         let (steps, batch, hidden) = size;
         for (has_dy, has_dend) in [(true, true), (true, false), (false, true)] {
             check(&format!("{cell:?} {size:?} {has_dy} {has_dend}"), TOLERANCE, |device, g| {
@@ -525,10 +531,9 @@ fn indices_that_were_not_checked_are_refused() {
 
 #[test]
 fn every_kernel_is_tested_here() {
-    let tests: [fn(); 20] = [
+    let tests: [fn(); 19] = [
         matmul,
-        recurrences_forward,
-        recurrences_backward,
+        recurrences_backward, // forward, too
         last_step_and_reverse,
         pack_and_place,
         dropout,

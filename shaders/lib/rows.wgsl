@@ -52,7 +52,7 @@ fn multiply_rows(place: Place, gate: u32, sums: array<vec4<f32>, MOST_SUMS>) -> 
     let vectors = HP / 4u;
     var sum = sums;
     for (var k = 0u; k < vectors; k++) {
-        var matrix = array<vec4<f32>, 16>(); // [COLUMNS, 4]
+        var matrix = array<vec4<f32>, 8>(); // [COLUMNS, 4], for at most two columns
         for (var c = 0u; c < COLUMNS; c++) {
             // Past the last column the last one is computed again, and not stored.
             let at = (gate * HP + 4u * k) * vectors + min(place.vector + c * WIDTH, vectors - 1u);

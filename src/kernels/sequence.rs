@@ -109,17 +109,16 @@ impl RowTile {
     /// The fused layout for a hidden size, or the stepwise one if not even four entries fit.
     ///
     /// A wide device gets 4 x 4 sums a thread and just enough groups to fill a workgroup of 64 threads: that makes the
-    /// most workgroups. A software driver, where a load costs a hundred products, gets 16 x 16 sums a thread (on lavapipe
-    /// 190 ms where 16 x 4 take 330, tanh, T 8, B 512, H 256), 16 x 4 for each gate of a gated cell, and the most
-    /// entries, which read the matrix least often.
+    /// most workgroups. A software driver, where a load costs a hundred products, gets 8 x 8 for a cell of one gate; 16 x 16
+    /// run faster there (lavapipe, T 8, B 512, H 256: 0.20 s in place of 0.27) but take 10 s to compile in place of 2.
     fn new(wide: bool, batch: usize, hidden: usize, gates: usize) -> Self {
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
         let fused = fit >= 4;
         let (rows, columns) = match (fused && !wide, gates) {
             (false, _) => (4, 1),
-            (true, 1) => (fit.min(16), vectors.min(4)),
-            (true, _) => (fit.min(16), 1),
+            (true, 1) => (fit.min(8), vectors.min(2)),
+            (true, _) => (4, 1),
         };
         let width = vectors.div_ceil(columns).min(256);
         let groups = if wide && fused { (64 / width).max(1) } else { 1 };
