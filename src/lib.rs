@@ -61,7 +61,10 @@
 //!   becomes a product with the table, of V rows rather than T B, and the recurrence reads the rows it needs. Its gradient
 //!   is a sum for each token, in fixed order.
 //! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024): a
-//!   workgroup takes its entries through the whole sequence. Above that, one dispatch a step. The plan says which.
+//!   workgroup takes its entries through the whole sequence. Above that, a product and a dispatch a step. The plan says
+//!   which. [`kernels::sequence`] has what all cells share; a cell adds its two kernels and an arm to two matches.
+//! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
+//!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
 //! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps

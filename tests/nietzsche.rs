@@ -6,20 +6,13 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::gpu;
+use common::{example, gpu};
 use elman::generate::SlidingWindow;
 use elman::nn::{CharRnn, CharRnnOptions, Init};
 use elman::text::Vocabulary;
 
-/// The example beside this test's own binary; `cargo test` builds both.
 fn nietzsche() -> Command {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap();
-    let binary = folder.join("examples").join(format!("nietzsche{}", std::env::consts::EXE_SUFFIX));
-    assert!(binary.exists(), "{} is missing: run `cargo build --examples` with the same profile", binary.display());
-    let mut command = Command::new(binary);
-    command.env_remove("ELMAN_DEVICE").env("ELMAN_BOUNDS_CHECKS", "1");
-    command
+    example("nietzsche")
 }
 
 fn shipped() -> String {

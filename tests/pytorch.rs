@@ -3,11 +3,14 @@
 mod common;
 
 use common::{assert_close, f32_devices, widen};
-use elman::nn::functional::{self, InitialState, Reduction};
-use elman::nn::{CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Rnn, RnnOptions};
+use elman::nn::functional::{self, InitialState, Reduction, States};
+use elman::nn::{
+    CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Linear, Lstm, LstmOutput, Nonlinearity, Rnn,
+    RnnOptions, RnnOutput,
+};
 use elman::optim::Adam;
 use elman::text::{Corpus, Windows};
-use elman::{Device, Graph, Result, Trainer, rng};
+use elman::{Device, Graph, Result, Tensor, Trainer, Var, rng};
 use safetensors::SafeTensors;
 
 /// A fixture file, whole.
@@ -197,5 +200,130 @@ fn first_fifty_training_losses() {
             let difference = (f64::from(*got) - want).abs();
             assert!(difference <= 1e-4, "step {step} on {}: {got}, PyTorch {want}", device.describe());
         }
+    }
+}
+
+/// Every kind x layers x directions x batch_first x bias x lengths x initial state, sizes all different, on every device:
+/// outputs and states within 1e-5, gradients within 1e-4 of their largest.
+#[test]
+fn recurrent_family() {
+    let fixture = Fixture::open("family");
+    for device in f32_devices() {
+        let mut number = 0;
+        for kind in ["tanh", "relu", "gru", "lstm"] {
+            for layers in [1, 2, 3] {
+                for bits in 0..32 {
+                    let flag = |place: usize| bits >> (4 - place) & 1 == 1;
+                    let (bidirectional, batch_first, bias) = (flag(0), flag(1), flag(2));
+                    let (lengths, state) = (flag(3), flag(4));
+                    number += 1;
+                    let options = RnnOptions::new(2, 5)
+                        .num_layers(layers)
+                        .bidirectional(bidirectional)
+                        .batch_first(batch_first)
+                        .bias(bias);
+                    let name = format!(
+                        "{kind} {layers} {} {} {} {} {}",
+                        u8::from(bidirectional),
+                        u8::from(batch_first),
+                        u8::from(bias),
+                        u8::from(lengths),
+                        u8::from(state)
+                    );
+                    let want = fixture.get(&name).1;
+                    check_family(&device, kind, &name, number, options, lengths, state, &want);
+                }
+            }
+        }
+        assert_eq!(number, 384);
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the options of a case")]
+fn check_family(
+    device: &Device,
+    kind: &str,
+    name: &str,
+    seed: u64,
+    options: RnnOptions,
+    with_lengths: bool,
+    with_state: bool,
+    want: &[f64],
+) {
+    let (steps, batch, hidden) = (4, 3, options.hidden_size);
+    let directions = if options.bidirectional { 2 } else { 1 };
+    let mut init = Init::new(rng::manual_seed(seed));
+    let module = match kind {
+        "gru" => Module::Gru(Gru::new(&mut init, "m", options).unwrap()),
+        "lstm" => Module::Lstm(Lstm::new(&mut init, "m", options).unwrap()),
+        "relu" => Module::Rnn(Rnn::new(&mut init, "m", options.nonlinearity(Nonlinearity::Relu)).unwrap()),
+        _ => Module::Rnn(Rnn::new(&mut init, "m", options).unwrap()),
+    };
+    let parameters = init.upload(device).unwrap();
+    let mut draw = |name: &str, shape: &[usize]| {
+        device.upload(name, shape, &init.rng.uniform(shape.iter().product(), -1.0, 1.0)).unwrap()
+    };
+    let outer = if options.batch_first { [batch, steps] } else { [steps, batch] };
+    let state_shape = [directions * options.num_layers, batch, hidden];
+    let lengths = device.lengths("lengths", batch, steps).unwrap();
+    if with_lengths {
+        lengths.write_u32(&[2, 4, 1]).unwrap();
+    }
+
+    let mut g = Graph::new(&parameters);
+    let x = g.input_with_gradient(&draw("x", &[outer[0], outer[1], options.input_size])).unwrap();
+    let count = match (with_state, kind) {
+        (false, _) => 0,
+        (true, "lstm") => 2,
+        (true, _) => 1,
+    };
+    let states: Vec<_> = (0..count).map(|_| g.input_with_gradient(&draw("state", &state_shape)).unwrap()).collect();
+    let initial = match states[..] {
+        [] => InitialState::Zero,
+        [h] => InitialState::Given(h.into()),
+        [h, c, ..] => InitialState::Given(States { h, c: Some(c) }),
+    };
+    let lengths = with_lengths.then_some(&lengths);
+    let results = module.forward(&mut g, x, initial, lengths);
+    let mut tensors: Vec<_> = results.iter().map(|&var| g.tensor(var).unwrap()).collect();
+    let forward = tensors.len();
+    let seeds: Vec<_> = tensors.iter().map(|tensor| draw("seed", tensor.shape())).collect();
+    let seeds: Vec<_> = results.iter().copied().zip(&seeds).collect();
+    g.backward(&[], &seeds).unwrap();
+    tensors.extend([x].iter().chain(&states).map(|&var| g.gradient(var).expect("a gradient")));
+    g.finish().unwrap().run().unwrap();
+    tensors.extend(parameters.names().map(|name| parameters.get_gradient(name).unwrap()));
+
+    let mut at = 0;
+    for (i, tensor) in tensors.iter().enumerate() {
+        let want = &want[at..at + tensor.len()];
+        at += tensor.len();
+        let (tolerance, columns) = if i < forward { (1e-5, hidden) } else { (1e-4, tensor.len()) };
+        let what = format!("{name}: result {i}, {tensor:?}, on {}", device.describe());
+        assert_close(&what, &tensor.to_vec_f64().unwrap(), want, columns, tolerance);
+    }
+    assert_eq!(at, want.len(), "{name}");
+}
+
+enum Module {
+    Rnn(Rnn),
+    Gru(Gru),
+    Lstm(Lstm),
+}
+
+impl Module {
+    /// Output, h_n, and c_n.
+    fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, lengths: Option<&Tensor>) -> Vec<Var> {
+        let of_rnn = |out: RnnOutput| vec![out.output, out.h_n];
+        let of_lstm = |out: LstmOutput| vec![out.output, out.h_n, out.c_n];
+        match (self, lengths) {
+            (Self::Rnn(m), None) => m.forward(g, x, initial).map(of_rnn),
+            (Self::Rnn(m), Some(lengths)) => m.forward_with_lengths(g, x, initial, lengths).map(of_rnn),
+            (Self::Gru(m), None) => m.forward(g, x, initial).map(of_rnn),
+            (Self::Gru(m), Some(lengths)) => m.forward_with_lengths(g, x, initial, lengths).map(of_rnn),
+            (Self::Lstm(m), None) => m.forward(g, x, initial).map(of_lstm),
+            (Self::Lstm(m), Some(lengths)) => m.forward_with_lengths(g, x, initial, lengths).map(of_lstm),
+        }
+        .unwrap()
     }
 }

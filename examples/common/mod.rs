@@ -10,6 +10,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+pub mod cell;
 pub mod corpus;
 pub mod run;
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::io::Write as _;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use elman::Device;
@@ -27,6 +28,17 @@ pub fn own_gpu() -> Option<Device> {
             None
         }
     }
+}
+
+/// An example beside the test's own binary; `cargo test` builds both.
+pub fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap();
+    let binary = folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(binary.exists(), "{} is missing: run `cargo build --examples` with the same profile", binary.display());
+    let mut command = Command::new(binary);
+    command.env_remove("ELMAN_DEVICE").env("ELMAN_BOUNDS_CHECKS", "1");
+    command
 }
 
 /// The devices that compute in f32: the CPU, and the GPU where there is one.
