@@ -51,7 +51,8 @@ impl<'a> Factor<'a> {
     }
 
     fn fits(&self) -> bool {
-        self.columns <= self.stride && self.offset + (self.rows - 1) * self.stride + self.columns <= self.tensor.len()
+        let end = self.rows.saturating_sub(1).saturating_mul(self.stride).saturating_add(self.columns);
+        self.columns <= self.stride && end.saturating_add(self.offset) <= self.tensor.len()
     }
 }
 

@@ -145,8 +145,13 @@ pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
 pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var> {
     let x_tensor = g.tensor(x)?;
     let mut shape = x_tensor.shape().to_vec();
-    if length == 0 || start + length > shape[0] {
-        return Err(Error::shape("narrow", x_tensor.name(), format!("[{}.., ..]", start + length.max(1)), &shape));
+    if length == 0 || start.saturating_add(length) > shape[0] {
+        return Err(Error::shape(
+            "narrow",
+            x_tensor.name(),
+            format!("[at least {}, ..]", start.saturating_add(length.max(1))),
+            &shape,
+        ));
     }
     let inner = x_tensor.len() / shape[0];
     shape[0] = length;
