@@ -3,10 +3,10 @@
 mod common;
 
 use common::{assert_close, f32_devices, values, widen};
-use elman::nn::functional::{InitialState, Reduction, States, cross_entropy};
-use elman::nn::{Gru, Init, Lstm, Nonlinearity, Parameters, Rnn, RnnOptions, State};
+use elman::nn::functional::{self, InitialState, Reduction, States, cross_entropy};
+use elman::nn::{Gru, GruCell, Init, Lstm, LstmCell, Nonlinearity, Parameters, Rnn, RnnCell, RnnOptions, State};
 use elman::optim::Adam;
-use elman::{Device, Error, Evaluator, Graph, Plan, Tensor, Trainer, rng};
+use elman::{Device, Error, Evaluator, Graph, Plan, Tensor, Trainer, Var, rng};
 
 const INPUT: usize = 3;
 const BATCH: usize = 5;
@@ -366,4 +366,77 @@ fn every_kind_carries_its_state() {
         }
         assert_eq!(whole.1[0].keys().collect::<Vec<_>>(), ["c", "h"]);
     }
+}
+
+/// A cell in a loop over the letters of a sequence gives what the module gives, and its gradients flow.
+#[test]
+fn cells_in_a_loop_are_the_module() {
+    type Build = Box<dyn Fn(&mut Graph, Var) -> elman::Result<Var>>;
+    type Step<'a> = Box<dyn Fn(&mut Graph, Var, Option<States>) -> elman::Result<States> + 'a>;
+    for device in f32_devices() {
+        for kind in ["rnn", "gru", "lstm"] {
+            let options = RnnOptions::new(INPUT, 4);
+            let outputs = |as_cell: bool| {
+                let mut init = Init::new(rng::manual_seed(6));
+                let h_all = |g: &mut Graph, x: Var, step: Step<'_>| {
+                    let (mut states, mut all) = (None, Vec::new());
+                    for t in 0..3 {
+                        let x = functional::narrow(g, x, t, 1)?;
+                        let x = functional::reshape(g, x, &[BATCH, INPUT])?;
+                        let next = step(g, x, states)?;
+                        all.push(functional::reshape(g, next.h, &[1, BATCH, 4])?);
+                        states = Some(next);
+                    }
+                    functional::stack(g, &all)
+                };
+                let build: Build = match (kind, as_cell) {
+                    ("rnn", true) => {
+                        let cell = RnnCell::new(&mut init, "m", options).unwrap();
+                        Box::new(move |g, x| h_all(g, x, Box::new(|g, x, s| cell.forward(g, x, s))))
+                    }
+                    ("gru", true) => {
+                        let cell = GruCell::new(&mut init, "m", options).unwrap();
+                        Box::new(move |g, x| h_all(g, x, Box::new(|g, x, s| cell.forward(g, x, s))))
+                    }
+                    (_, true) => {
+                        let cell = LstmCell::new(&mut init, "m", options).unwrap();
+                        Box::new(move |g, x| h_all(g, x, Box::new(|g, x, s| cell.forward(g, x, s))))
+                    }
+                    ("rnn", false) => {
+                        let m = Rnn::new(&mut init, "m", options).unwrap();
+                        Box::new(move |g, x| Ok(m.forward(g, x, InitialState::Zero)?.output))
+                    }
+                    ("gru", false) => {
+                        let m = Gru::new(&mut init, "m", options).unwrap();
+                        Box::new(move |g, x| Ok(m.forward(g, x, InitialState::Zero)?.output))
+                    }
+                    (_, false) => {
+                        let m = Lstm::new(&mut init, "m", options).unwrap();
+                        Box::new(move |g, x| Ok(m.forward(g, x, InitialState::Zero)?.output))
+                    }
+                };
+                let parameters = init.upload(&device).unwrap();
+                let mut g = Graph::new(&parameters);
+                let x = device.upload("x", &[3, BATCH, INPUT], &sequence(3)).unwrap();
+                let x = g.input_with_gradient(&x).unwrap();
+                let output = build(&mut g, x).unwrap();
+                let y = g.tensor(output).unwrap();
+                let seed = device.upload("seed", &[3, BATCH, 4], &values(61, 12 * BATCH)).unwrap();
+                g.backward(&[], &[(output, &seed)]).unwrap();
+                let dx = g.gradient(x).unwrap();
+                g.finish().unwrap().run().unwrap();
+                let names: Vec<_> = parameters.names().map(|name| name.replace("_l0", "")).collect();
+                let gradients = parameters.names().map(|name| parameters.get_gradient(name).unwrap());
+                let tensors: Vec<_> = [y, dx].into_iter().chain(gradients).collect();
+                (names, tensors.iter().map(|t| t.to_vec_f64().unwrap()).collect::<Vec<_>>())
+            };
+            let ((cell_names, cell), (names, module)) = (outputs(true), outputs(false));
+            assert_eq!(cell_names, names);
+            for (i, (cell, module)) in cell.iter().zip(&module).enumerate() {
+                assert_close(&format!("{kind} {i} on {}", device.describe()), cell, module, module.len(), 2e-6);
+            }
+        }
+    }
+    let mut init = Init::new(rng::manual_seed(6));
+    assert!(RnnCell::new(&mut init, "m", RnnOptions::new(3, 4).num_layers(2)).is_err());
 }

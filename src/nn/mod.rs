@@ -12,5 +12,5 @@ pub use char_rnn::{CharRnn, CharRnnOptions, LanguageModel};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use parameters::{Init, ParameterId, Parameters};
-pub use recurrent::{Gru, Lstm, LstmOutput, Nonlinearity, Rnn, RnnOptions, RnnOutput};
+pub use recurrent::{Gru, GruCell, Lstm, LstmCell, LstmOutput, Nonlinearity, Rnn, RnnCell, RnnOptions, RnnOutput};
 pub use state::{Snapshot, State};

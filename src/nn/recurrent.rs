@@ -1,4 +1,4 @@
-//! `nn.RNN`, `nn.GRU`, `nn.LSTM`: layers, directions and lengths are the same for all of them.
+//! `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells: layers, directions and lengths are the same for all of them.
 
 use super::functional::{self, InitialState, States};
 use super::{Init, ParameterId, State};
@@ -202,10 +202,7 @@ impl Recurrent {
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
         let shape = [self.layers.len(), batch, hidden_size];
         if let InitialState::Given(States { h, c }) = initial {
-            if c.is_some() != (self.cell.states() == 2) {
-                let (expected, got) = if c.is_some() { ("h alone", "h and c") } else { ("h and c", "h alone") };
-                return Err(Error::argument("rnn", "initial state", expected, got));
-            }
+            check_states(self.cell, c)?;
             for state in [Some(h), c].into_iter().flatten() {
                 if g.shape(state) != shape {
                     return Err(Error::shape("rnn", "initial state", format!("{shape:?}"), g.shape(state)));
@@ -378,10 +375,7 @@ module! {
     /// assert_eq!(g.shape(out.h_n), [4, 3, 7]); // [D * L, B, H]
     /// # Ok::<(), elman::Error>(())
     /// ```
-    Rnn, RnnOutput, |options| Ok(match options.nonlinearity {
-        Nonlinearity::Tanh => Cell::Tanh,
-        Nonlinearity::Relu => Cell::Relu,
-    }), |output, states| RnnOutput { output, h_n: states.h }
+    Rnn, RnnOutput, |options| Ok(elman_cell(options)), |output, states| RnnOutput { output, h_n: states.h }
 }
 
 module! {
@@ -409,4 +403,101 @@ fn only_tanh(module: &'static str, options: &RnnOptions, cell: Cell) -> Result<C
         Nonlinearity::Tanh => Ok(cell),
         other => Err(Error::argument(module, "nonlinearity", "left alone", format!("{other:?}"))),
     }
+}
+
+macro_rules! cell {
+    ($(#[$doc:meta])* $name:ident, $module:literal, $cell:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name(SingleStep);
+
+        impl $name {
+            /// Draws the parameters `<name>.weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`. Of the options, sizes, bias
+            /// and nonlinearity count; the others must be left alone.
+            ///
+            /// # Errors
+            /// A size of 0, an option that a cell does not have, or the name is taken.
+            pub fn new(init: &mut Init, name: &str, options: RnnOptions) -> Result<Self> {
+                let cell: fn(&RnnOptions) -> Result<Cell> = $cell;
+                Ok(Self(SingleStep::new(init, $module, name, cell(&options)?, options)?))
+            }
+
+            /// `x` `[B, I]` and states `[B, H]` (zero if none are given) to the next states, `[B, H]`.
+            ///
+            /// # Errors
+            /// The shapes do not fit.
+            pub fn forward(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
+                self.0.forward(g, x, states)
+            }
+        }
+    };
+}
+
+cell! {
+    /// One step of [`Rnn`] (`torch.nn.RNNCell`).
+    RnnCell, "rnn cell", |options| Ok(elman_cell(options))
+}
+
+cell! {
+    /// One step of [`Gru`] (`torch.nn.GRUCell`).
+    GruCell, "gru cell", |options| only_tanh("gru cell", options, Cell::Gru)
+}
+
+cell! {
+    /// One step of [`Lstm`] (`torch.nn.LSTMCell`).
+    LstmCell, "lstm cell", |options| only_tanh("lstm cell", options, Cell::Lstm)
+}
+
+/// One step of a recurrence: a sequence of length 1.
+#[derive(Clone, Debug)]
+struct SingleStep {
+    cell: Cell,
+    hidden: usize,
+    layer: Layer,
+}
+
+impl SingleStep {
+    fn new(init: &mut Init, module: &'static str, name: &str, cell: Cell, options: RnnOptions) -> Result<Self> {
+        let RnnOptions { input_size, hidden_size, nonlinearity, bias, .. } = options;
+        if options != RnnOptions::new(input_size, hidden_size).nonlinearity(nonlinearity).bias(bias) {
+            return Err(Error::argument(module, "options", "of one layer, one direction, time first", "others"));
+        }
+        Ok(Self { cell, hidden: hidden_size, layer: Layer::new(init, name, "", cell, input_size, &options)? })
+    }
+
+    fn forward(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
+        let &[batch, input] = g.shape(x) else {
+            return Err(Error::shape("cell", "input", "[B, I]", g.shape(x)));
+        };
+        let x = functional::reshape(g, x, &[1, batch, input])?;
+        let state = [1, batch, self.hidden];
+        let start = match states {
+            None => None,
+            Some(States { h, c }) => {
+                check_states(self.cell, c)?;
+                let h = functional::reshape(g, h, &state)?;
+                Some(States { h, c: c.map(|c| functional::reshape(g, c, &state)).transpose()? })
+            }
+        };
+        let (_, States { h, c }) = self.layer.forward(g, self.cell, x, start, None)?;
+        let h = functional::reshape(g, h, &state[1..])?;
+        Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
+    }
+}
+
+fn elman_cell(options: &RnnOptions) -> Cell {
+    match options.nonlinearity {
+        Nonlinearity::Tanh => Cell::Tanh,
+        Nonlinearity::Relu => Cell::Relu,
+    }
+}
+
+/// An LSTM's state is h and c, the others' h alone.
+fn check_states(cell: Cell, c: Option<Var>) -> Result<()> {
+    let (expected, got) = match (cell.states(), c) {
+        (2, None) => ("h and c", "h alone"),
+        (1, Some(_)) => ("h alone", "h and c"),
+        _ => return Ok(()),
+    };
+    Err(Error::argument("rnn", "initial state", expected, got))
 }
