@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use common::cell::{Cell, Kind};
 use common::{DeviceArgs, say};
-use elman::nn::functional::{InitialState, Reduction, cross_entropy, narrow, stack};
+use elman::nn::functional::{InitialState, Reduction, concat_first, cross_entropy, narrow};
 use elman::nn::{Embedding, Init, Linear, RnnOptions};
 use elman::optim::Adam;
 use elman::{Device, Graph, Tensor, Trainer, Var, rng};
@@ -130,7 +130,7 @@ fn step_by_step(g: &mut Graph, cell: &Cell, x: Var) -> elman::Result<Var> {
         outputs.push(output);
         state = InitialState::Given(states);
     }
-    stack(g, &outputs)
+    concat_first(g, &outputs)
 }
 
 /// The most likely character after each.

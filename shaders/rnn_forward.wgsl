@@ -50,7 +50,7 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             if entry < p.B {
                 if t < lengths[entry] {
                     state = below(t, entry, 0u, column) + sum[i];
-                    if p.relu != 0u { state = max(state, vec4<f32>()); } else { state = tanh4(state); }
+                    if p.relu != 0u { state = select(state, vec4<f32>(), state < vec4<f32>()); } else { state = tanh4(state); }
                 }
                 let to = ((t + 1u) * p.B + entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {

@@ -24,6 +24,7 @@ pub(crate) fn checked_len(op: &'static str, name: &str, shape: &[usize]) -> Resu
     let len = shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
     match len.filter(|&len| len <= MOST_ELEMENTS) {
         Some(0) => Err(Error::shape(op, name, "no dimension of 0", shape)),
+        Some(_) if shape.is_empty() => Err(Error::shape(op, name, "at least one dimension", shape)),
         Some(len) => Ok(len),
         None => Err(Error::shape(op, name, format!("at most {MOST_ELEMENTS} elements"), shape)),
     }
@@ -66,6 +67,11 @@ impl Tensor {
 
     pub(crate) fn with_bounds(self, least: u32, below: usize) -> Self {
         Self { bounds: Some(Bounds { least, below }), ..self }
+    }
+
+    /// For a tensor of [`Device::lengths`]: the most it may hold; none is 0.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        self.bounds.filter(|bounds| bounds.least > 0).map(|bounds| bounds.below - 1)
     }
 
     /// For a tensor of [`Device::tokens`]: every value is below this, on every write.

@@ -323,7 +323,9 @@ fn wrong_options_states_and_lengths_are_refused() {
     assert_eq!(lengths.to_vec_u32().unwrap(), [5, 5], "refused lengths change nothing");
     lstm.forward_with_lengths(&mut g, x, both, &lengths).unwrap();
     let unchecked = device.upload_u32("unchecked", &[2], &[1, 9]).unwrap();
-    for bad in [device.lengths("of three", 3, 5).unwrap(), device.lengths("longer", 2, 6).unwrap(), unchecked] {
+    // Tokens may be 0, lengths not.
+    let tokens = device.tokens("tokens", &[2], 6).unwrap();
+    for bad in [device.lengths("of three", 3, 5).unwrap(), device.lengths("longer", 2, 6).unwrap(), unchecked, tokens] {
         let error = gru.forward_with_lengths(&mut g, x, InitialState::Zero, &bad).unwrap_err();
         assert!(matches!(&error, Error::Shape { argument, .. } if argument == bad.name()), "{error}");
     }
@@ -368,6 +370,30 @@ fn every_kind_carries_its_state() {
     }
 }
 
+#[test]
+fn relu_and_gates_do_not_hide_a_nan() {
+    for device in f32_devices() {
+        let options = RnnOptions::new(1, 2);
+        let output = |module: &dyn Fn(&mut Graph, Var) -> Var, init: &Init| {
+            let parameters = init.upload(&device).unwrap();
+            let mut g = Graph::inference(&parameters);
+            let x = g.input(&device.upload("x", &[2, 1, 1], &[f32::NAN, 1.0]).unwrap()).unwrap();
+            let y = module(&mut g, x);
+            let y = g.tensor(y).unwrap();
+            g.finish().unwrap().run().unwrap();
+            y.to_vec().unwrap()
+        };
+        let mut init = Init::new(rng::manual_seed(1));
+        let relu = Rnn::new(&mut init, "m", options.nonlinearity(Nonlinearity::Relu)).unwrap();
+        let y = output(&|g, x| relu.forward(g, x, InitialState::Zero).unwrap().output, &init);
+        assert!(y.iter().all(|y| y.is_nan()), "relu on {device:?}: {y:?}");
+        let mut init = Init::new(rng::manual_seed(1));
+        let lstm = Lstm::new(&mut init, "m", options).unwrap();
+        let y = output(&|g, x| lstm.forward(g, x, InitialState::Zero).unwrap().output, &init);
+        assert!(y.iter().all(|y| y.is_nan()), "lstm on {device:?}: {y:?}");
+    }
+}
+
 /// A cell in a loop over the letters of a sequence gives what the module gives, and its gradients flow.
 #[test]
 fn cells_in_a_loop_are_the_module() {
@@ -387,7 +413,7 @@ fn cells_in_a_loop_are_the_module() {
                         all.push(functional::reshape(g, next.h, &[1, BATCH, 4])?);
                         states = Some(next);
                     }
-                    functional::stack(g, &all)
+                    functional::concat_first(g, &all)
                 };
                 let build: Build = match (kind, as_cell) {
                     ("rnn", true) => {

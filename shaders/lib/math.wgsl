@@ -8,7 +8,7 @@ fn tanh4(x: vec4<f32>) -> vec4<f32> {
     return select(far, near, abs(x) < vec4<f32>(1.0));
 }
 
-// The logistic function. exp(-x) may be infinite, and 1 / inf is 0.
+// The logistic function. The select form keeps exp finite and lets a NaN stay NaN.
 fn sigmoid4(x: vec4<f32>) -> vec4<f32> {
-    return 1.0 / (1.0 + exp(-max(x, vec4<f32>(-80.0))));
+    return 1.0 / (1.0 + exp(-select(x, vec4<f32>(-80.0), x < vec4<f32>(-80.0))));
 }

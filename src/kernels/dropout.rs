@@ -30,7 +30,7 @@ pub fn dropout(g: &mut Graph, x: &Tensor, y: &Tensor, rate: f64, seed: u32, cloc
     }
     expect_len("dropout", y, x.len())?;
     expect_len("dropout", clock, 2)?;
-    let threshold = (rate * f64::from(u32::MAX)) as u32;
+    let threshold = (rate * 2f64.powi(32)) as u32;
     let params = Params { n: x.len() as u32, seed, threshold, scale: (1.0 / (1.0 - rate)) as f32 };
     g.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))
 }

@@ -1,6 +1,6 @@
 //! The state after each entry's last step.
 
-use super::{expect, expect_len, striding_grid};
+use super::{expect_len, expect_lengths, striding_grid};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -28,8 +28,7 @@ pub fn last_step(g: &mut Graph, h: &Tensor, lengths: &Tensor, y: &Tensor) -> Res
     let &[slots, batch, hidden] = h.shape() else {
         return Err(Error::shape("last_step", h.name(), "[T + 1, B, H]", h.shape()));
     };
-    expect("last_step", lengths, &[batch])?;
-    super::expect_indices("last_step", lengths, slots)?;
+    expect_lengths("last_step", lengths, batch, slots - 1)?;
     expect_len("last_step", y, batch * hidden)?;
     let params = Params { B: batch as u32, H: hidden as u32 };
     g.dispatch(&KERNEL, &[], params, &[h, lengths, y], striding_grid(y.len()))

@@ -95,6 +95,11 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             next.copy_from_slice(cell);
             F::tanh_in_place(next);
             next.iter_mut().zip(&gates[3]).for_each(|(next, &o)| *next = o * *next);
+            for (row, &length) in next.chunks_exact_mut(hidden).zip(&lengths[start..]) {
+                if t >= length as usize {
+                    row.fill(F::zero());
+                }
+            }
         }
     });
 }

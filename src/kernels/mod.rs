@@ -92,6 +92,15 @@ pub(crate) fn expect_indices(op: &'static str, index: &Tensor, rows: usize) -> R
     }
 }
 
+/// Lengths of a batch of sequences of at most `steps` steps, checked on every write.
+fn expect_lengths(op: &'static str, lengths: &Tensor, batch: usize, steps: usize) -> Result<()> {
+    if lengths.shape() == [batch] && lengths.longest().is_some_and(|longest| longest <= steps) {
+        return Ok(());
+    }
+    let expected = format!("[{batch}], from `Device::lengths` with at most {steps} steps");
+    Err(Error::shape(op, lengths.name(), expected, lengths.shape()))
+}
+
 /// The grid of a kernel whose threads, 256 to a workgroup, stride over `n` elements.
 fn striding_grid(n: usize) -> [usize; 3] {
     [n.div_ceil(256).min(65_535), 1, 1]

@@ -1,6 +1,6 @@
 //! Each entry's own steps, last first: the other direction of a recurrence.
 
-use super::{expect, expect_indices, striding_grid};
+use super::{expect, expect_lengths, striding_grid};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -27,8 +27,7 @@ pub fn reverse(g: &mut Graph, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Resul
     let &[steps, batch, columns] = x.shape() else {
         return Err(crate::Error::shape("reverse", x.name(), "[T, B, C]", x.shape()));
     };
-    expect("reverse", lengths, &[batch])?;
-    expect_indices("reverse", lengths, steps + 1)?;
+    expect_lengths("reverse", lengths, batch, steps)?;
     expect("reverse", y, x.shape())?;
     let params = Params { T: steps as u32, B: batch as u32, C: columns as u32 };
     g.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))

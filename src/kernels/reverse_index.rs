@@ -1,6 +1,6 @@
 //! [`super::reverse`] of the index of a lookup.
 
-use super::{expect, expect_indices, striding_grid};
+use super::{expect, expect_indices, expect_lengths, striding_grid};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
@@ -27,8 +27,7 @@ pub fn reverse_index(g: &mut Graph, x: &Tensor, lengths: &Tensor, y: &Tensor) ->
     let &[steps, batch] = x.shape() else {
         return Err(crate::Error::shape("reverse_index", x.name(), "[T, B]", x.shape()));
     };
-    expect("reverse_index", lengths, &[batch])?;
-    expect_indices("reverse_index", lengths, steps + 1)?;
+    expect_lengths("reverse_index", lengths, batch, steps)?;
     expect("reverse_index", y, x.shape())?;
     expect_indices("reverse_index", x, y.vocabulary().unwrap_or(usize::MAX))?;
     let params = Params { T: steps as u32, B: batch as u32 };

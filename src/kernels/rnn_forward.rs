@@ -63,7 +63,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 next.iter_mut().zip(&made[first * hidden..]).for_each(|(next, &made)| *next = *next + made);
             }
             if p.relu != 0 {
-                next.iter_mut().for_each(|next| *next = next.max(F::zero()));
+                // Not `max`, which hides a NaN.
+                next.iter_mut().filter(|next| **next < F::zero()).for_each(|next| *next = F::zero());
             } else {
                 F::tanh_in_place(next);
             }

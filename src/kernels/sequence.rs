@@ -6,8 +6,8 @@
 
 use super::matmul::{Factor, matmul, t};
 use super::{
-    expect, expect_indices, expect_len, gru_backward, gru_forward, lstm_backward, lstm_forward, pack, rnn_backward,
-    rnn_forward,
+    expect, expect_indices, expect_len, expect_lengths, gru_backward, gru_forward, lstm_backward, lstm_forward, pack,
+    rnn_backward, rnn_forward,
 };
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -274,10 +274,7 @@ fn check(cell: Cell, s: &Sequence) -> Result<(usize, usize, usize)> {
     expect("recurrence", &s.w, &[gates * hidden, hidden])?;
     expect("recurrence", &s.x, &[n, gates * hidden])?;
     expect_indices("recurrence", &s.index, n)?;
-    if s.lengths.shape() != [batch] || s.lengths.vocabulary().is_none_or(|below| below > steps + 1) {
-        let expected = format!("[{batch}], from `Device::lengths` with at most {steps} steps");
-        return Err(Error::shape("recurrence", s.lengths.name(), expected, s.lengths.shape()));
-    }
+    expect_lengths("recurrence", &s.lengths, batch, steps)?;
     expect("recurrence", &s.h, &[steps + 1, batch, hidden])?;
     let missing = |name: &str| Error::shape("recurrence", name, "the tensor that this cell needs", &[]);
     if cell == Cell::Gru {

@@ -162,10 +162,10 @@ pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var>
         if !g.is_differentiable(x) {
             return Ok(());
         }
-        // What lies outside the range stays 0 from the start.
+        // Each run writes the range, and the rest stays 0: so nothing else may be added to this tensor.
         let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
         g.copy(&dy, &dx.view("range", start * inner, &shape))?;
-        g.add_gradient(x, &dx, false)
+        g.add_gradient(x, &dx, true)
     });
     Ok(y)
 }
@@ -174,16 +174,16 @@ pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var>
 ///
 /// # Errors
 /// No values, or their other axes differ.
-pub fn stack(g: &mut Graph, xs: &[Var]) -> Result<Var> {
+pub fn concat_first(g: &mut Graph, xs: &[Var]) -> Result<Var> {
     let tensors = xs.iter().map(|&x| g.tensor(x)).collect::<Result<Vec<_>>>()?;
     let Some(first) = tensors.first() else {
-        return Err(Error::argument("stack", "values", "at least one", 0));
+        return Err(Error::argument("concat_first", "values", "at least one", 0));
     };
     if let &[only] = xs {
         return Ok(only);
     }
     if let Some(odd) = tensors.iter().find(|tensor| tensor.shape()[1..] != first.shape()[1..]) {
-        return Err(Error::shape("stack", odd.name(), format!("[_, {:?}]", &first.shape()[1..]), odd.shape()));
+        return Err(Error::shape("concat_first", odd.name(), format!("_ by {:?}", &first.shape()[1..]), odd.shape()));
     }
     let mut shape = first.shape().to_vec();
     shape[0] = tensors.iter().map(|tensor| tensor.shape()[0]).sum();
@@ -214,16 +214,16 @@ pub fn stack(g: &mut Graph, xs: &[Var]) -> Result<Var> {
 ///
 /// # Errors
 /// No values, or their other axes differ.
-pub fn concat(g: &mut Graph, xs: &[Var]) -> Result<Var> {
+pub fn concat_last(g: &mut Graph, xs: &[Var]) -> Result<Var> {
     let tensors = xs.iter().map(|&x| g.tensor(x)).collect::<Result<Vec<_>>>()?;
     let Some((last, rest)) = tensors.first().and_then(|tensor| tensor.shape().split_last()) else {
-        return Err(Error::argument("concat", "values", "at least one, with an axis", xs.len()));
+        return Err(Error::argument("concat_last", "values", "at least one, with an axis", xs.len()));
     };
     if let &[only] = xs {
         return Ok(only);
     }
     if let Some(odd) = tensors.iter().find(|tensor| &tensor.shape()[..tensor.shape().len() - 1] != rest) {
-        return Err(Error::shape("concat", odd.name(), format!("{rest:?} and {last} or any other"), odd.shape()));
+        return Err(Error::shape("concat_last", odd.name(), format!("{rest:?} and {last} or any other"), odd.shape()));
     }
     let mut shape = rest.to_vec();
     shape.push(tensors.iter().map(|tensor| tensor.rows_and_columns().1).sum());
@@ -253,17 +253,21 @@ pub fn concat(g: &mut Graph, xs: &[Var]) -> Result<Var> {
     Ok(y)
 }
 
+/// What [`reverse`] does to the input of a recurrence, whose own lengths make what lies past them irrelevant: rows of a
+/// table stay rows, in the other order.
+pub(crate) fn reverse_input(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<Var> {
+    let Some((table, index)) = g.as_rows(x) else { return reverse(g, x, lengths) };
+    let vocabulary = g.shape(table)[0];
+    let reversed = g.device().tokens(&format!("{} reversed", index.name()), index.shape(), vocabulary)?;
+    reverse_index::reverse_index(g, &index, lengths, &reversed)?;
+    Ok(rows(g, table, &reversed))
+}
+
 /// Each entry's own steps, last first: `x` `[T, B, C]`, `lengths` `[B]` u32. Past an entry's length, 0.
 ///
 /// # Errors
 /// The shapes do not fit.
 pub fn reverse(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<Var> {
-    if let Some((table, index)) = g.as_rows(x) {
-        let vocabulary = g.shape(table)[0];
-        let reversed = g.device().tokens(&format!("{} reversed", index.name()), index.shape(), vocabulary)?;
-        reverse_index::reverse_index(g, &index, lengths, &reversed)?;
-        return Ok(rows(g, table, &reversed));
-    }
     let x_tensor = g.tensor(x)?;
     let y_tensor = g.zeros(&format!("{} reversed", x_tensor.name()), x_tensor.shape())?;
     reverse_kernel::reverse(g, &x_tensor, lengths, &y_tensor)?;
@@ -281,8 +285,8 @@ pub fn reverse(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<Var> {
     Ok(y)
 }
 
-/// Zeroes each element with probability `rate` and scales the others (`torch.nn.functional.dropout`), anew in every step.
-/// In a graph that records no gradients ([`Graph::inference`]) it does nothing.
+/// Zeroes each element with probability `rate` and scales the others (`torch.nn.functional.dropout`), anew in every
+/// step of a [`crate::Trainer`]; a plan without one draws the same in every run. In a graph that records no gradients ([`Graph::inference`]) it does nothing.
 ///
 /// # Errors
 /// `rate` is not in [0, 1).
@@ -336,6 +340,16 @@ pub enum InitialState<'a> {
     Carried(&'a State),
 }
 
+/// An LSTM's state is h and c, the others' h alone.
+pub(crate) fn check_states(cell: Cell, states: States) -> Result<()> {
+    let (expected, got) = match (cell.states(), states.c) {
+        (2, None) => ("h and c", "h alone"),
+        (1, Some(_)) => ("h alone", "h and c"),
+        _ => return Ok(()),
+    };
+    Err(Error::argument("rnn", "initial state", expected, got))
+}
+
 /// A recurrence over a sequence, `[T, B, G H]` to the states after every step, `[T, B, H]`, and the last states.
 ///
 /// `x` has all biases in it, but for the GRU, whose `b_hh` is `bias`. `weight` is `[G H, H]`. With `lengths` (`[B]` u32
@@ -367,6 +381,12 @@ pub fn recurrence(
     };
     let device = g.device().clone();
     let w = g.tensor(weight)?;
+    if bias.is_some() && cell != Cell::Gru {
+        return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
+    }
+    if let Some(start) = start {
+        check_states(cell, start)?;
+    }
     let bias_tensor = match (cell, bias) {
         (Cell::Gru, None) => Some(g.zeros("no bias", &[width])?),
         (_, bias) => bias.map(|bias| g.tensor(bias)).transpose()?,
@@ -451,7 +471,8 @@ pub fn recurrence(
                     && g.is_differentiable(state)
                 {
                     let gradient = g.view(&d.dstart, "d incoming state", slot * batch * hidden, &state_shape)?;
-                    g.add_gradient(state, &gradient, false)?;
+                    // The gradients of h and c are parts of one buffer.
+                    g.add_gradient(state, &gradient, is_lstm)?;
                 }
             }
         }

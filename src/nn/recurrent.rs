@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::sequence::Cell;
+use crate::rng::threefry2x32;
 use crate::tensor::Tensor;
 
 /// The arguments of `torch.nn.RNN`, `torch.nn.GRU` and `torch.nn.LSTM`, with their defaults.
@@ -108,7 +109,7 @@ struct Recurrent {
     /// By layer, then by direction.
     layers: Vec<Layer>,
     /// The seed of the dropout.
-    seed: u32,
+    seed: [u32; 2],
 }
 
 /// The parameters of one layer in one direction.
@@ -171,12 +172,9 @@ impl Recurrent {
                 layers.push(Layer::new(init, name, &format!("_l{layer}{direction}"), cell, input, &options)?);
             }
         }
-        Ok(Self {
-            cell,
-            options,
-            layers,
-            seed: name.bytes().fold(0, |seed, byte| seed.wrapping_mul(31) + u32::from(byte)),
-        })
+        // Masks differ from module to module and from seed to seed; the generator is looked at, not drawn from.
+        let name = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        Ok(Self { cell, options, layers, seed: [name, init.rng.clone().next_u32()] })
     }
 
     fn state(&self, device: &Device, batch: usize) -> Result<State> {
@@ -202,7 +200,7 @@ impl Recurrent {
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
         let shape = [self.layers.len(), batch, hidden_size];
         if let InitialState::Given(States { h, c }) = initial {
-            check_states(self.cell, c)?;
+            functional::check_states(self.cell, States { h, c })?;
             for state in [Some(h), c].into_iter().flatten() {
                 if g.shape(state) != shape {
                     return Err(Error::shape("rnn", "initial state", format!("{shape:?}"), g.shape(state)));
@@ -216,7 +214,7 @@ impl Recurrent {
         let mut ends = Vec::new();
         for (l, layer) in self.layers.chunks(directions).enumerate() {
             if l > 0 {
-                x = functional::dropout(g, x, dropout, self.seed.wrapping_add(l as u32))?;
+                x = functional::dropout(g, x, dropout, threefry2x32(self.seed, [l as u32, 0])[0])?;
             }
             let mut outputs = Vec::new();
             for (d, direction) in layer.iter().enumerate() {
@@ -224,7 +222,7 @@ impl Recurrent {
                 let (output, end) = match lengths.or(all_steps.as_ref()).filter(|_| d == 1) {
                     None => direction.forward(g, self.cell, x, start, lengths)?,
                     Some(reversal) => {
-                        let reversed = functional::reverse(g, x, reversal)?;
+                        let reversed = functional::reverse_input(g, x, reversal)?;
                         let (output, end) = direction.forward(g, self.cell, reversed, start, lengths)?;
                         (functional::reverse(g, output, reversal)?, end)
                     }
@@ -232,7 +230,7 @@ impl Recurrent {
                 outputs.push(output);
                 ends.push(end);
             }
-            x = functional::concat(g, &outputs)?;
+            x = functional::concat_last(g, &outputs)?;
         }
         if let InitialState::Carried(state) = initial {
             for (k, end) in ends.iter().enumerate() {
@@ -247,8 +245,8 @@ impl Recurrent {
         }
         let h_n: Vec<_> = ends.iter().map(|end| end.h).collect();
         let c_n: Vec<_> = ends.iter().filter_map(|end| end.c).collect();
-        let h = functional::stack(g, &h_n)?;
-        let c = if c_n.is_empty() { None } else { Some(functional::stack(g, &c_n)?) };
+        let h = functional::concat_first(g, &h_n)?;
+        let c = if c_n.is_empty() { None } else { Some(functional::concat_first(g, &c_n)?) };
         let output = if batch_first { functional::swap_axes(g, x)? } else { x };
         Ok((output, States { h, c }))
     }
@@ -334,7 +332,7 @@ macro_rules! module {
             /// [`Self::forward`] for sequences of different lengths, in any order: `lengths` `[B]` u32 from
             /// [`Device::lengths`]. Equal to PyTorch's `pack_padded_sequence(enforce_sorted=False)`: outputs past a
             /// sequence's length are 0, its last state is that of its last step, the reverse direction starts there, and
-            /// no gradient comes from padding.
+            /// no gradient comes from padding. What the padding holds does not matter, but it must be finite.
             ///
             /// # Errors
             /// The shapes do not fit.
@@ -474,7 +472,7 @@ impl SingleStep {
         let start = match states {
             None => None,
             Some(States { h, c }) => {
-                check_states(self.cell, c)?;
+                functional::check_states(self.cell, States { h, c })?;
                 let h = functional::reshape(g, h, &state)?;
                 Some(States { h, c: c.map(|c| functional::reshape(g, c, &state)).transpose()? })
             }
@@ -490,14 +488,4 @@ fn elman_cell(options: &RnnOptions) -> Cell {
         Nonlinearity::Tanh => Cell::Tanh,
         Nonlinearity::Relu => Cell::Relu,
     }
-}
-
-/// An LSTM's state is h and c, the others' h alone.
-fn check_states(cell: Cell, c: Option<Var>) -> Result<()> {
-    let (expected, got) = match (cell.states(), c) {
-        (2, None) => ("h and c", "h alone"),
-        (1, Some(_)) => ("h alone", "h and c"),
-        _ => return Ok(()),
-    };
-    Err(Error::argument("rnn", "initial state", expected, got))
 }
