@@ -121,3 +121,14 @@ fn sentences_are_completed() {
         }
     }
 }
+
+/// Many to one, on reviews that it has not seen.
+#[test]
+fn sentiment_is_recognised() {
+    for seed in ["777", "2"] {
+        let stdout = run("sentiment", &["--device", "cpu", "--seed", seed]);
+        assert!(stdout.contains("336 reviews to learn, 84 held out"), "{stdout}");
+        let accuracy: f64 = stdout.lines().last().unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
+        assert!(accuracy >= 0.85, "{stdout}");
+    }
+}
