@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use common::cell::{Cell, Kind};
-use common::{DeviceArgs, say};
+use common::{DeviceArgs, argmax, say};
 use elman::nn::functional::{InitialState, Reduction, concat_first, cross_entropy, narrow};
 use elman::nn::{Embedding, Init, Linear, RnnOptions};
 use elman::optim::Adam;
@@ -135,6 +135,5 @@ fn step_by_step(g: &mut Graph, cell: &Cell, x: Var) -> elman::Result<Var> {
 
 /// The most likely character after each.
 fn predicted(logits: &Tensor) -> elman::Result<String> {
-    let best = |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-    Ok(logits.to_vec()?.chunks(5).map(|row| CHARACTERS[best(row)]).collect())
+    Ok(logits.to_vec()?.chunks(5).map(|row| CHARACTERS[argmax(row)]).collect())
 }

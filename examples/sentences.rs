@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use common::{DeviceArgs, announce, say};
+use common::{DeviceArgs, announce, argmax, say};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Init, Linear, Parameters, Rnn, RnnOptions};
 use elman::optim::Adam;
@@ -94,8 +94,7 @@ fn sample(p: &Parameters, rnn: &Rnn, fc: &Linear, start: &[usize], length: usize
         character.write(&one_hot(text[i], size).collect::<Vec<_>>())?;
         plan.run()?;
         if i + 1 == text.len() {
-            let logits = logits.to_vec()?;
-            text.push((1..size).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }));
+            text.push(argmax(&logits.to_vec()?));
         }
     }
     Ok(text)

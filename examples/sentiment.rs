@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use common::{DeviceArgs, announce, say};
+use common::{DeviceArgs, announce, argmax, say};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy, dropout, reshape, swap_axes};
 use elman::nn::{Embedding, Gru, Init, Linear, RnnOptions};
 use elman::optim::Adam;
@@ -93,7 +93,7 @@ fn run() -> Result<ExitCode> {
         trainer.step()?;
         if epoch % 10 == 0 || epoch == options.epochs {
             evaluation.run()?;
-            let predicted = logits.to_vec()?.chunks(2).map(|row| u32::from(row[1] > row[0])).collect::<Vec<_>>();
+            let predicted = logits.to_vec()?.chunks(2).map(|row| argmax(row) as u32).collect::<Vec<_>>();
             let right = predicted.iter().zip(&held_out.labels).filter(|(p, l)| p == l).count();
             let loss = trainer.losses()?.last().copied().unwrap_or(f32::NAN);
             say!("epoch {epoch}: loss {loss:.4}, held-out accuracy {:.3}", right as f64 / predicted.len() as f64);

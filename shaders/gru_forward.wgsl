@@ -41,7 +41,7 @@ const MOST_SUMS: u32 = 4u;
 @compute @workgroup_size(THREADS)
 fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, load4(0u, entry_of(place, i), column_of(place, i))); }
+    keep_incoming(place);
     for (var t = p.first; t < p.last; t++) {
         workgroupBarrier();
         var sum_r = recurrent(place, 0u);
@@ -54,7 +54,7 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
-                    let before = load4(t, entry, column);
+                    let before = state4(t, entry, column);
                     let r = sigmoid4(below(t, entry, 0u, column) + sum_r[i] + bias4(0u, column));
                     let z = sigmoid4(below(t, entry, 1u, column) + sum_z[i] + bias4(1u, column));
                     let m = sum_n[i] + bias4(2u, column);
@@ -80,15 +80,6 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             keep(place, i, state);
         }
     }
-}
-
-// h[t] of an entry.
-fn load4(t: u32, entry: u32, column: u32) -> vec4<f32> {
-    var value = vec4<f32>();
-    for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = h[(t * p.B + entry) * p.H + column + j]; }
-    }
-    return value;
 }
 
 // A vec4 of b_hh of one gate.

@@ -40,15 +40,7 @@ const MOST_SUMS: u32 = 4u;
 @compute @workgroup_size(THREADS)
 fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        let entry = entry_of(place, i);
-        let column = column_of(place, i);
-        var state = vec4<f32>();
-        for (var j = 0u; j < 4u; j++) {
-            if entry < p.B && column + j < p.H { state[j] = h[entry * p.H + column + j]; }
-        }
-        keep(place, i, state);
-    }
+    keep_incoming(place);
     for (var t = p.first; t < p.last; t++) {
         workgroupBarrier();
         var sum_i = recurrent(place, 0u);

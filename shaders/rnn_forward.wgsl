@@ -38,7 +38,7 @@ const MOST_SUMS: u32 = 16u;
 @compute @workgroup_size(THREADS)
 fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, load4(entry_of(place, i), column_of(place, i))); }
+    keep_incoming(place);
     for (var t = p.first; t < p.last; t++) {
         workgroupBarrier();
         var sum = recurrent(place, 0u);
@@ -60,13 +60,4 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             keep(place, i, state);
         }
     }
-}
-
-// The incoming state.
-fn load4(entry: u32, column: u32) -> vec4<f32> {
-    var value = vec4<f32>();
-    for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = h[entry * p.H + column + j]; }
-    }
-    return value;
 }

@@ -61,6 +61,11 @@ pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
     })
 }
 
+/// The index of the largest value, the first of equals.
+pub fn argmax(values: &[f32]) -> usize {
+    (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
 /// One line that says where the example runs, and why.
 pub fn announce(device: &Device) -> Result<()> {
     say!("device: {} -- {}", device.describe(), device.reason());

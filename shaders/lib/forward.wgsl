@@ -2,6 +2,7 @@
 //   x: array<f32>          [N, GATES H]
 //   index: array<u32>      [T, B]
 //   product: array<f32>    [B, GATES H]; a dummy if fused
+//   h: array<f32>          [T + 1, B, H]; slot 0 is the incoming state
 
 // h Wᵀ of one gate: computed here, or made before.
 fn recurrent(place: Place, gate: u32) -> array<vec4<f32>, MOST_SUMS> {
@@ -27,4 +28,18 @@ fn below(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
         if column + j < p.H { value[j] = x[at + j]; }
     }
     return value;
+}
+
+// h[t] of an entry; 0 outside.
+fn state4(t: u32, entry: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if entry < p.B && column + j < p.H { value[j] = h[(t * p.B + entry) * p.H + column + j]; }
+    }
+    return value;
+}
+
+// Puts the incoming state where the first product reads it.
+fn keep_incoming(place: Place) {
+    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, state4(0u, entry_of(place, i), column_of(place, i))); }
 }

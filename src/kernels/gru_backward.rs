@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, tiles};
+use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, matrix_of, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -61,7 +61,6 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, dy, dend, saved, dx, dstart] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (batch, hidden, one) = (p.B as usize, p.H as usize, F::one());
-    let padded = hidden.next_multiple_of(4);
     let per_tile = tiles(dx.write(), batch, 3 * hidden)
         .into_par_iter()
         .zip(tiles(saved.write(), batch, 4 * hidden))
@@ -108,8 +107,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             }
             if p.fused != 0 {
                 for (gate, d) in gates.iter().enumerate() {
-                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
-                    product(carried, Matrix::new(d, d.len() / hidden, hidden), w, true, false);
+                    product(carried, Matrix::new(d, d.len() / hidden, hidden), matrix_of(w, gate, hidden), true, false);
                 }
             }
         }

@@ -2,11 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -52,10 +51,13 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
     let (made, bias, one) = (made.read(), bias.read(), F::one());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let padded = hidden.next_multiple_of(4);
     let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(saved.write(), batch, 4 * hidden));
     per_tile.enumerate().for_each(|(tile, (mut slots, mut saved))| {
         let start = tile * TWIN_ROWS;
+        let recurrent = match p.fused {
+            0 => Recurrent::Made { product: &made[start * 3 * hidden..], gates: 3 },
+            _ => Recurrent::Fused(w),
+        };
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
         for t in p.first as usize..p.last as usize {
             let (past, future) = slots.split_at_mut(t + 1);
@@ -64,15 +66,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 for row in sum.chunks_exact_mut(hidden) {
                     row.copy_from_slice(&bias[gate * hidden..][..hidden]);
                 }
-                if p.fused != 0 {
-                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
-                    product(sum, Matrix::new(previous, previous.len() / hidden, hidden), w, true, false);
-                } else {
-                    for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                        let made = &made[((start + row) * 3 + gate) * hidden..];
-                        sum.iter_mut().zip(made).for_each(|(sum, &made)| *sum = *sum + made);
-                    }
-                }
+                recurrent.add_to(sum, previous, gate, hidden);
             }
             let [r, z, m] = &mut gates;
             let below = |row: usize, gate: usize| {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, tiles};
+use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, matrix_of, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -62,7 +62,6 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (w, lengths, c, saved) = (w.read(), lengths.read_u32(), c.read(), saved.read());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let padded = hidden.next_multiple_of(4);
     let per_tile = tiles(dx.write(), batch, 4 * hidden).into_par_iter().zip(tiles(dstart.write(), batch, hidden));
     per_tile.enumerate().for_each(|(tile, (mut dx, mut dstart))| {
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
@@ -111,8 +110,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             carried.fill(F::zero());
             if p.fused != 0 {
                 for (gate, d) in gates.iter().enumerate() {
-                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
-                    product(carried, Matrix::new(d, d.len() / hidden, hidden), w, true, false);
+                    product(carried, Matrix::new(d, d.len() / hidden, hidden), matrix_of(w, gate, hidden), true, false);
                 }
             }
         }

@@ -2,11 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -51,7 +50,6 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, made, h, c, saved] = args.all();
     let (x, index, lengths, w, made) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), made.read());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let padded = hidden.next_multiple_of(4);
     let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(c.write(), batch, hidden)).zip(tiles(
         saved.write(),
         batch,
@@ -59,6 +57,10 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     ));
     per_tile.enumerate().for_each(|(tile, ((mut h, mut c), mut saved))| {
         let start = tile * TWIN_ROWS;
+        let recurrent = match p.fused {
+            0 => Recurrent::Made { product: &made[start * 4 * hidden..], gates: 4 },
+            _ => Recurrent::Fused(w),
+        };
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
         for t in p.first as usize..p.last as usize {
             let (past, future) = h.split_at_mut(t + 1);
@@ -68,15 +70,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     let i = index[t * batch + start + row] as usize;
                     sum.copy_from_slice(&x[(i * 4 + gate) * hidden..][..hidden]);
                 }
-                if p.fused != 0 {
-                    let w = Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded);
-                    product(sum, Matrix::new(previous, previous.len() / hidden, hidden), w, true, false);
-                } else {
-                    for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                        let made = &made[((start + row) * 4 + gate) * hidden..];
-                        sum.iter_mut().zip(made).for_each(|(sum, &made)| *sum = *sum + made);
-                    }
-                }
+                recurrent.add_to(sum, previous, gate, hidden);
                 if gate == 2 { F::tanh_in_place(sum) } else { sigmoid_in_place(sum) }
             }
             let (past, future) = c.split_at_mut(t + 1);

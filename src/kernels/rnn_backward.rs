@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, tiles};
+use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, matrix_of, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -95,8 +95,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
             }
             if p.fused != 0 {
-                let w = Matrix::strided(w, hidden, hidden, hidden.next_multiple_of(4));
-                product(carried, Matrix::new(dx[t], dx[t].len() / hidden, hidden), w, false, false);
+                let d = Matrix::new(dx[t], dx[t].len() / hidden, hidden);
+                product(carried, d, matrix_of(w, 0, hidden), false, false);
             } else {
                 carried.fill(F::zero());
             }

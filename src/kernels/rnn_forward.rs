@@ -2,11 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, Steps, TWIN_ROWS, tiles};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, TWIN_ROWS, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -50,18 +49,17 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (batch, hidden) = (p.B as usize, p.H as usize);
     tiles(h.write(), batch, hidden).into_par_iter().enumerate().for_each(|(tile, mut slots)| {
         let first = tile * TWIN_ROWS;
+        let recurrent = match p.fused {
+            0 => Recurrent::Made { product: &made[first * hidden..], gates: 1 },
+            _ => Recurrent::Fused(w),
+        };
         for t in p.first as usize..p.last as usize {
             let (past, future) = slots.split_at_mut(t + 1);
             let (previous, next) = (&*past[t], &mut *future[0]);
             for (row, &i) in next.chunks_exact_mut(hidden).zip(&index[t * batch + first..]) {
                 row.copy_from_slice(&x[i as usize * hidden..][..hidden]);
             }
-            if p.fused != 0 {
-                let w = Matrix::strided(w, hidden, hidden, hidden.next_multiple_of(4));
-                product(next, Matrix::new(previous, previous.len() / hidden, hidden), w, true, false);
-            } else {
-                next.iter_mut().zip(&made[first * hidden..]).for_each(|(next, &made)| *next = *next + made);
-            }
+            recurrent.add_to(next, previous, 0, hidden);
             if p.relu != 0 {
                 // Not `max`, which hides a NaN.
                 next.iter_mut().filter(|next| **next < F::zero()).for_each(|next| *next = F::zero());

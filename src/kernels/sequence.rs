@@ -11,6 +11,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -302,6 +303,39 @@ pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<
         }
     }
     tiles
+}
+
+/// The recurrent matrix of one gate, as [`pack`] laid it out: `W_gᵀ` forward, `W_g` backward.
+pub(super) fn matrix_of<F: Real>(w: &[F], gate: usize, hidden: usize) -> Matrix<'_, F> {
+    let padded = hidden.next_multiple_of(4);
+    Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded)
+}
+
+/// Where a twin has the product of the state and the recurrent matrix from.
+#[derive(Clone, Copy)]
+pub(super) enum Recurrent<'a, F> {
+    /// Makes it, with matrices as [`pack`] laid them out.
+    Fused(&'a [F]),
+    /// A matmul has made it: `[B, G H]`, from the tile's first entry on.
+    Made { product: &'a [F], gates: usize },
+}
+
+impl<F: Real> Recurrent<'_, F> {
+    /// `sum += h W_gᵀ` for the rows of a tile.
+    pub fn add_to(self, sum: &mut [F], h: &[F], gate: usize, hidden: usize) {
+        match self {
+            Self::Fused(w) => {
+                let h = Matrix::new(h, h.len() / hidden, hidden);
+                product(sum, h, matrix_of(w, gate, hidden), true, false);
+            }
+            Self::Made { product, gates } => {
+                for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
+                    let made = &product[(row * gates + gate) * hidden..];
+                    sum.iter_mut().zip(made).for_each(|(sum, &made)| *sum = *sum + made);
+                }
+            }
+        }
+    }
 }
 
 /// `σ(x)` for each element, by the vectorised tanh: `σ(x) = (1 + tanh(x / 2)) / 2`.
