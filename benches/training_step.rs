@@ -13,7 +13,7 @@ use elman::{Device, Trainer, rng};
 
 fn trainer(device: &Device) -> elman::Result<Trainer> {
     let mut init = Init::new(rng::manual_seed(777));
-    let model = CharRnn::new(&mut init, CharRnnOptions { vocabulary: 85, embedding: 42, hidden: 256 })?;
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, 256))?;
     let parameters = init.upload(device)?;
     let tokens: Vec<u32> = (0..20_000u32).map(|i| i * i / 7 % 85).collect();
     let corpus = Corpus::new(device, &tokens, 85)?;

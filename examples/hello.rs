@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use common::cell::{Cell, Kind};
+use common::cell::Kind;
 use common::{DeviceArgs, say};
 use elman::nn::functional::{InitialState, States, narrow, swap_axes};
-use elman::nn::{Init, Parameters, RnnOptions};
+use elman::nn::{Cell, Init, Parameters, Recurrent, RnnOptions};
 use elman::{Device, Graph, Tensor, Var, rng};
 
 /// h, e, l, o as one-hot rows.
@@ -36,7 +36,7 @@ fn run() -> Result<ExitCode> {
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
     // One layer, input 4 -> hidden 2; sequences come as [batch, letters, 4].
-    let cell = Cell::new(options.cell, &mut init, "cell", RnnOptions::new(4, 2).batch_first(true))?;
+    let cell = Recurrent::new(&mut init, "cell", options.cell.into(), RnnOptions::new(4, 2).batch_first(true))?;
     let time_first = RnnOptions::new(4, 2);
     let parameters = init.upload(&device)?;
     let words = ["hello", "eolll", "lleel"];
@@ -63,7 +63,7 @@ fn run() -> Result<ExitCode> {
 
     // The same weights, read as a layer that is time first.
     let mut again = Init::new(rng::manual_seed(options.seed.into()));
-    let time_first = Cell::new(options.cell, &mut again, "cell", time_first)?;
+    let time_first = Recurrent::new(&mut again, "cell", options.cell.into(), time_first)?;
     let swapped = time_first_output(&again.upload(&device)?, &time_first, &words, &states)?;
     say!("time first: input [5, 3, 4], output [5, 3, 2]");
     check("time first equals batch first", &swapped, &batch.output)?;
@@ -78,7 +78,7 @@ struct Output {
     states: [Vec<f32>; 2],
 }
 
-fn forward(parameters: &Parameters, cell: &Cell, words: &[&str], states: &[Vec<f32>; 2]) -> Result<Output> {
+fn forward(parameters: &Parameters, cell: &Recurrent, words: &[&str], states: &[Vec<f32>; 2]) -> Result<Output> {
     let mut g = Graph::inference(parameters);
     let x = g.input(&one_hot(parameters.device(), words)?)?;
     let start = start(&mut g, cell, words.len(), states)?;
@@ -92,7 +92,7 @@ fn forward(parameters: &Parameters, cell: &Cell, words: &[&str], states: &[Vec<f
 }
 
 /// The output of a time-first layer, as [batch, letters, 2].
-fn time_first_output(p: &Parameters, cell: &Cell, words: &[&str], states: &[Vec<f32>; 2]) -> Result<Vec<f32>> {
+fn time_first_output(p: &Parameters, cell: &Recurrent, words: &[&str], states: &[Vec<f32>; 2]) -> Result<Vec<f32>> {
     let mut g = Graph::inference(p);
     let x = g.input(&one_hot(p.device(), words)?)?;
     let x = swap_axes(&mut g, x)?;
@@ -106,13 +106,13 @@ fn time_first_output(p: &Parameters, cell: &Cell, words: &[&str], states: &[Vec<
     Ok(output.to_vec()?)
 }
 
-fn start(g: &mut Graph, cell: &Cell, batch: usize, states: &[Vec<f32>; 2]) -> elman::Result<States> {
+fn start(g: &mut Graph, cell: &Recurrent, batch: usize, states: &[Vec<f32>; 2]) -> elman::Result<States> {
     let device = g.device().clone();
     let mut state = |name: &str, values: &[f32]| -> elman::Result<Var> {
         g.input(&device.upload(name, &[1, batch, 2], &values[..2 * batch])?)
     };
     let h = state("h_0", &states[0])?;
-    let c = if matches!(cell, Cell::Lstm(_)) { Some(state("c_0", &states[1])?) } else { None };
+    let c = if cell.cell() == Cell::Lstm { Some(state("c_0", &states[1])?) } else { None };
     Ok(States { h, c })
 }
 

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use common::cell::{Cell, Kind};
+use common::cell::Kind;
 use common::{DeviceArgs, argmax, say};
 use elman::nn::functional::{InitialState, Reduction, concat_first, cross_entropy, narrow};
-use elman::nn::{Embedding, Init, Linear, RnnOptions};
+use elman::nn::{Embedding, Init, Linear, Recurrent, RnnOptions};
 use elman::optim::Adam;
 use elman::{Device, Graph, Tensor, Trainer, Var, rng};
 
@@ -74,13 +74,14 @@ fn run() -> Result<ExitCode> {
         Model::Embedding => Some(Embedding::new(&mut init, "embedding", 5, input)?),
         _ => None,
     };
-    let cell = Cell::new(options.cell, &mut init, "rnn", RnnOptions::new(input, hidden))?;
+    let cell = Recurrent::new(&mut init, "rnn", options.cell.into(), RnnOptions::new(input, hidden))?;
     let linear = match options.model {
         Model::Linear | Model::Embedding => Some(Linear::new(&mut init, "linear", hidden, 5)?),
         _ => None,
     };
     let parameters = init.upload(&device)?;
-    let targets = device.upload_u32("ihello", &[6], &TARGET)?;
+    let targets = device.targets("ihello", &[6], 5)?;
+    targets.write_u32(&TARGET)?;
 
     let mut logits = None;
     let mut trainer = Trainer::new(&parameters, Adam::new(lr), |g| {
@@ -122,7 +123,7 @@ fn one_hot(device: &Device) -> elman::Result<Tensor> {
 }
 
 /// Each character in a call of its own, with the state of the call before.
-fn step_by_step(g: &mut Graph, cell: &Cell, x: Var) -> elman::Result<Var> {
+fn step_by_step(g: &mut Graph, cell: &Recurrent, x: Var) -> elman::Result<Var> {
     let (mut outputs, mut state) = (Vec::new(), InitialState::Zero);
     for step in 0..INPUT.len() {
         let letter = narrow(g, x, step, 1)?;

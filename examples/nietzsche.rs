@@ -114,7 +114,7 @@ fn run() -> Result<ExitCode> {
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
     let (training, held_out) = hold_out(&init.rng.randperm(count), 0.2);
-    let sizes = CharRnnOptions { vocabulary: vocabulary.len(), embedding: options.embedding, hidden: options.hidden };
+    let sizes = CharRnnOptions::new(vocabulary.len(), options.embedding, options.hidden);
     let model = CharRnn::new(&mut init, sizes)?;
     let parameters = init.upload(&device)?;
     let corpus = Corpus::new(&device, &tokens, vocabulary.len())?;

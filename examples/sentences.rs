@@ -48,8 +48,9 @@ fn run() -> Result<ExitCode> {
     }
     let shape = [SENTENCES.len(), steps, size];
     say!("Input shape: {shape:?} --> (Batch Size, Sequence Length, One-Hot Encoding Size)");
-    let (input, target) =
-        (device.upload("sentences", &shape, &input)?, device.upload_u32("next", &shape[..2], &target)?);
+    let input = device.upload("sentences", &shape, &input)?;
+    let next = device.targets("next", &shape[..2], size)?;
+    next.write_u32(&target)?;
 
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
     let rnn = Rnn::new(&mut init, "rnn", RnnOptions::new(size, HIDDEN).batch_first(true))?;
@@ -59,7 +60,7 @@ fn run() -> Result<ExitCode> {
         let x = g.input(&input)?;
         let out = rnn.forward(g, x, InitialState::Zero)?;
         let logits = fc.forward(g, out.output)?;
-        cross_entropy(g, logits, &target, Reduction::Mean)
+        cross_entropy(g, logits, &next, Reduction::Mean)
     })?;
     for _ in 0..EPOCHS {
         trainer.step()?;

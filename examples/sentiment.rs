@@ -79,7 +79,8 @@ fn run() -> Result<ExitCode> {
     let (training, held_out) = (batch(&device, &training, &vocabulary)?, batch(&device, &held_out, &vocabulary)?);
     say!("{} reviews to learn, {} held out, {size} words", training.labels.len(), held_out.labels.len());
 
-    let labels = device.upload_u32("labels", &[training.labels.len()], &training.labels)?;
+    let labels = device.targets("labels", &[training.labels.len()], 2)?;
+    labels.write_u32(&training.labels)?;
     let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
         let logits = network.forward(g, &training, options.seed)?;
         cross_entropy(g, logits, &labels, Reduction::Mean)

@@ -1,15 +1,15 @@
 // Adam (Kingma and Ba 2015) over the whole parameter block, in PyTorch's order of operations:
-//   m += (1 - β₁)(g - m)      v = β₂ v + (1 - β₂) g²
+//   g += λ w                   m += (1 - β₁)(g - m)      v = β₂ v + (1 - β₂) g²
 //   w -= lr / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
-// with g scaled by min(1, max_norm / (‖g‖ + 1e-6)) if the gradient is clipped.
+// AdamW (Loshchilov and Hutter 2019) takes the decay λ from w itself: w -= lr λ w in place of the first term.
 //
 // params   n
 //          beta1, beta2, epsilon
 //          ln_beta1, ln_beta2     their logarithms: 1 - βᵗ = -expm1(t ln β) keeps its digits for small t
-//          max_norm               0: no clipping
+//          weight_decay           λ
+//          decoupled              1: AdamW
 // g        [n]
 // lr       [1]
-// norm2    [1]      ‖g‖², or a dummy
 // clock    [2] u32  clock[0] is t, 1 in the first step
 // w, m, v  [n]
 // grid     256 elements a workgroup, striding
@@ -20,17 +20,17 @@ struct Params {
     epsilon: f32,
     ln_beta1: f32,
     ln_beta2: f32,
-    max_norm: f32,
+    weight_decay: f32,
+    decoupled: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> g: array<f32>;
 @group(0) @binding(2) var<storage, read> lr: array<f32>;
-@group(0) @binding(3) var<storage, read> norm2: array<f32>;
-@group(0) @binding(4) var<storage, read> clock: array<u32>;
-@group(0) @binding(5) var<storage, read_write> w: array<f32>;
-@group(0) @binding(6) var<storage, read_write> m: array<f32>;
-@group(0) @binding(7) var<storage, read_write> v: array<f32>;
+@group(0) @binding(3) var<storage, read> clock: array<u32>;
+@group(0) @binding(4) var<storage, read_write> w: array<f32>;
+@group(0) @binding(5) var<storage, read_write> m: array<f32>;
+@group(0) @binding(6) var<storage, read_write> v: array<f32>;
 
 // exp(x) - 1 for x <= 0, without cancellation near 0.
 fn expm1(x: f32) -> f32 {
@@ -43,14 +43,15 @@ fn adam(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let t = f32(clock[0]);
     let step = lr[0] / -expm1(t * p.ln_beta1);
     let root = sqrt(-expm1(t * p.ln_beta2));
-    var clip = 1.0;
-    if p.max_norm > 0.0 { clip = min(1.0, p.max_norm / (sqrt(norm2[0]) + 1e-6)); }
+    let is_adamw = p.decoupled != 0u;
+    let decay = select(p.weight_decay, 0.0, is_adamw);
+    let keep = 1.0 - select(0.0, lr[0] * p.weight_decay, is_adamw);
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
-        let gradient = clip * g[i];
+        let gradient = g[i] + decay * w[i];
         let mean = m[i] + (1.0 - p.beta1) * (gradient - m[i]);
         let square = p.beta2 * v[i] + (1.0 - p.beta2) * gradient * gradient;
         m[i] = mean;
         v[i] = square;
-        w[i] -= step * mean / (sqrt(square) / root + p.epsilon);
+        w[i] = keep * w[i] - step * mean / (sqrt(square) / root + p.epsilon);
     }
 }

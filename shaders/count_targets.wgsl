@@ -1,12 +1,14 @@
-// scale = 1 / number of targets below V, the rows that count in a mean; 1 if there is none
+// scale = 1 / number of targets below V other than `ignore_index`, the rows that count in a mean; 1 if there is none
 //
 // params   R, V
+//          ignore_index   2³² - 1 if no class is ignored
 // targets  [R] u32
 // scale    [1]
 // grid     one workgroup      joins lib/reduce
 struct Params {
     R: u32,
     V: u32,
+    ignore_index: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -19,7 +21,7 @@ const THREADS: u32 = 256u;
 fn count_targets(@builtin(local_invocation_index) local: u32) {
     // f32 counts exactly up to 2²⁴.
     var count = 0.0;
-    for (var i = local; i < p.R; i += THREADS) { count += select(0.0, 1.0, targets[i] < p.V); }
+    for (var i = local; i < p.R; i += THREADS) { count += select(0.0, 1.0, targets[i] < p.V && targets[i] != p.ignore_index); }
     count = workgroup_sum(local, count);
     if local == 0u { scale[0] = 1.0 / max(count, 1.0); }
 }

@@ -1,9 +1,10 @@
 // Softmax, negative log-likelihood and its gradient, from logits, by log-sum-exp of each row's own maximum:
 //   losses[i]     = log Σ_v exp(z[i, v]) - z[i, target[i]]
 //   dlogits[i, v] = (softmax(z[i])[v] - [v = target[i]]) scale
-// A row whose target is not below V is ignored: loss 0, gradient 0.
+// A row whose target is not below V, or is `ignore_index`, is ignored: loss 0, gradient 0.
 //
 // params   R, V
+//          ignore_index 2³² - 1 if no class is ignored
 //          gradient     whether dlogits is written; a dummy is bound otherwise
 // logits   [R, V]
 // targets  [R] u32
@@ -14,6 +15,7 @@
 struct Params {
     R: u32,
     V: u32,
+    ignore_index: u32,
     gradient: u32,
 }
 
@@ -43,7 +45,7 @@ fn cross_entropy(
     sum = workgroup_sum(local, sum);
 
     let tgt = targets[row];
-    let counts = tgt < p.V;
+    let counts = tgt < p.V && tgt != p.ignore_index;
     if local == 0u {
         var loss = 0.0;
         if counts { loss = log(sum) + (most - logits[start + tgt]); }

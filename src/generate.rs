@@ -52,7 +52,7 @@ impl Generator {
     ///
     /// # Errors
     /// No lanes, or more than the device can hold.
-    pub fn new(model: &impl LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
+    pub fn new(model: &dyn LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
         pollster::block_on(Self::new_async(model, parameters, lanes))
     }
 
@@ -60,7 +60,7 @@ impl Generator {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub async fn new_async(model: &impl LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
+    pub async fn new_async(model: &dyn LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
         let state = model.state(parameters.device(), lanes)?;
         let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
@@ -160,7 +160,7 @@ impl SlidingWindow {
     ///
     /// # Errors
     /// A window of 0.
-    pub fn new(model: &impl LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
+    pub fn new(model: &dyn LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
         pollster::block_on(Self::new_async(model, parameters, window))
     }
 
@@ -168,7 +168,7 @@ impl SlidingWindow {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub async fn new_async(model: &impl LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
+    pub async fn new_async(model: &dyn LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
         let tokens = parameters.device().tokens("window", &[window, 1], model.vocabulary())?;
         let lanes = Lanes::new(parameters, 1, 1, model.vocabulary())?;
         let mut g = Graph::inference(parameters);

@@ -13,7 +13,8 @@
 //! // Which of four sequences is it? x [T, B, I], one target for each sequence.
 //! let device = Device::from_environment()?;
 //! let x = device.upload("x", &[5, 4, 3], &rng::manual_seed(1).randn(60))?;
-//! let targets = device.upload_u32("targets", &[4], &[0, 1, 2, 3])?;
+//! let targets = device.targets("targets", &[4], 4)?;
+//! targets.write_u32(&[0, 1, 2, 3])?;
 //!
 //! let mut init = Init::new(rng::manual_seed(777));
 //! let rnn = Rnn::new(&mut init, "rnn", RnnOptions::new(3, 16))?;
@@ -95,7 +96,7 @@ pub use error::{Error, Result};
 pub use generate::Generator;
 pub use graph::{Graph, Var};
 pub use plan::{Dispatch, Plan, PlanCount};
-pub use tensor::{DType, Tensor};
+pub use tensor::{DType, NO_TARGET, Tensor};
 pub use train::{Evaluator, Trainer};
 
 /// The README's example is a test.

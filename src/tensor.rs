@@ -49,34 +49,51 @@ pub struct Tensor {
     bounds: Option<Bounds>,
 }
 
-/// What the values of a u32 tensor must be within, on every write.
+/// What the values of a u32 tensor must be, on every write.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
-    least: u32,
-    below: usize,
+pub(crate) enum Bounds {
+    /// Below this.
+    Tokens(usize),
+    /// Below this, or [`NO_TARGET`].
+    Targets(usize),
+    /// From 1 to this.
+    Lengths(usize),
 }
+
+/// The target of a row that no loss counts: an entry past the end of the data. No vocabulary has it.
+pub const NO_TARGET: u32 = u32::MAX;
 
 impl Tensor {
     pub(crate) fn new(name: &str, shape: &[usize], buffer: Buffer) -> Self {
         Self { name: name.into(), shape: shape.into(), buffer: Arc::new(buffer), offset: 0, bounds: None }
     }
 
-    pub(crate) fn with_vocabulary(self, vocabulary: usize) -> Self {
-        self.with_bounds(0, vocabulary)
-    }
-
-    pub(crate) fn with_bounds(self, least: u32, below: usize) -> Self {
-        Self { bounds: Some(Bounds { least, below }), ..self }
-    }
-
-    /// For a tensor of [`Device::lengths`]: the most it may hold; none is 0.
-    pub(crate) fn longest(&self) -> Option<usize> {
-        self.bounds.filter(|bounds| bounds.least > 0).map(|bounds| bounds.below - 1)
+    pub(crate) fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds: Some(bounds), ..self }
     }
 
     /// For a tensor of [`Device::tokens`]: every value is below this, on every write.
     pub fn vocabulary(&self) -> Option<usize> {
-        self.bounds.map(|bounds| bounds.below)
+        match self.bounds {
+            Some(Bounds::Tokens(vocabulary)) => Some(vocabulary),
+            _ => None,
+        }
+    }
+
+    /// For a tensor of [`Device::targets`] or [`Device::tokens`]: every value that counts is below this.
+    pub(crate) fn classes(&self) -> Option<usize> {
+        match self.bounds {
+            Some(Bounds::Targets(classes) | Bounds::Tokens(classes)) => Some(classes),
+            _ => None,
+        }
+    }
+
+    /// For a tensor of [`Device::lengths`]: the most it may hold; none is 0.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        match self.bounds {
+            Some(Bounds::Lengths(longest)) => Some(longest),
+            _ => None,
+        }
     }
 
     /// The name it was made with; errors and plans use it.
@@ -157,17 +174,23 @@ impl Tensor {
     /// Replaces all values of a u32 tensor.
     ///
     /// # Errors
-    /// The tensor is not u32, another number of values, a token outside its [`Self::vocabulary`], or the device failed.
+    /// The tensor is not u32, another number of values, a value outside its bounds
+    /// (tokens, targets, lengths), or the device failed.
     pub fn write_u32(&self, values: &[u32]) -> Result<()> {
-        if let Some(Bounds { least, below }) = self.bounds
-            && let Some(position) = values.iter().position(|&value| value < least || value as usize >= below)
-        {
+        let within = |value: u32| match self.bounds {
+            None => true,
+            Some(Bounds::Tokens(below)) => (value as usize) < below,
+            Some(Bounds::Targets(below)) => (value as usize) < below || value == NO_TARGET,
+            Some(Bounds::Lengths(most)) => value >= 1 && value as usize <= most,
+        };
+        if let Some(position) = values.iter().position(|&value| !within(value)) {
             let value = values[position];
-            return Err(if least == 0 {
-                Error::Token { token: value, position, vocabulary: below }
-            } else {
-                let expected = format!("from {least} to {} in `{}`", below - 1, self.name);
-                Error::argument("write", "length", expected, format!("{value} at position {position}"))
+            return Err(match self.bounds {
+                Some(Bounds::Lengths(most)) => {
+                    let expected = format!("from 1 to {most} in `{}`", self.name);
+                    Error::argument("write", "length", expected, format!("{value} at position {position}"))
+                }
+                _ => Error::Token { token: value, position, vocabulary: self.classes().unwrap_or(0) },
             });
         }
         self.write_as(values, DType::U32)

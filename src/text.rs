@@ -1,10 +1,12 @@
 //! Text as tokens, and windows of it as batches.
 
+use std::ops::Range;
+
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernels;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// The characters of a text: sorted, each once, with `\0` (padding) as token 0.
 ///
@@ -114,7 +116,8 @@ pub struct Windows {
 pub struct Batch {
     /// `[T, B]`
     pub tokens: Tensor,
-    /// `[1, B]`: what follows each window. Entries past the end of the last batch have a target that no loss counts.
+    /// `[1, B]`: what follows each window; or `[T, B]`: what follows each token. Entries past the end of the last batch
+    /// have a target that no loss counts.
     pub targets: Tensor,
 }
 
@@ -141,6 +144,27 @@ impl Windows {
         Ok(Self { corpus: corpus.clone(), starts, order, window })
     }
 
+    /// A stretch of the corpus as `batch` contiguous streams: each batch of windows goes on where the last one ended, for
+    /// a state that is carried. What is left over at the end of the streams is not used.
+    ///
+    /// # Errors
+    /// The stretch does not lie within the corpus, or is too short for one window in each stream.
+    pub fn streams(corpus: &Corpus, stretch: Range<usize>, batch: usize, window: usize) -> Result<Self> {
+        if stretch.end > corpus.len() || batch == 0 || window == 0 {
+            let expected = format!("within 0..{}, of at least one stream and window of 1", corpus.len());
+            return Err(Error::argument("Windows", "streams", expected, format!("{stretch:?}, {batch}, {window}")));
+        }
+        // The last token has none after it.
+        let length = stretch.len().saturating_sub(1) / batch;
+        if length < window {
+            return Err(Error::TextTooShort { length: stretch.len(), window: batch * window });
+        }
+        let starts = (0..length / window)
+            .flat_map(|step| (0..batch).map(move |stream| stream * length + step * window))
+            .map(|offset| (stretch.start + offset) as u32);
+        Self::new(corpus, starts.collect(), window)
+    }
+
     /// How many windows there are.
     #[allow(clippy::len_without_is_empty, reason = "there is at least one")]
     pub fn len(&self) -> usize {
@@ -164,18 +188,30 @@ impl Windows {
         self.order.write_u32(&order.iter().map(start).collect::<Result<Vec<_>>>()?)
     }
 
-    /// Records the cut of the next batch of an epoch.
+    /// Records the cut of the next batch of an epoch: windows, and the token after each.
     ///
     /// # Errors
     /// A batch of 0, or one larger than the device allows.
     pub fn batch(&self, g: &mut Graph, batch: usize) -> Result<Batch> {
+        self.cut(g, batch, 1)
+    }
+
+    /// [`Self::batch`] for a loss on all steps: windows, and the token after each of their tokens.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn batch_of_every_step(&self, g: &mut Graph, batch: usize) -> Result<Batch> {
+        self.cut(g, batch, self.window)
+    }
+
+    fn cut(&self, g: &mut Graph, batch: usize, targets: usize) -> Result<Batch> {
         if batch == 0 {
             return Err(Error::argument("Windows", "batch", "at least 1", 0));
         }
         let device = g.device().clone();
         let vocabulary = self.corpus.tokens.vocabulary().expect("a corpus is made of tokens");
         let tokens = device.tokens("tokens", &[self.window, batch], vocabulary)?;
-        let targets = device.zeros("targets", &[1, batch], DType::U32)?;
+        let targets = device.targets("targets", &[targets, batch], vocabulary)?;
         let clock = g.clock()?;
         kernels::windows::windows(g, &self.corpus.tokens, &self.order, &clock, &tokens, &targets)?;
         Ok(Batch { tokens, targets })

@@ -5,7 +5,7 @@ use crate::graph::Graph;
 use crate::kernels::record_loss;
 use crate::nn::Parameters;
 use crate::nn::functional::Loss;
-use crate::optim::{Adam, Optimizer};
+use crate::optim::{Memory, Optimizer};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
 
@@ -18,7 +18,7 @@ const LOG_CAPACITY: usize = 1024;
 /// call. Nothing else is read back, and a step uploads nothing.
 pub struct Trainer {
     plan: Plan,
-    optimizer: Optimizer,
+    optimizer: Memory,
     log: LossLog,
 }
 
@@ -29,7 +29,7 @@ impl Trainer {
     /// Whatever `build` refuses; an optimizer setting out of range; a tensor larger than the device allows.
     pub fn new(
         parameters: &Parameters,
-        optimizer: Adam,
+        optimizer: impl Into<Optimizer>,
         build: impl FnOnce(&mut Graph) -> Result<Loss>,
     ) -> Result<Self> {
         pollster::block_on(Self::new_async(parameters, optimizer, build))
@@ -41,10 +41,10 @@ impl Trainer {
     /// As [`Self::new`].
     pub async fn new_async(
         parameters: &Parameters,
-        optimizer: Adam,
+        optimizer: impl Into<Optimizer>,
         build: impl FnOnce(&mut Graph) -> Result<Loss>,
     ) -> Result<Self> {
-        let optimizer = Optimizer::new(optimizer, parameters)?;
+        let optimizer = Memory::new(optimizer.into(), parameters)?;
         let mut g = Graph::new(parameters);
         let loss = build(&mut g)?;
         g.backward(&[&loss], &[])?;

@@ -12,7 +12,7 @@ const VOCABULARY: usize = 11;
 
 fn model(device: &Device) -> (CharRnn, Parameters) {
     let mut init = Init::new(rng::manual_seed(9));
-    let model = CharRnn::new(&mut init, CharRnnOptions { vocabulary: VOCABULARY, embedding: 4, hidden: 8 }).unwrap();
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(VOCABULARY, 4, 8)).unwrap();
     let parameters = init.upload(device).unwrap();
     // Initial weights are timid; louder ones make texts that differ.
     for (_, tensor) in parameters.iter() {

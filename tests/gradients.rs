@@ -4,10 +4,9 @@ mod common;
 
 use common::{assert_close, tokens, values};
 use elman::kernels::sequence::Cell;
-use elman::kernels::windows::NO_TARGET;
 use elman::nn::functional::{self, InitialState, Loss, Reduction, States};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Rnn, RnnOptions};
-use elman::{Device, Graph, Result, Tensor, Var, rng};
+use elman::{Device, Graph, NO_TARGET, Result, Tensor, Var, rng};
 
 /// Central differences of step 1e-5 in f64 leave about 1e-9.
 const TOLERANCE: f64 = 1e-7;
@@ -259,7 +258,7 @@ fn rnn_module() {
 fn char_rnn() {
     let device = Device::reference();
     let mut init = Init::new(rng::manual_seed(5));
-    let model = CharRnn::new(&mut init, CharRnnOptions { vocabulary: 7, embedding: 3, hidden: 6 }).unwrap();
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(7, 3, 6)).unwrap();
     let parameters = init.upload(&device).unwrap();
     let leaves: Vec<_> = parameters.iter().map(|(_, tensor)| tensor).collect();
     check("char_rnn", &leaves, |_| {

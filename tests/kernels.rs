@@ -12,9 +12,9 @@ use elman::kernels::adam::Update;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::sample::Draw;
 use elman::kernels::sequence::{Cell, Sequence, SequenceGradients};
-use elman::kernels::{self, windows::NO_TARGET};
+use elman::kernels;
 use elman::optim::Adam;
-use elman::{DType, Device, Graph, Result, Tensor};
+use elman::{DType, Device, Graph, NO_TARGET, Result, Tensor};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
 const TOLERANCE: f64 = 1e-5;

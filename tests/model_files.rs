@@ -9,7 +9,7 @@ use elman::{Device, Error, rng};
 
 fn parameters(seed: u64, hidden: usize) -> Parameters {
     let mut init = Init::new(rng::manual_seed(seed));
-    CharRnn::new(&mut init, CharRnnOptions { vocabulary: 7, embedding: 3, hidden }).unwrap();
+    CharRnn::new(&mut init, CharRnnOptions::new(7, 3, hidden)).unwrap();
     init.upload(&Device::cpu()).unwrap()
 }
 

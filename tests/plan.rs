@@ -33,8 +33,8 @@ fn trainer(device: &Device, sizes: CharRnnOptions, window: usize, batch: usize, 
     (trainer.unwrap(), parameters)
 }
 
-const SMALL: CharRnnOptions = CharRnnOptions { vocabulary: 9, embedding: 5, hidden: 6 };
-const PUBLISHED: CharRnnOptions = CharRnnOptions { vocabulary: 85, embedding: 42, hidden: 256 };
+const SMALL: CharRnnOptions = CharRnnOptions::new(9, 5, 6);
+const PUBLISHED: CharRnnOptions = CharRnnOptions::new(85, 42, 256);
 
 /// The published configuration: at most 24 dispatches and one submission, as planned for a GPU and for a software driver.
 #[test]

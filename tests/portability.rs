@@ -50,7 +50,7 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
 fn char_rnn_trainer(hidden: usize, batch: usize, wide: bool) -> Trainer {
     let device = Device::cpu();
     let mut init = Init::new(rng::manual_seed(0));
-    let model = CharRnn::new(&mut init, CharRnnOptions { vocabulary: 85, embedding: 42, hidden }).unwrap();
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, hidden)).unwrap();
     let parameters = init.upload(&device).unwrap();
     let corpus = Corpus::new(&device, &[1; 20], 85).unwrap();
     let windows = Windows::new(&corpus, (0..12).collect(), 3).unwrap();

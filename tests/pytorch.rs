@@ -181,7 +181,7 @@ fn first_fifty_training_losses() {
     for device in f32_devices() {
         let mut init = Init::new(rng::manual_seed(777));
         let order = init.rng.randperm(corpus.len() - 8);
-        let options = CharRnnOptions { vocabulary: 85, embedding: 42, hidden: 256 };
+        let options = CharRnnOptions::new(85, 42, 256);
         let model = CharRnn::new(&mut init, options).unwrap();
         let parameters = init.upload(&device).unwrap();
         let text = Corpus::new(&device, &corpus, 85).unwrap();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use choose::{Adapter, ENVIRONMENT_VARIABLE};
 
 use crate::error::Result;
-use crate::tensor::{DType, Tensor, checked_len};
+use crate::tensor::{Bounds, DType, Tensor, checked_len};
 use gpu::Gpu;
 use memory::Buffer;
 
@@ -229,7 +229,16 @@ impl Device {
     /// # Errors
     /// As [`Self::zeros`].
     pub fn tokens(&self, name: &str, shape: &[usize], vocabulary: usize) -> Result<Tensor> {
-        Ok(self.zeros(name, shape, DType::U32)?.with_vocabulary(vocabulary))
+        Ok(self.zeros(name, shape, DType::U32)?.with_bounds(Bounds::Tokens(vocabulary)))
+    }
+
+    /// A tensor of u32 targets of a loss over `classes` classes, all 0: every write to it is checked to be below
+    /// `classes`, or [`crate::NO_TARGET`] for a row that does not count.
+    ///
+    /// # Errors
+    /// As [`Self::zeros`].
+    pub fn targets(&self, name: &str, shape: &[usize], classes: usize) -> Result<Tensor> {
+        Ok(self.zeros(name, shape, DType::U32)?.with_bounds(Bounds::Targets(classes)))
     }
 
     /// Lengths of a batch of sequences of at most `steps` steps, `[B]` u32, all `steps`: every write to it is checked to
@@ -238,7 +247,7 @@ impl Device {
     /// # Errors
     /// As [`Self::zeros`].
     pub fn lengths(&self, name: &str, batch: usize, steps: usize) -> Result<Tensor> {
-        let lengths = self.zeros(name, &[batch], DType::U32)?.with_bounds(1, steps + 1);
+        let lengths = self.zeros(name, &[batch], DType::U32)?.with_bounds(Bounds::Lengths(steps));
         lengths.write_u32(&vec![steps as u32; batch])?;
         Ok(lengths)
     }

@@ -7,7 +7,7 @@ use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { R: u32, V: u32 }
+params! { R: u32, V: u32, ignore_index: u32 }
 
 /// See `shaders/count_targets.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -19,17 +19,25 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `scale = 1 / number of targets below v`, 1 if there is none. `targets` u32, `scale` `[1]`.
+/// Records `scale = 1 / number of targets below v` other than `ignore_index`, 1 if there is none. `targets` u32, `scale`
+/// `[1]`.
 ///
 /// # Errors
 /// `scale` has more than one element.
-pub fn count_targets(g: &mut Graph, targets: &Tensor, v: usize, scale: &Tensor) -> Result<()> {
+pub fn count_targets(
+    g: &mut Graph,
+    targets: &Tensor,
+    v: usize,
+    ignore_index: Option<u32>,
+    scale: &Tensor,
+) -> Result<()> {
     expect_len("count_targets", scale, 1)?;
-    g.dispatch(&KERNEL, &[], Params { R: targets.len() as u32, V: v as u32 }, &[targets, scale], [1, 1, 1])
+    let params = Params { R: targets.len() as u32, V: v as u32, ignore_index: ignore_index.unwrap_or(u32::MAX) };
+    g.dispatch(&KERNEL, &[], params, &[targets, scale], [1, 1, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [targets, scale] = args.all();
-    let count = targets.read_u32().iter().filter(|&&target| target < p.V).count();
+    let count = targets.read_u32().iter().filter(|&&target| target < p.V && target != p.ignore_index).count();
     scale.write()[0] = F::of(1.0 / count.max(1) as f64);
 }

@@ -9,7 +9,7 @@ use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { R: u32, V: u32, gradient: u32 }
+params! { R: u32, V: u32, ignore_index: u32, gradient: u32 }
 
 /// See `shaders/cross_entropy.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -21,51 +21,70 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records the loss of each row, not scaled, and the gradient of their sum times `scale`.
-///
-/// `logits` `[.., V]`, `targets` one u32 a row (V or more: the row is ignored), `scale` `[1]`, `losses` one a row,
-/// `dlogits` like `logits`.
+/// The tensors of a loss over classes.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassLoss<'a> {
+    /// Logits or log-probabilities, `[.., V]`.
+    pub x: &'a Tensor,
+    /// One u32 for each row; V or more: the row is ignored.
+    pub targets: &'a Tensor,
+    /// A class whose rows are ignored too.
+    pub ignore_index: Option<u32>,
+    /// What the sum of the losses is multiplied with, `[1]`.
+    pub scale: &'a Tensor,
+    /// The loss of each row, not scaled.
+    pub losses: &'a Tensor,
+    /// The gradient, like `x`, if it is wanted.
+    pub dx: Option<&'a Tensor>,
+}
+
+/// Checks the sizes; rows and V.
+pub(super) fn check_class_loss(op: &'static str, loss: &ClassLoss<'_>) -> Result<(usize, usize)> {
+    let (rows, v) = loss.x.rows_and_columns();
+    expect_len(op, loss.targets, rows)?;
+    expect_len(op, loss.losses, rows)?;
+    expect_len(op, loss.scale, 1)?;
+    loss.dx.map_or(Ok(()), |dx| expect_len(op, dx, rows * v))?;
+    Ok((rows, v))
+}
+
+/// Records the loss of each row, not scaled, and the gradient of their sum times `scale`. `loss.x` holds logits.
 ///
 /// # Errors
 /// The sizes do not fit.
-pub fn cross_entropy(
-    g: &mut Graph,
-    logits: &Tensor,
-    targets: &Tensor,
-    scale: &Tensor,
-    losses: &Tensor,
-    dlogits: Option<&Tensor>,
-) -> Result<()> {
-    let (rows, v) = logits.rows_and_columns();
-    expect_len("cross_entropy", targets, rows)?;
-    expect_len("cross_entropy", losses, rows)?;
-    expect_len("cross_entropy", scale, 1)?;
+pub fn cross_entropy(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
+    let (rows, v) = check_class_loss("cross_entropy", &loss)?;
+    let ClassLoss { x, targets, ignore_index, scale, losses, dx } = loss;
     let dummy = g.zeros("no gradient", &[1])?;
-    if let Some(dlogits) = dlogits {
-        expect_len("cross_entropy", dlogits, rows * v)?;
-    }
-    let params = Params { R: rows as u32, V: v as u32, gradient: dlogits.is_some().into() };
-    let (x, y) = folded_grid(rows);
-    g.dispatch(&KERNEL, &[], params, &[logits, targets, scale, losses, dlogits.unwrap_or(&dummy)], [x, y, 1])
+    let params = Params {
+        R: rows as u32,
+        V: v as u32,
+        ignore_index: ignore_index.unwrap_or(u32::MAX),
+        gradient: dx.is_some().into(),
+    };
+    let (across, down) = folded_grid(rows);
+    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], [across, down, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [logits, targets, scale, losses, dlogits] = args.all();
     let (v, scale) = (p.V as usize, scale.read()[0]);
     let rows = logits.read().par_chunks_exact(v).zip(targets.read_u32()).zip(losses.write());
-    let row = |z: &[F], target: usize, loss: &mut F, d: &mut [F]| {
+    let row = |z: &[F], target: u32, loss: &mut F, d: &mut [F]| {
+        let counts = target < p.V && target != p.ignore_index;
+        let target = target as usize;
         let most = z.iter().copied().fold(F::neg_infinity(), F::max);
         let sum: F = z.iter().map(|&z| (z - most).exp()).sum();
-        *loss = if target < v { sum.ln() + (most - z[target]) } else { F::zero() };
+        *loss = if counts { sum.ln() + (most - z[target]) } else { F::zero() };
         for (i, (d, &z)) in d.iter_mut().zip(z).enumerate() {
             let hit = if i == target { F::one() } else { F::zero() };
-            *d = if target < v { ((z - most).exp() / sum - hit) * scale } else { F::zero() };
+            *d = if counts { ((z - most).exp() / sum - hit) * scale } else { F::zero() };
         }
     };
     if p.gradient == 0 {
-        rows.for_each(|((z, &target), loss)| row(z, target as usize, loss, &mut []));
+        rows.for_each(|((z, &target), loss)| row(z, target, loss, &mut []));
     } else {
         let rows = rows.zip(dlogits.write().par_chunks_exact_mut(v));
-        rows.for_each(|(((z, &target), loss), d)| row(z, target as usize, loss, d));
+        rows.for_each(|(((z, &target), loss), d)| row(z, target, loss, d));
     }
 }

@@ -4,7 +4,11 @@
 //! differentiable operations made of them are in [`crate::nn::functional`].
 
 pub mod accumulate;
+pub mod activation;
+pub mod activation_backward;
 pub mod adam;
+pub mod bce_with_logits;
+pub mod clip;
 pub mod column_sum;
 pub mod count_targets;
 pub mod cross_entropy;
@@ -13,19 +17,25 @@ pub mod gather;
 pub mod gru_backward;
 pub mod gru_forward;
 pub mod last_step;
+pub mod log_softmax;
+pub mod log_softmax_backward;
 pub mod lstm_backward;
 pub mod lstm_forward;
 pub mod matmul;
+pub mod mse_loss;
+pub mod nll_loss;
 pub mod pack;
 pub mod place;
 pub mod record_loss;
 pub mod reverse;
 pub mod reverse_index;
+pub mod rms_prop;
 pub mod rnn_backward;
 pub mod rnn_forward;
 pub mod sample;
 pub mod segment_sum;
 pub mod sequence;
+pub mod sgd;
 pub mod squared_norm;
 pub mod swap_axes;
 pub mod windows;
@@ -37,7 +47,11 @@ use crate::tensor::Tensor;
 /// All kernels.
 pub const ALL: &[&Kernel] = &[
     &accumulate::KERNEL,
+    &activation::KERNEL,
+    &activation_backward::KERNEL,
     &adam::KERNEL,
+    &bce_with_logits::KERNEL,
+    &clip::KERNEL,
     &column_sum::KERNEL,
     &count_targets::KERNEL,
     &cross_entropy::KERNEL,
@@ -46,18 +60,24 @@ pub const ALL: &[&Kernel] = &[
     &gru_backward::KERNEL,
     &gru_forward::KERNEL,
     &last_step::KERNEL,
+    &log_softmax::KERNEL,
+    &log_softmax_backward::KERNEL,
     &lstm_backward::KERNEL,
     &lstm_forward::KERNEL,
     &matmul::KERNEL,
+    &mse_loss::KERNEL,
+    &nll_loss::KERNEL,
     &pack::KERNEL,
     &place::KERNEL,
     &record_loss::KERNEL,
     &reverse::KERNEL,
     &reverse_index::KERNEL,
+    &rms_prop::KERNEL,
     &rnn_backward::KERNEL,
     &rnn_forward::KERNEL,
     &sample::KERNEL,
     &segment_sum::KERNEL,
+    &sgd::KERNEL,
     &squared_norm::KERNEL,
     &swap_axes::KERNEL,
     &windows::KERNEL,
@@ -88,6 +108,18 @@ pub(crate) fn expect_indices(op: &'static str, index: &Tensor, rows: usize) -> R
             let expected = format!("a tensor of `Device::tokens` with at most {rows}");
             let got = other.map_or("unchecked".into(), |vocabulary| format!("one with {vocabulary}"));
             Err(Error::argument(op, "index", expected, format!("{got} (`{}`)", index.name())))
+        }
+    }
+}
+
+/// Targets of a loss over `v` classes, checked on every write.
+pub(crate) fn expect_targets(op: &'static str, targets: &Tensor, v: usize) -> Result<()> {
+    match targets.classes() {
+        Some(classes) if classes <= v => Ok(()),
+        other => {
+            let expected = format!("a tensor of `Device::targets` with at most {v} classes");
+            let got = other.map_or("unchecked".into(), |classes| format!("one with {classes}"));
+            Err(Error::argument(op, "targets", expected, format!("{got} (`{}`)", targets.name())))
         }
     }
 }

@@ -4,6 +4,8 @@
 //! dispatch with the recurrent product inside, where a workgroup can hold the state of four batch entries; or *stepwise*,
 //! a matrix product and a dispatch for each step.
 
+use serde::{Deserialize, Serialize};
+
 use super::matmul::{Factor, matmul, t};
 use super::{
     expect, expect_indices, expect_len, expect_lengths, gru_backward, gru_forward, lstm_backward, lstm_forward, pack,
@@ -16,7 +18,8 @@ use crate::real::Real;
 use crate::tensor::Tensor;
 
 /// What happens at a step of a recurrence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Cell {
     /// `h = tanh(x + h Wᵀ)`

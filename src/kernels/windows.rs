@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
 use crate::real::Real;
-use crate::tensor::Tensor;
+use crate::tensor::{NO_TARGET, Tensor};
 
 params! { T: u32, B: u32, K: u32, length: u32, batches: u32 }
 
@@ -24,9 +24,6 @@ pub static KERNEL: Kernel = Kernel {
     ],
     twin: twin!(twin),
 };
-
-/// The target of an entry that is no window: past the end of the order. No vocabulary has it, so no loss counts it.
-pub const NO_TARGET: u32 = u32::MAX;
 
 /// Records the cut of batch `clock[1]`, modulo the number of batches. `corpus` `[N]`, `order` `[length]` (window starts), `clock` `[2]`, `tokens`
 /// `[T, B]`, `targets` `[K, B]` with K = 1 (what follows the window) or T (what follows each character); all u32.
@@ -53,6 +50,10 @@ pub fn windows(
     if tokens.vocabulary().is_some_and(|least| least < vocabulary) {
         let expected = format!("tokens of at least {vocabulary}, the corpus's");
         return Err(Error::argument("windows", "tokens", expected, format!("`{}`", tokens.name())));
+    }
+    if targets.classes().is_some_and(|least| least < vocabulary) {
+        let expected = format!("targets of at least {vocabulary} classes, the corpus's vocabulary");
+        return Err(Error::argument("windows", "targets", expected, format!("`{}`", targets.name())));
     }
     expect_len("windows", clock, 2)?;
     let batches = order.len().div_ceil(b);

@@ -1,9 +1,9 @@
-//! The character network of the main job.
+//! The networks that predict the next token, and that of the main job.
 
 use serde::{Deserialize, Serialize};
 
-use super::functional::InitialState;
-use super::{Embedding, Init, Linear, Rnn, RnnOptions, State};
+use super::functional::{self, InitialState};
+use super::{Cell, Embedding, Init, Linear, Recurrent, RnnOptions, State};
 use crate::device::Device;
 use crate::error::Result;
 use crate::graph::{Graph, Var};
@@ -20,24 +20,58 @@ pub trait LanguageModel {
     /// A batch of 0.
     fn state(&self, device: &Device, batch: usize) -> Result<State>;
 
+    /// `tokens` `[T, B]` to what the network makes of them.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    fn hidden(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Hidden>;
+
+    /// `[.., H]` to the logits of the next token, `[.., V]`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var>;
+
     /// `tokens` `[T, B]` to the logits of what comes after the last of them, `[1, B, V]`.
     ///
     /// # Errors
     /// The shapes do not fit.
-    fn forward(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var>;
+    fn forward(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var> {
+        let hidden = self.hidden(g, tokens, initial)?;
+        self.logits(g, hidden.last)
+    }
+
+    /// `tokens` `[T, B]` to the logits of what comes after each of them, `[T, B, V]`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    fn forward_every_step(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var> {
+        let hidden = self.hidden(g, tokens, initial)?;
+        self.logits(g, hidden.output)
+    }
 }
 
-/// Embedding, Elman network, linear layer on the last step.
+/// What a [`LanguageModel`] makes of a sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden {
+    /// After every token, `[T, B, H]`.
+    pub output: Var,
+    /// After the last one, `[1, B, H]`.
+    pub last: Var,
+}
+
+/// Embedding, recurrent layers, linear layer: the tutorials' `CharRnn`, with any cell.
 #[derive(Clone, Debug)]
 pub struct CharRnn {
     options: CharRnnOptions,
     embedding_layer: Embedding,
-    rnn: Rnn,
+    rnn: Recurrent,
     output_layer: Linear,
 }
 
 /// The sizes of a [`CharRnn`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CharRnnOptions {
     /// Tokens.
     pub vocabulary: usize,
@@ -45,6 +79,34 @@ pub struct CharRnnOptions {
     pub embedding: usize,
     /// Hidden size.
     pub hidden: usize,
+    /// What happens at each step.
+    pub cell: Cell,
+    /// Recurrent layers.
+    pub num_layers: usize,
+    /// Rate of dropout between recurrent layers.
+    pub dropout: f64,
+}
+
+impl CharRnnOptions {
+    /// The tutorials' network of these sizes: one layer of tanh cells.
+    pub const fn new(vocabulary: usize, embedding: usize, hidden: usize) -> Self {
+        Self { vocabulary, embedding, hidden, cell: Cell::Tanh, num_layers: 1, dropout: 0.0 }
+    }
+
+    /// Sets the cell.
+    pub fn cell(self, cell: Cell) -> Self {
+        Self { cell, ..self }
+    }
+
+    /// Sets the number of recurrent layers.
+    pub fn num_layers(self, num_layers: usize) -> Self {
+        Self { num_layers, ..self }
+    }
+
+    /// Sets the rate of dropout between recurrent layers.
+    pub fn dropout(self, dropout: f64) -> Self {
+        Self { dropout, ..self }
+    }
 }
 
 impl CharRnn {
@@ -53,11 +115,12 @@ impl CharRnn {
     /// # Errors
     /// A size of 0.
     pub fn new(init: &mut Init, options: CharRnnOptions) -> Result<Self> {
-        let CharRnnOptions { vocabulary, embedding, hidden } = options;
+        let CharRnnOptions { vocabulary, embedding, hidden, cell, num_layers, dropout } = options;
+        let layers = RnnOptions::new(embedding, hidden).num_layers(num_layers).dropout(dropout);
         Ok(Self {
             options,
             embedding_layer: Embedding::new(init, "embedding_layer", vocabulary, embedding)?,
-            rnn: Rnn::new(init, "rnn", RnnOptions::new(embedding, hidden))?,
+            rnn: Recurrent::new(init, "rnn", cell, layers)?,
             output_layer: Linear::new(init, "output_layer", hidden, vocabulary)?,
         })
     }
@@ -77,9 +140,17 @@ impl LanguageModel for CharRnn {
         self.rnn.state(device, batch)
     }
 
-    fn forward(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var> {
+    fn hidden(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Hidden> {
         let x = self.embedding_layer.forward(g, tokens)?;
-        let out = self.rnn.forward(g, x, initial)?;
-        self.output_layer.forward(g, out.h_n)
+        let (output, end) = self.rnn.forward(g, x, initial)?;
+        let last = match self.options.num_layers {
+            1 => end.h,
+            layers => functional::narrow(g, end.h, layers - 1, 1)?,
+        };
+        Ok(Hidden { output, last })
+    }
+
+    fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {
+        self.output_layer.forward(g, hidden)
     }
 }

@@ -2,10 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
+use crate::kernels::activation::{self, Activation};
+use crate::kernels::cross_entropy::ClassLoss;
 use crate::kernels::matmul::{Factor, matmul, t};
+use crate::kernels::mse_loss::ElementLoss;
 use crate::kernels::sequence::{self, Cell, Sequence, SequenceGradients};
 use crate::kernels::{
-    self, accumulate, column_sum, count_targets, cross_entropy as cross_entropy_kernel, dropout as dropout_kernel,
+    self, accumulate, activation_backward, column_sum, count_targets, dropout as dropout_kernel, log_softmax_backward,
     place, reverse as reverse_kernel, reverse_index, segment_sum, swap_axes as swap_axes_kernel,
 };
 use crate::nn::State;
@@ -101,6 +104,84 @@ pub fn add(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
     Ok(z)
 }
 
+/// `max(0, x)` of each element (`torch.relu`).
+///
+/// # Errors
+/// The device cannot hold the result.
+pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
+    activate(g, Activation::Relu, x)
+}
+
+/// `tanh x` of each element (`torch.tanh`).
+///
+/// # Errors
+/// The device cannot hold the result.
+pub fn tanh(g: &mut Graph, x: Var) -> Result<Var> {
+    activate(g, Activation::Tanh, x)
+}
+
+/// `1 / (1 + exp(-x))` of each element (`torch.sigmoid`).
+///
+/// # Errors
+/// The device cannot hold the result.
+pub fn sigmoid(g: &mut Graph, x: Var) -> Result<Var> {
+    activate(g, Activation::Sigmoid, x)
+}
+
+/// If `x` is rows of a table with fewer rows, the table is activated instead.
+fn activate(g: &mut Graph, f: Activation, x: Var) -> Result<Var> {
+    if let Some((table, index)) = g.as_rows(x)
+        && g.shape(table)[0] < index.len()
+    {
+        let table = activate(g, f, table)?;
+        return Ok(rows(g, table, &index));
+    }
+    let x_tensor = g.tensor(x)?;
+    let y_tensor = g.zeros(&format!("{f:?} {}", x_tensor.name()), x_tensor.shape())?;
+    activation::activation(g, f, &x_tensor, &y_tensor)?;
+    let y = g.result(y_tensor.clone(), &[x]);
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        if !g.is_differentiable(x) {
+            return Ok(());
+        }
+        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
+        activation_backward::activation_backward(g, f, &y_tensor, &dy, &dx)?;
+        g.add_gradient(x, &dx, false)
+    });
+    Ok(y)
+}
+
+/// Log-probabilities of the last axis (`torch.log_softmax(x, -1)`): `x` `[.., V]`.
+///
+/// # Errors
+/// The device cannot hold the result.
+pub fn log_softmax(g: &mut Graph, x: Var) -> Result<Var> {
+    let x_tensor = g.tensor(x)?;
+    let y_tensor = g.zeros(&format!("log softmax {}", x_tensor.name()), x_tensor.shape())?;
+    kernels::log_softmax::log_softmax(g, &x_tensor, &y_tensor)?;
+    let y = g.result(y_tensor.clone(), &[x]);
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        if !g.is_differentiable(x) {
+            return Ok(());
+        }
+        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
+        log_softmax_backward::log_softmax_backward(g, &y_tensor, &dy, &dx)?;
+        g.add_gradient(x, &dx, false)
+    });
+    Ok(y)
+}
+
+/// The same values, through which no gradient flows (`Tensor.detach`): the edge of truncated back-propagation.
+///
+/// # Errors
+/// The device cannot hold the result.
+pub fn detach(g: &mut Graph, x: Var) -> Result<Var> {
+    let tensor = g.tensor(x)?;
+    g.input(&tensor)
+}
+
 /// `y[b, a] = x[a, b]` (`torch.transpose(x, 0, 1)`): between batch first and time first.
 ///
 /// # Errors
@@ -168,6 +249,61 @@ pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var>
         g.add_gradient(x, &dx, true)
     });
     Ok(y)
+}
+
+/// One entry of the first axis, which goes (`torch.select(x, 0, index)`, `x[index]`): one step of a sequence.
+///
+/// # Errors
+/// There is no such entry, or `x` has one dimension.
+pub fn select(g: &mut Graph, x: Var, index: usize) -> Result<Var> {
+    let Some((_, rest)) = g.shape(x).split_first().filter(|(_, rest)| !rest.is_empty()) else {
+        return Err(Error::shape("select", "input", "at least two dimensions", g.shape(x)));
+    };
+    let rest = rest.to_vec();
+    let entry = narrow(g, x, index, 1)?;
+    reshape(g, entry, &rest)
+}
+
+/// The last entry of the first axis, which goes (`x[-1]`): the last step of a sequence.
+///
+/// # Errors
+/// `x` has one dimension.
+pub fn last(g: &mut Graph, x: Var) -> Result<Var> {
+    let entries = g.shape(x)[0];
+    select(g, x, entries - 1)
+}
+
+/// Every entry of the first axis, which goes (`torch.unbind(x)`): the steps of a sequence, for a loop over them.
+///
+/// # Errors
+/// `x` has one dimension.
+pub fn unbind(g: &mut Graph, x: Var) -> Result<Vec<Var>> {
+    let x_tensor = g.tensor(x)?;
+    let Some((&entries, rest)) = x_tensor.shape().split_first().filter(|(_, rest)| !rest.is_empty()) else {
+        return Err(Error::shape("unbind", x_tensor.name(), "at least two dimensions", x_tensor.shape()));
+    };
+    let (inner, rest) = (x_tensor.len() / entries, rest.to_vec());
+    let mut ys = Vec::new();
+    for i in 0..entries {
+        let entry = g.view(&x_tensor, &format!("{}[{i}]", x_tensor.name()), i * inner, &rest)?;
+        ys.push(g.result(entry, &[x]));
+    }
+    let entries = ys.clone();
+    g.on_backward(move |g| {
+        let gradients: Vec<_> = entries.iter().map(|&y| g.gradient(y)).collect();
+        if !g.is_differentiable(x) || gradients.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
+        for (i, dy) in gradients.iter().enumerate() {
+            if let Some(dy) = dy {
+                g.copy(dy, &dx.view("entry", i * inner, &rest))?;
+            }
+        }
+        // Entries without a gradient stay 0 only if nothing else is added to this tensor.
+        g.add_gradient(x, &dx, true)
+    });
+    Ok(ys)
 }
 
 /// One after the other along the first axis (`torch.cat(xs, 0)`): states of layers, steps of a sequence.
@@ -491,6 +627,26 @@ pub enum Reduction {
     Sum,
 }
 
+impl Reduction {
+    /// This one, over the rows whose target is another class (PyTorch's `ignore_index`): padding, say.
+    pub fn ignoring(self, class: u32) -> ClassReduction {
+        ClassReduction { reduction: self, ignore_index: Some(class) }
+    }
+}
+
+/// How the losses of rows with a class each become one number: a [`Reduction`], perhaps [`Reduction::ignoring`] a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassReduction {
+    reduction: Reduction,
+    ignore_index: Option<u32>,
+}
+
+impl From<Reduction> for ClassReduction {
+    fn from(reduction: Reduction) -> Self {
+        Self { reduction, ignore_index: None }
+    }
+}
+
 /// A loss to be minimised: the losses of the rows, and the factor that makes them one number.
 #[derive(Clone, Debug)]
 pub struct Loss {
@@ -507,32 +663,121 @@ impl Loss {
     pub fn rows(&self) -> &Tensor {
         &self.rows
     }
+
+    /// A loss whose gradient, already computed in `dx`, flows into `x` if the backward pass starts from it.
+    fn new(g: &mut Graph, x: Var, rows: Tensor, scale: Tensor, dx: Option<Tensor>) -> Self {
+        let index = g.new_loss();
+        if let Some(dx) = dx {
+            g.on_backward(move |g| if g.is_wanted(index) { g.add_gradient(x, &dx, false) } else { Ok(()) });
+        }
+        Self { index, rows, scale }
+    }
 }
 
-/// Softmax and negative log-likelihood, from logits (`torch.nn.functional.cross_entropy`, which equals `nll_loss` of
-/// `log_softmax`): `logits` `[.., V]`, `targets` one u32 for each row. A row whose target is V or more does not count.
+/// Softmax and negative log-likelihood, from logits (`torch.nn.functional.cross_entropy`): `logits` `[.., V]`, `targets`
+/// one for each row, from [`crate::Device::targets`]. A row whose target is [`crate::NO_TARGET`] does not count, nor one
+/// whose class is ignored: `Reduction::Mean.ignoring(0)`.
 ///
 /// Its gradient is computed on the way; [`Graph::backward`] goes on from it if the loss is named there.
 ///
 /// # Errors
-/// There is not one target for each row.
-pub fn cross_entropy(g: &mut Graph, logits: Var, targets: &Tensor, reduction: Reduction) -> Result<Loss> {
-    let z = g.tensor(logits)?;
-    let (count, v) = z.rows_and_columns();
+/// There is not one target for each row, or targets may be V or more.
+pub fn cross_entropy(
+    g: &mut Graph,
+    logits: Var,
+    targets: &Tensor,
+    reduction: impl Into<ClassReduction>,
+) -> Result<Loss> {
+    class_loss(g, "cross_entropy", kernels::cross_entropy::cross_entropy, logits, targets, reduction.into())
+}
+
+/// Negative log-likelihood, from log-probabilities (`torch.nn.functional.nll_loss`): as [`cross_entropy`], of what
+/// [`log_softmax`] gives.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn nll_loss(
+    g: &mut Graph,
+    log_probabilities: Var,
+    targets: &Tensor,
+    reduction: impl Into<ClassReduction>,
+) -> Result<Loss> {
+    class_loss(g, "nll_loss", kernels::nll_loss::nll_loss, log_probabilities, targets, reduction.into())
+}
+
+fn class_loss(
+    g: &mut Graph,
+    op: &'static str,
+    kernel: fn(&mut Graph, ClassLoss<'_>) -> Result<()>,
+    x: Var,
+    targets: &Tensor,
+    ClassReduction { reduction, ignore_index }: ClassReduction,
+) -> Result<Loss> {
+    let x_tensor = g.tensor(x)?;
+    let (count, v) = x_tensor.rows_and_columns();
+    if targets.len() != count {
+        return Err(Error::shape(op, targets.name(), format!("of {count} elements"), targets.shape()));
+    }
+    kernels::expect_targets(op, targets, v)?;
     let scale = match reduction {
         Reduction::Sum => g.device().upload("scale", &[1], &[1.0])?,
         Reduction::Mean => {
             let scale = g.zeros("scale", &[1])?;
-            count_targets::count_targets(g, targets, v, &scale)?;
+            count_targets::count_targets(g, targets, v, ignore_index, &scale)?;
             scale
         }
     };
     let losses = g.zeros("losses", &[count])?;
-    let gradient = g.is_differentiable(logits).then(|| g.zeros("d logits", z.shape())).transpose()?;
-    cross_entropy_kernel::cross_entropy(g, &z, targets, &scale, &losses, gradient.as_ref())?;
-    let index = g.new_loss();
-    if let Some(gradient) = gradient {
-        g.on_backward(move |g| if g.is_wanted(index) { g.add_gradient(logits, &gradient, false) } else { Ok(()) });
+    let dx = g.is_differentiable(x).then(|| g.zeros("d logits", x_tensor.shape())).transpose()?;
+    let tensors =
+        ClassLoss { x: &x_tensor, targets, ignore_index, scale: &scale, losses: &losses, dx: dx.as_ref() };
+    kernel(g, tensors)?;
+    Ok(Loss::new(g, x, losses, scale, dx))
+}
+
+/// Squared error of each element (`torch.nn.functional.mse_loss`): `x` and `targets` of one shape.
+///
+/// # Errors
+/// The shapes differ.
+pub fn mse_loss(g: &mut Graph, x: Var, targets: &Tensor, reduction: Reduction) -> Result<Loss> {
+    element_loss(g, "mse_loss", kernels::mse_loss::mse_loss, x, targets, reduction)
+}
+
+/// Binary cross-entropy of each element, from logits (`torch.nn.functional.binary_cross_entropy_with_logits`): `logits`
+/// and `targets` (probabilities, 0 to 1) of one shape.
+///
+/// # Errors
+/// The shapes differ.
+pub fn binary_cross_entropy_with_logits(
+    g: &mut Graph,
+    logits: Var,
+    targets: &Tensor,
+    reduction: Reduction,
+) -> Result<Loss> {
+    let op = "binary_cross_entropy_with_logits";
+    element_loss(g, op, kernels::bce_with_logits::bce_with_logits, logits, targets, reduction)
+}
+
+fn element_loss(
+    g: &mut Graph,
+    op: &'static str,
+    kernel: fn(&mut Graph, ElementLoss<'_>) -> Result<()>,
+    x: Var,
+    targets: &Tensor,
+    reduction: Reduction,
+) -> Result<Loss> {
+    let x_tensor = g.tensor(x)?;
+    if targets.shape() != x_tensor.shape() {
+        return Err(Error::shape(op, targets.name(), format!("{:?}", x_tensor.shape()), targets.shape()));
     }
-    Ok(Loss { index, rows: losses, scale })
+    let factor = match reduction {
+        Reduction::Sum => 1.0,
+        Reduction::Mean => 1.0 / x_tensor.len() as f64,
+    };
+    let scale = g.zeros("scale", &[1])?;
+    scale.write_f64(&[factor])?;
+    let losses = g.zeros("losses", &[x_tensor.len()])?;
+    let dx = g.is_differentiable(x).then(|| g.zeros("d loss", x_tensor.shape())).transpose()?;
+    kernel(g, ElementLoss { x: &x_tensor, targets, scale: &scale, losses: &losses, dx: dx.as_ref() })?;
+    Ok(Loss::new(g, x, losses, scale, dx))
 }

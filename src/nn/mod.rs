@@ -8,9 +8,12 @@ mod parameters;
 mod recurrent;
 mod state;
 
-pub use char_rnn::{CharRnn, CharRnnOptions, LanguageModel};
+pub use crate::kernels::sequence::Cell;
+pub use char_rnn::{CharRnn, CharRnnOptions, Hidden, LanguageModel};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use parameters::{Init, ParameterId, Parameters};
-pub use recurrent::{Gru, GruCell, Lstm, LstmCell, LstmOutput, Nonlinearity, Rnn, RnnCell, RnnOptions, RnnOutput};
+pub use recurrent::{
+    Gru, GruCell, Lstm, LstmCell, LstmOutput, Nonlinearity, Recurrent, Rnn, RnnCell, RnnOptions, RnnOutput,
+};
 pub use state::{Snapshot, State};

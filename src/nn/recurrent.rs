@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::sequence::Cell;
 use crate::rng::threefry2x32;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// The arguments of `torch.nn.RNN`, `torch.nn.GRU` and `torch.nn.LSTM`, with their defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub struct RnnOptions {
     pub dropout: f64,
     /// Whether every layer also runs from the last step to the first: D = 2.
     pub bidirectional: bool,
+    /// P, of [`Lstm`] alone: outputs and hidden states are projected to this size (Sak et al. 2014); 0 if they are not.
+    pub proj_size: usize,
 }
 
 /// What an [`Rnn`] applies at each step.
@@ -53,6 +55,7 @@ impl RnnOptions {
             batch_first: false,
             dropout: 0.0,
             bidirectional: false,
+            proj_size: 0,
         }
     }
 
@@ -86,11 +89,28 @@ impl RnnOptions {
         Self { bidirectional, ..self }
     }
 
+    /// Sets the size that an LSTM projects its outputs to.
+    pub fn proj_size(self, proj_size: usize) -> Self {
+        Self { proj_size, ..self }
+    }
+
+    /// The size of an output and of a hidden state, in one direction.
+    fn output_size(&self) -> usize {
+        if self.proj_size > 0 { self.proj_size } else { self.hidden_size }
+    }
+
     fn directions(&self) -> usize {
         if self.bidirectional { 2 } else { 1 }
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self, cell: Cell) -> Result<()> {
+        if self.proj_size > 0 && cell != Cell::Lstm {
+            return Err(Error::argument("rnn", "proj_size", "0, but for an LSTM", self.proj_size));
+        }
+        if self.proj_size > 0 && self.proj_size >= self.hidden_size {
+            let expected = format!("below the hidden size, {}", self.hidden_size);
+            return Err(Error::argument("lstm", "proj_size", expected, self.proj_size));
+        }
         if self.num_layers == 0 {
             return Err(Error::argument("rnn", "num_layers", "at least 1", 0));
         }
@@ -101,9 +121,9 @@ impl RnnOptions {
     }
 }
 
-/// The layers of a recurrent module of any cell.
+/// A recurrent module whose cell is chosen at run time; [`Rnn`], [`Gru`] and [`Lstm`] are this with a cell of their own.
 #[derive(Clone, Debug)]
-struct Recurrent {
+pub struct Recurrent {
     cell: Cell,
     options: RnnOptions,
     /// By layer, then by direction.
@@ -119,6 +139,8 @@ struct Layer {
     weight_hh: ParameterId,
     /// `bias_ih`, `bias_hh`.
     biases: Option<[ParameterId; 2]>,
+    /// `[P, H]`
+    weight_hr: Option<ParameterId>,
 }
 
 impl Layer {
@@ -130,8 +152,12 @@ impl Layer {
         let width = gates.saturating_mul(hidden);
         Ok(Self {
             weight_ih: draw("weight_ih", &[width, input])?,
-            weight_hh: draw("weight_hh", &[width, hidden])?,
+            weight_hh: draw("weight_hh", &[width, options.output_size()])?,
             biases: if options.bias { Some([draw("bias_ih", &[width])?, draw("bias_hh", &[width])?]) } else { None },
+            weight_hr: match options.proj_size {
+                0 => None,
+                projected => Some(draw("weight_hr", &[projected, hidden])?),
+            },
         })
     }
 
@@ -157,16 +183,61 @@ impl Layer {
         let weight_ih = g.parameter(self.weight_ih)?;
         let projected = functional::linear(g, x, weight_ih, below)?;
         let weight_hh = g.parameter(self.weight_hh)?;
-        functional::recurrence(g, cell, projected, weight_hh, recurrent, start, lengths)
+        match self.weight_hr {
+            None => functional::recurrence(g, cell, projected, weight_hh, recurrent, start, lengths),
+            Some(weight_hr) => {
+                let weight_hr = g.parameter(weight_hr)?;
+                projected_recurrence(g, projected, weight_hh, weight_hr, start, lengths)
+            }
+        }
     }
 }
 
+/// An LSTM whose hidden state is `h = h' W_hrᵀ`, for `h' = σ(o) tanh(c)`: `x` `[T, B, 4 H]`, `weight_hh` `[4 H, P]`,
+/// `weight_hr` `[P, H]`.
+///
+/// `h W_hhᵀ` is `h' (W_hh W_hr)ᵀ`, so the recurrence runs on h' with that matrix, all steps in one dispatch as without
+/// a projection, and what comes out is projected once for all steps.
+fn projected_recurrence(
+    g: &mut Graph,
+    x: Var,
+    weight_hh: Var,
+    weight_hr: Var,
+    start: Option<States>,
+    lengths: Option<&Tensor>,
+) -> Result<(Var, States)> {
+    let transposed = functional::swap_axes(g, weight_hr)?;
+    let weight = functional::linear(g, weight_hh, transposed, None)?;
+    let (mut x, mut inner) = (x, None);
+    if let Some(States { h, c }) = start {
+        // The incoming state is projected already: its product joins the first step's input.
+        let product = functional::linear(g, h, weight_hh, None)?;
+        let steps = g.shape(x)[0];
+        let first = functional::narrow(g, x, 0, 1)?;
+        let mut parts = vec![functional::add(g, first, product)?];
+        if steps > 1 {
+            parts.push(functional::narrow(g, x, 1, steps - 1)?);
+        }
+        x = functional::concat_first(g, &parts)?;
+        let zero = g.device().zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]], DType::F32)?;
+        inner = Some(States { h: g.input(&zero)?, c });
+    }
+    let (output, end) = functional::recurrence(g, Cell::Lstm, x, weight, None, inner, lengths)?;
+    let output = functional::linear(g, output, weight_hr, None)?;
+    Ok((output, States { h: functional::linear(g, end.h, weight_hr, None)?, ..end }))
+}
+
 impl Recurrent {
-    fn new(init: &mut Init, name: &str, cell: Cell, options: RnnOptions) -> Result<Self> {
-        options.check()?;
+    /// Draws the parameters `<name>.weight_ih_l0` and so on, in PyTorch's order.
+    ///
+    /// # Errors
+    /// A size or number of layers of 0, a dropout outside [0, 1), an option that this cell does not have, or the name is
+    /// taken.
+    pub fn new(init: &mut Init, name: &str, cell: Cell, options: RnnOptions) -> Result<Self> {
+        options.check(cell)?;
         let mut layers = Vec::new();
         for layer in 0..options.num_layers {
-            let below = options.hidden_size.saturating_mul(options.directions());
+            let below = options.output_size().saturating_mul(options.directions());
             let input = if layer == 0 { options.input_size } else { below };
             for direction in ["", "_reverse"].iter().take(options.directions()) {
                 layers.push(Layer::new(init, name, &format!("_l{layer}{direction}"), cell, input, &options)?);
@@ -177,20 +248,56 @@ impl Recurrent {
         Ok(Self { cell, options, layers, seed: [name, init.rng.clone().next_u32()] })
     }
 
-    fn state(&self, device: &Device, batch: usize) -> Result<State> {
-        let shape = [self.layers.len(), batch, self.options.hidden_size];
-        let names = [("h", shape), ("c", shape)];
-        State::zeros(device, &names[..self.cell.states()])
+    /// What happens at each step.
+    pub fn cell(&self) -> Cell {
+        self.cell
     }
 
-    fn forward(
+    /// The shapes of `h_n` and `c_n` for a batch.
+    fn state_shapes(&self, batch: usize) -> [[usize; 3]; 2] {
+        [self.options.output_size(), self.options.hidden_size].map(|size| [self.layers.len(), batch, size])
+    }
+
+    /// A zero state for `batch` sequences, to carry from window to window: `h`, and `c` for the LSTM.
+    ///
+    /// # Errors
+    /// A batch of 0.
+    pub fn state(&self, device: &Device, batch: usize) -> Result<State> {
+        let [h, c] = self.state_shapes(batch);
+        State::zeros(device, &[("h", h), ("c", c)][..self.cell.states()])
+    }
+
+    /// `x` `[T, B, I]` (`[B, T, I]` if batch first) to the output of every step and the last states; see [`RnnOutput`]
+    /// and [`LstmOutput`] for their shapes.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<(Var, States)> {
+        self.run(g, x, initial, None)
+    }
+
+    /// [`Self::forward`] for sequences of different lengths; see [`Rnn::forward_with_lengths`].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward_with_lengths(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        initial: InitialState<'_>,
+        lengths: &Tensor,
+    ) -> Result<(Var, States)> {
+        self.run(g, x, initial, Some(lengths))
+    }
+
+    fn run(
         &self,
         g: &mut Graph,
         x: Var,
         initial: InitialState<'_>,
         lengths: Option<&Tensor>,
     ) -> Result<(Var, States)> {
-        let RnnOptions { batch_first, dropout, hidden_size, .. } = self.options;
+        let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
         if g.shape(x).len() != 3 {
             let expected = if batch_first { "[B, T, I]" } else { "[T, B, I]" };
@@ -198,11 +305,13 @@ impl Recurrent {
         }
         let mut x = if batch_first { functional::swap_axes(g, x)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
-        let shape = [self.layers.len(), batch, hidden_size];
+        let shapes = self.state_shapes(batch);
         if let InitialState::Given(States { h, c }) = initial {
             functional::check_states(self.cell, States { h, c })?;
-            for state in [Some(h), c].into_iter().flatten() {
-                if g.shape(state) != shape {
+            for (state, shape) in [Some(h), c].into_iter().zip(shapes) {
+                if let Some(state) = state
+                    && g.shape(state) != shape
+                {
                     return Err(Error::shape("rnn", "initial state", format!("{shape:?}"), g.shape(state)));
                 }
             }
@@ -218,7 +327,7 @@ impl Recurrent {
             }
             let mut outputs = Vec::new();
             for (d, direction) in layer.iter().enumerate() {
-                let start = self.start(g, initial, &shape, l * directions + d)?;
+                let start = self.start(g, initial, &shapes, l * directions + d)?;
                 let (output, end) = match lengths.or(all_steps.as_ref()).filter(|_| d == 1) {
                     None => direction.forward(g, self.cell, x, start, lengths)?,
                     Some(reversal) => {
@@ -234,10 +343,9 @@ impl Recurrent {
         }
         if let InitialState::Carried(state) = initial {
             for (k, end) in ends.iter().enumerate() {
-                for (name, end) in [("h", Some(end.h)), ("c", end.c)] {
+                for (name, end, shape) in [("h", Some(end.h), shapes[0]), ("c", end.c, shapes[1])] {
                     let Some(end) = end else { continue };
-                    let place =
-                        state.tensor(name, &shape)?.view(name, k * batch * hidden_size, &[1, batch, hidden_size]);
+                    let place = slot(&state.tensor(name, &shape)?, k);
                     let end = g.tensor(end)?;
                     g.copy(&end, &place)?;
                 }
@@ -252,8 +360,13 @@ impl Recurrent {
     }
 
     /// The incoming state of layer and direction k.
-    fn start(&self, g: &mut Graph, initial: InitialState<'_>, shape: &[usize; 3], k: usize) -> Result<Option<States>> {
-        let one = [1, shape[1], shape[2]];
+    fn start(
+        &self,
+        g: &mut Graph,
+        initial: InitialState<'_>,
+        shapes: &[[usize; 3]; 2],
+        k: usize,
+    ) -> Result<Option<States>> {
         Ok(match initial {
             InitialState::Zero => None,
             InitialState::Given(States { h, c }) => Some(States {
@@ -261,16 +374,28 @@ impl Recurrent {
                 c: c.map(|c| functional::narrow(g, c, k, 1)).transpose()?,
             }),
             InitialState::Carried(state) => {
-                let mut slot = |name: &str| {
-                    let tensor = state.tensor(name, shape)?.view(name, k * shape[1] * shape[2], &one);
-                    g.input(&tensor)
+                let mut value = |name: &str, shape: &[usize; 3]| {
+                    let before = slot(&state.tensor(name, shape)?, k);
+                    if self.options.proj_size == 0 {
+                        return g.input(&before);
+                    }
+                    // A copy: the gradient of W_hh reads it after this run has written the state.
+                    let copy = g.zeros(name, before.shape())?;
+                    g.copy(&before, &copy)?;
+                    g.input(&copy)
                 };
-                let h = slot("h")?;
-                let c = if self.cell.states() == 2 { Some(slot("c")?) } else { None };
+                let h = value("h", &shapes[0])?;
+                let c = if self.cell.states() == 2 { Some(value("c", &shapes[1])?) } else { None };
                 Some(States { h, c })
             }
         })
     }
+}
+
+/// Layer and direction k of a state `[D * L, B, H]`.
+fn slot(state: &Tensor, k: usize) -> Tensor {
+    let &[_, batch, size] = state.shape() else { unreachable!("a state has three dimensions") };
+    state.view(state.name(), k * batch * size, &[1, batch, size])
 }
 
 /// What [`Rnn`] and [`Gru`] return.
@@ -283,7 +408,7 @@ pub struct RnnOutput {
     pub h_n: Var,
 }
 
-/// What [`Lstm`] returns.
+/// What [`Lstm`] returns. With `proj_size`, H is P in all but `c_n`.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct LstmOutput {
@@ -325,7 +450,7 @@ macro_rules! module {
             /// # Errors
             /// The shapes do not fit.
             pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<$output> {
-                let ($out, $states) = self.0.forward(g, x, initial, None)?;
+                let ($out, $states) = self.0.run(g, x, initial, None)?;
                 Ok($made)
             }
 
@@ -343,7 +468,7 @@ macro_rules! module {
                 initial: InitialState<'_>,
                 lengths: &Tensor,
             ) -> Result<$output> {
-                let ($out, $states) = self.0.forward(g, x, initial, Some(lengths))?;
+                let ($out, $states) = self.0.run(g, x, initial, Some(lengths))?;
                 Ok($made)
             }
         }
@@ -388,7 +513,8 @@ module! {
 module! {
     /// Long short-term memory (`torch.nn.LSTM`), gates i, f, g, o: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`.
     ///
-    /// Parameters as [`Rnn`]'s, with 4 H in place of their first H.
+    /// With `proj_size`, h' is multiplied with `weight_hr_l{k}` `[P, H]`: outputs and hidden states are of size P, cells
+    /// of size H. Parameters as [`Rnn`]'s, with 4 H in place of their first H.
     Lstm, LstmOutput, |options| only_tanh("lstm", options, Cell::Lstm), |output, states| LstmOutput {
         output,
         h_n: states.h,

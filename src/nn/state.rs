@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::graph::{Graph, Var};
 use crate::tensor::{DType, Tensor};
 
 /// The carried hidden state: tensors of its own on the device, by name (`h`), each `[D * L, B, H]` as PyTorch's `h_n`.
@@ -46,6 +47,34 @@ impl State {
             Some(tensor) => Err(Error::shape("state", name, format!("{shape:?}"), tensor.shape())),
             None => Err(Error::shape("state", name, format!("{shape:?}"), &[])),
         }
+    }
+
+    /// The value of that name when the plan runs, `[D * L, B, H]`, for a network of one's own: a constant, through which
+    /// no gradient crosses from window to window.
+    ///
+    /// # Errors
+    /// There is no such name.
+    pub fn get(&self, g: &mut Graph, name: &str) -> Result<Var> {
+        let tensor = self.named(name)?;
+        // The backward pass reads it after `set` has written the state.
+        let before = g.device().zeros(tensor.name(), tensor.shape(), DType::F32)?;
+        g.copy(tensor, &before)?;
+        g.input(&before)
+    }
+
+    /// Leaves a value of the plan in the state of that name.
+    ///
+    /// # Errors
+    /// There is no such name, or it has another number of elements.
+    pub fn set(&self, g: &mut Graph, name: &str, value: Var) -> Result<()> {
+        let tensor = self.named(name)?;
+        let value = g.tensor(value)?;
+        g.copy(&value, tensor)
+    }
+
+    fn named(&self, name: &str) -> Result<&Tensor> {
+        let names: Vec<_> = self.tensors.keys().collect();
+        self.tensors.get(name).ok_or_else(|| Error::argument("state", "name", format!("one of {names:?}"), name))
     }
 
     /// Sets every value to zero.

@@ -1,0 +1,47 @@
+//! Binary cross-entropy and its gradient, from logits.
+
+use super::mse_loss::{ElementLoss, check_element_loss};
+use super::striding_grid;
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::real::Real;
+
+params! { n: u32, gradient: u32 }
+
+/// See `shaders/bce_with_logits.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "bce_with_logits",
+    source: wgsl!("bce_with_logits", "math"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("x"), reads("targets"), reads("scale"), writes("losses"), writes("dx")],
+    twin: twin!(twin),
+};
+
+/// Records the binary cross-entropy of each logit, and the gradient of their sum times `scale`. The targets are
+/// probabilities, 0 to 1.
+///
+/// # Errors
+/// The sizes differ.
+pub fn bce_with_logits(g: &mut Graph, loss: ElementLoss<'_>) -> Result<()> {
+    let n = check_element_loss("bce_with_logits", &loss)?;
+    let ElementLoss { x, targets, scale, losses, dx } = loss;
+    let dummy = g.zeros("no gradient", &[1])?;
+    let params = Params { n: n as u32, gradient: dx.is_some().into() };
+    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, targets, scale, losses, dx] = args.all();
+    let (x, targets, scale, dx) = (x.read(), targets.read(), scale.read()[0], dx.write());
+    let (zero, one) = (F::zero(), F::one());
+    for (i, loss) in losses.write().iter_mut().enumerate() {
+        let (x, target) = (x[i], targets[i]);
+        let positive = if x < zero { zero } else { x };
+        *loss = positive - x * target + (-x.abs()).exp().ln_1p();
+        if p.gradient != 0 {
+            dx[i] = (one / (one + (-x).exp()) - target) * scale;
+        }
+    }
+}

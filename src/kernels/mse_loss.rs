@@ -1,0 +1,69 @@
+//! Squared error and its gradient.
+
+use super::{expect_len, striding_grid};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { n: u32, gradient: u32 }
+
+/// See `shaders/mse_loss.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "mse_loss",
+    source: wgsl!("mse_loss"),
+    constants: &[],
+    params: FIELDS,
+    bindings: &[reads("x"), reads("targets"), reads("scale"), writes("losses"), writes("dx")],
+    twin: twin!(twin),
+};
+
+/// The tensors of a loss of each element: all of one size, but for `scale`.
+#[derive(Clone, Copy, Debug)]
+pub struct ElementLoss<'a> {
+    /// What the network says, `[n]`.
+    pub x: &'a Tensor,
+    /// What it should say, `[n]`.
+    pub targets: &'a Tensor,
+    /// What the sum of the losses is multiplied with, `[1]`.
+    pub scale: &'a Tensor,
+    /// The loss of each element, not scaled, `[n]`.
+    pub losses: &'a Tensor,
+    /// The gradient, `[n]`, if it is wanted.
+    pub dx: Option<&'a Tensor>,
+}
+
+/// Checks the sizes; their n.
+pub(super) fn check_element_loss(op: &'static str, loss: &ElementLoss<'_>) -> Result<usize> {
+    let n = loss.x.len();
+    expect_len(op, loss.targets, n)?;
+    expect_len(op, loss.losses, n)?;
+    expect_len(op, loss.scale, 1)?;
+    loss.dx.map_or(Ok(()), |dx| expect_len(op, dx, n))?;
+    Ok(n)
+}
+
+/// Records the squared error of each element, and the gradient of their sum times `scale`.
+///
+/// # Errors
+/// The sizes differ.
+pub fn mse_loss(g: &mut Graph, loss: ElementLoss<'_>) -> Result<()> {
+    let n = check_element_loss("mse_loss", &loss)?;
+    let ElementLoss { x, targets, scale, losses, dx } = loss;
+    let dummy = g.zeros("no gradient", &[1])?;
+    let params = Params { n: n as u32, gradient: dx.is_some().into() };
+    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [x, targets, scale, losses, dx] = args.all();
+    let (x, targets, scale, dx) = (x.read(), targets.read(), scale.read()[0], dx.write());
+    for (i, loss) in losses.write().iter_mut().enumerate() {
+        let error = x[i] - targets[i];
+        *loss = error * error;
+        if p.gradient != 0 {
+            dx[i] = (error + error) * scale;
+        }
+    }
+}
