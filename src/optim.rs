@@ -213,9 +213,7 @@ impl Memory {
         let moments: &[(&str, bool)] = match optimizer.rule {
             Rule::Sgd(sgd) => &[("velocity", sgd.momentum != 0.0)],
             Rule::Adam(_) | Rule::AdamW(_) => &[("mean of the gradient", true), ("mean of its square", true)],
-            Rule::RmsProp(rms) => {
-                &[("mean square", true), ("mean", rms.centered), ("velocity", rms.momentum != 0.0)]
-            }
+            Rule::RmsProp(rms) => &[("mean square", true), ("mean", rms.centered), ("velocity", rms.momentum != 0.0)],
         };
         let moment = |&(name, used): &(&str, bool)| {
             device.zeros(name, if used { parameters.values().shape() } else { &[1] }, DType::F32)

@@ -222,11 +222,84 @@ fn dropout() {
 fn cross_entropy() {
     for reduction in [Reduction::Mean, Reduction::Sum] {
         check_leaves("cross_entropy", &[("logits", &[4, 5])], |g, v| {
-            let targets = g.device().upload_u32("targets", &[4], &[3, 0, NO_TARGET, 4])?;
+            let targets = g.device().targets("targets", &[4], 5)?;
+            targets.write_u32(&[3, 0, NO_TARGET, 4])?;
             let loss = functional::cross_entropy(g, v[0], &targets, reduction)?;
             Ok(Output::Loss(loss, reduction, 3))
         });
     }
+}
+
+#[test]
+fn losses() {
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        check_leaves("nll of log-softmax, class 2 ignored", &[("x", &[4, 5])], |g, v| {
+            let targets = g.device().targets("targets", &[4], 5)?;
+            targets.write_u32(&[3, 2, NO_TARGET, 4])?;
+            let x = functional::log_softmax(g, v[0])?;
+            let loss = functional::nll_loss(g, x, &targets, reduction.ignoring(2))?;
+            Ok(Output::Loss(loss, reduction, 2))
+        });
+        type ElementLoss = fn(&mut Graph, Var, &Tensor, Reduction) -> Result<Loss>;
+        let kinds: [ElementLoss; 2] = [functional::mse_loss, functional::binary_cross_entropy_with_logits];
+        for kind in kinds {
+            check_leaves("element loss", &[("x", &[3, 4])], |g, v| {
+                let targets = g.device().upload("targets", &[3, 4], &rng::manual_seed(1).rand(12))?;
+                Ok(Output::Loss(kind(g, v[0], &targets, reduction)?, reduction, 12))
+            });
+        }
+    }
+}
+
+#[test]
+fn activations() {
+    check_leaves("activations", &[("x", &[3, 4])], |g, v| {
+        let (a, b) = (functional::relu(g, v[0])?, functional::tanh(g, v[0])?);
+        let c = functional::sigmoid(g, b)?;
+        let d = functional::log_softmax(g, v[0])?;
+        Ok(Output::Values(vec![a, c, d]))
+    });
+    // Of a table in place of its rows, and of rows.
+    for (rows, v) in [(3, 5), (11, 5)] {
+        check_leaves("activated rows", &[("table", &[v, 3])], |g, vars| {
+            let index = g.device().tokens("tokens", &[rows], v)?;
+            index.write_u32(&tokens(7, rows, v))?;
+            let x = functional::embedding(g, vars[0], &index)?;
+            Ok(Output::Values(vec![functional::tanh(g, x)?]))
+        });
+    }
+}
+
+/// A loop over the steps of a sequence, some of which lead nowhere.
+#[test]
+fn steps_of_a_sequence() {
+    check_leaves("unbind, select, last", &[("x", &[4, 3, 2]), ("weight", &[2, 2])], |g, v| {
+        let steps = functional::unbind(g, v[0])?;
+        let mut h = steps[0];
+        for &x in &steps[2..] {
+            let sum = functional::add(g, x, h)?;
+            h = functional::linear(g, sum, v[1], None)?;
+        }
+        let (third, last) = (functional::select(g, v[0], 2)?, functional::last(g, v[0])?);
+        Ok(Output::Values(vec![h, third, last, v[0]]))
+    });
+}
+
+/// Nothing flows back through a detached value; it flows around it.
+#[test]
+fn detach() {
+    let device = Device::reference();
+    let x = device.upload("x", &[3], &[1.0, 2.0, 3.0]).unwrap();
+    let mut g = Graph::without_parameters(&device);
+    let v = g.input_with_gradient(&x).unwrap();
+    let cut = functional::detach(&mut g, v).unwrap();
+    let y = functional::add(&mut g, v, cut).unwrap();
+    let seed = device.upload("seed", &[3], &[1.0, 10.0, 100.0]).unwrap();
+    g.backward(&[], &[(y, &seed)]).unwrap();
+    let (y, dx) = (g.tensor(y).unwrap(), g.gradient(v).unwrap());
+    g.finish().unwrap().run().unwrap();
+    assert_eq!(y.to_vec().unwrap(), [2.0, 4.0, 6.0]);
+    assert_eq!(dx.to_vec().unwrap(), [1.0, 10.0, 100.0]);
 }
 
 /// The whole recurrent module, both layouts, with and without biases.
@@ -265,7 +338,8 @@ fn char_rnn() {
         let mut graph = Graph::new(&parameters);
         let tokens = device.tokens("tokens", &[4, 5], 7)?;
         tokens.write_u32(&common::tokens(1, 20, 7))?;
-        let targets = device.upload_u32("targets", &[5], &[1, 6, NO_TARGET, 0, 2])?;
+        let targets = device.targets("targets", &[5], 7)?;
+        targets.write_u32(&[1, 6, NO_TARGET, 0, 2])?;
         let logits = model.forward(&mut graph, &tokens, InitialState::Zero)?;
         let loss = functional::cross_entropy(&mut graph, logits, &targets, Reduction::Mean)?;
         let vars = parameters.ids().map(|id| graph.parameter(id)).collect::<Result<_>>()?;

@@ -8,13 +8,15 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use common::{assert_close, f32_devices, tokens, values};
-use elman::kernels::adam::Update;
+use elman::kernels::activation::Activation;
+use elman::kernels::cross_entropy::ClassLoss;
 use elman::kernels::matmul::{Factor, t};
+use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::sample::Draw;
 use elman::kernels::sequence::{Cell, Sequence, SequenceGradients};
-use elman::kernels;
-use elman::optim::Adam;
-use elman::{DType, Device, Graph, NO_TARGET, Result, Tensor};
+use elman::kernels::{self, adam, rms_prop, sgd};
+use elman::optim::{Adam, Clip, RmsProp, Sgd};
+use elman::{DType, Device, Graph, NO_TARGET, Result, Tensor, rng};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
 const TOLERANCE: f64 = 1e-5;
@@ -258,31 +260,105 @@ fn dropout() {
 }
 
 #[test]
-fn cross_entropy() {
-    for (rows, v) in [(1, 1), (2, 3), (5, 63), (7, 64), (3, 65), (4, 131)] {
-        for gradient in [true, false] {
-            check(&format!("cross_entropy {rows} {v}"), TOLERANCE, |device, g| {
-                let z: Vec<f32> = values(1, rows * v).iter().map(|z| 3.0 * z).collect();
-                let logits = device.upload("logits", &[rows, v], &z)?;
-                let mut target = tokens(2, rows, v);
-                if rows > 2 {
-                    target[1] = NO_TARGET;
-                }
-                let targets = device.upload_u32("targets", &[rows], &target)?;
-                let scale = device.upload("scale", &[1], &[0.37])?;
-                let losses = zeros(device, "losses", &[rows])?;
-                let dlogits = random(device, "dlogits", &[rows, v])?;
-                kernels::cross_entropy::cross_entropy(
-                    g,
-                    &logits,
-                    &targets,
-                    &scale,
-                    &losses,
-                    gradient.then_some(&dlogits),
-                )?;
-                Ok(vec![losses, dlogits])
+fn class_losses() {
+    for kernel in [kernels::cross_entropy::cross_entropy, kernels::nll_loss::nll_loss] {
+        for (rows, v) in [(1, 1), (2, 3), (5, 63), (7, 64), (3, 65), (4, 131)] {
+            for (gradient, ignore_index) in [(true, None), (false, None), (true, Some(0))] {
+                check(&format!("class losses {rows} {v} {ignore_index:?}"), TOLERANCE, |device, g| {
+                    let x: Vec<f32> = values(1, rows * v).iter().map(|x| 3.0 * x).collect();
+                    let mut target = tokens(2, rows, v);
+                    if rows > 2 {
+                        (target[1], target[2]) = (NO_TARGET, 0);
+                    }
+                    let losses = zeros(device, "losses", &[rows])?;
+                    let dx = random(device, "dx", &[rows, v])?;
+                    let loss = ClassLoss {
+                        x: &device.upload("x", &[rows, v], &x)?,
+                        targets: &device.upload_u32("targets", &[rows], &target)?,
+                        ignore_index,
+                        scale: &device.upload("scale", &[1], &[0.37])?,
+                        losses: &losses,
+                        dx: gradient.then_some(&dx),
+                    };
+                    kernel(g, loss)?;
+                    Ok(vec![losses, dx])
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn element_losses() {
+    for kernel in [kernels::mse_loss::mse_loss, kernels::bce_with_logits::bce_with_logits] {
+        for (n, gradient) in [(1, true), (255, false), (256, true), (257, true), (515, false)] {
+            check(&format!("element losses {n}"), TOLERANCE, |device, g| {
+                let x: Vec<f32> = values(1, n).iter().map(|x| 9.0 * x).collect();
+                let losses = zeros(device, "losses", &[n])?;
+                let dx = random(device, "dx", &[n])?;
+                let loss = ElementLoss {
+                    x: &device.upload("x", &[n], &x)?,
+                    targets: &device.upload("targets", &[n], &rng::manual_seed(1).rand(n))?,
+                    scale: &device.upload("scale", &[1], &[0.37])?,
+                    losses: &losses,
+                    dx: gradient.then_some(&dx),
+                };
+                kernel(g, loss)?;
+                Ok(vec![losses, dx])
             });
         }
+    }
+}
+
+#[test]
+fn activations() {
+    for f in [Activation::Relu, Activation::Tanh, Activation::Sigmoid] {
+        for n in [1, 255, 256, 257, 515] {
+            check(&format!("{f:?} {n}"), TOLERANCE, |device, g| {
+                let mut x: Vec<f32> = values(1, n).iter().map(|x| 4.0 * x).collect();
+                x[n / 2] = 0.0;
+                let x = device.upload("x", &[n], &x)?;
+                let (y, dx) = (zeros(device, "y", &[n])?, zeros(device, "dx", &[n])?);
+                kernels::activation::activation(g, f, &x, &y)?;
+                kernels::activation_backward::activation_backward(g, f, &y, &random(device, "dy", &[n])?, &dx)?;
+                Ok(vec![y, dx])
+            });
+        }
+    }
+}
+
+/// Saturated, infinite, and NaN, which stays NaN.
+#[test]
+fn activations_of_special_values() {
+    let x = [0.0, 20.0, -20.0, 1e4, -1e4, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    for device in f32_devices() {
+        let of = |f: Activation| {
+            let mut g = Graph::without_parameters(&device);
+            let (x, y) = (device.upload("x", &[8], &x).unwrap(), zeros(&device, "y", &[8]).unwrap());
+            kernels::activation::activation(&mut g, f, &x, &y).unwrap();
+            g.finish().unwrap().run().unwrap();
+            let y = y.to_vec().unwrap();
+            assert!(y[7].is_nan(), "{f:?} on {device:?}: {y:?}");
+            y
+        };
+        assert_eq!(of(Activation::Relu)[..7], [0.0, 20.0, 0.0, 1e4, 0.0, f32::INFINITY, 0.0]);
+        assert_eq!(of(Activation::Tanh)[..7], [0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]);
+        let sigmoid = of(Activation::Sigmoid);
+        assert!(sigmoid[0] == 0.5 && sigmoid[1..7].iter().all(|y| (0.0..=1.0).contains(y)), "{sigmoid:?}");
+        assert!(sigmoid[5] == 1.0 && sigmoid[6] <= 1e-30, "{sigmoid:?} on {device:?}");
+    }
+}
+
+#[test]
+fn log_softmax() {
+    for (rows, v) in [(1, 1), (2, 3), (5, 63), (7, 64), (3, 65), (4, 131)] {
+        check(&format!("log_softmax {rows} {v}"), TOLERANCE, |device, g| {
+            let (y, dx) = (zeros(device, "y", &[rows, v])?, zeros(device, "dx", &[rows, v])?);
+            let dy = random(device, "dy", &[rows, v])?;
+            kernels::log_softmax::log_softmax(g, &random(device, "x", &[rows, v])?, &y)?;
+            kernels::log_softmax_backward::log_softmax_backward(g, &y, &dy, &dx)?;
+            Ok(vec![y, dx])
+        });
     }
 }
 
@@ -294,7 +370,9 @@ fn cross_entropy_of_huge_logits_is_finite() {
         let targets = device.upload_u32("targets", &[2], &[1, 2]).unwrap();
         let scale = device.upload("scale", &[1], &[1.0]).unwrap();
         let losses = device.zeros("losses", &[2], DType::F32).unwrap();
-        kernels::cross_entropy::cross_entropy(&mut g, &logits, &targets, &scale, &losses, None).unwrap();
+        let (targets, scale) = (&targets, &scale);
+        let loss = ClassLoss { x: &logits, targets, ignore_index: None, scale, losses: &losses, dx: None };
+        kernels::cross_entropy::cross_entropy(&mut g, loss).unwrap();
         g.finish().unwrap().run().unwrap();
         let losses = losses.to_vec().unwrap();
         assert!(losses[0] == 2e4 && (losses[1] - 3f32.ln()).abs() <= 1e-6, "{losses:?} on {device:?}");
@@ -303,11 +381,11 @@ fn cross_entropy_of_huge_logits_is_finite() {
 
 #[test]
 fn count_targets() {
-    for (rows, v) in [(1, 2), (255, 5), (256, 7), (515, 3)] {
+    for (rows, v, ignore) in [(1, 2, None), (255, 5, None), (256, 7, Some(2)), (515, 3, Some(1))] {
         check(&format!("count_targets {rows}"), 1e-7, |device, g| {
             let targets = device.upload_u32("targets", &[rows], &tokens(9, rows, v + 2))?;
             let scale = zeros(device, "scale", &[1])?;
-            kernels::count_targets::count_targets(g, &targets, v, &scale)?;
+            kernels::count_targets::count_targets(g, &targets, v, ignore, &scale)?;
             Ok(vec![scale])
         });
     }
@@ -395,26 +473,108 @@ fn squared_norm() {
     }
 }
 
+/// The tensors that optimizers share.
+struct Block {
+    gradient: Tensor,
+    lr: Tensor,
+    clock: Tensor,
+    parameters: Tensor,
+}
+
+fn block(device: &Device, n: usize, t: u32) -> Result<Block> {
+    Ok(Block {
+        gradient: random(device, "g", &[n])?,
+        lr: device.upload("lr", &[1], &[0.01])?,
+        clock: device.upload_u32("clock", &[2], &[t, 0])?,
+        parameters: random(device, "w", &[n])?,
+    })
+}
+
+fn squares(device: &Device, n: usize) -> Result<Tensor> {
+    device.upload("v", &[n], &values(6, n).iter().map(|v| v * v).collect::<Vec<_>>())
+}
+
 #[test]
-fn adam() {
-    for (n, t, max_norm) in [(1, 1, None), (255, 2, None), (257, 1000, Some(0.5)), (515, 40_000, Some(1e9))] {
-        check(&format!("adam {n} {t}"), TOLERANCE, |device, g| {
-            let norm2 = device.upload("norm2", &[1], &[7.3])?;
-            let square = device.upload("v", &[n], &values(6, n).iter().map(|v| v * v).collect::<Vec<_>>())?;
-            let mean = random(device, "m", &[n])?;
-            let parameters = random(device, "w", &[n])?;
-            let update = Update {
-                gradient: &random(device, "g", &[n])?,
-                lr: &device.upload("lr", &[1], &[0.01])?,
-                squared_norm: max_norm.map(|_| &norm2),
-                clock: &device.upload_u32("clock", &[2], &[t, 0])?,
-                parameters: &parameters,
-                mean: &mean,
-                square: &square,
-            };
-            kernels::adam::adam(g, &Adam { max_norm, ..Adam::new(0.01) }, update)?;
-            Ok(vec![parameters, mean, square])
-        });
+fn adam_updates() {
+    for (n, t, weight_decay) in [(1, 1, 0.0), (255, 2, 0.0), (257, 1000, 0.3), (515, 40_000, 0.1)] {
+        for decoupled in [false, true] {
+            check(&format!("adam {n} {t} {decoupled}"), TOLERANCE, |device, g| {
+                let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
+                let (mean, square) = (&random(device, "m", &[n])?, &squares(device, n)?);
+                let update = adam::Update { gradient, lr, clock, parameters, mean, square };
+                adam::adam(g, &Adam { weight_decay, ..Adam::new(0.01) }, decoupled, update)?;
+                Ok(vec![parameters.clone(), mean.clone(), square.clone()])
+            });
+        }
+    }
+}
+
+#[test]
+fn sgd_updates() {
+    let momentum = Sgd { momentum: 0.9, weight_decay: 0.2, ..Sgd::new(0.01) };
+    let options = [Sgd::new(0.01), momentum, Sgd { dampening: 0.4, ..momentum }, Sgd { nesterov: true, ..momentum }];
+    for (n, t) in [(1, 1), (255, 2), (257, 1), (515, 7)] {
+        for options in options {
+            check(&format!("{options:?} {n} {t}"), TOLERANCE, |device, g| {
+                let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
+                let velocity = &random(device, "b", &[if options.momentum == 0.0 { 1 } else { n }])?;
+                sgd::sgd(g, &options, sgd::Update { gradient, lr, clock, parameters, velocity })?;
+                Ok(vec![parameters.clone(), velocity.clone()])
+            });
+        }
+    }
+}
+
+#[test]
+fn rms_prop_updates() {
+    let plain = RmsProp { eps: 1e-2, weight_decay: 0.2, ..RmsProp::new(0.01) };
+    let options = [plain, RmsProp { momentum: 0.8, ..plain }, RmsProp { momentum: 0.8, centered: true, ..plain }];
+    for n in [1, 255, 257, 515] {
+        for options in options {
+            check(&format!("{options:?} {n}"), TOLERANCE, |device, g| {
+                let Block { gradient, lr, parameters, .. } = &block(device, n, 1)?;
+                let of = |name: &str, used: bool| random(device, name, &[if used { n } else { 1 }]);
+                let mean = &of("m", options.centered)?;
+                // The mean's square is below the mean square, or the variance has no root.
+                mean.write(&mean.to_vec()?.iter().map(|m| 0.1 * m).collect::<Vec<_>>())?;
+                let square = &device.upload(
+                    "v",
+                    &[n],
+                    &squares(device, n)?.to_vec()?.iter().map(|v| v + 0.1).collect::<Vec<_>>(),
+                )?;
+                let velocity = &of("b", options.momentum != 0.0)?;
+                let update = rms_prop::Update { gradient, lr, parameters, square, mean, velocity };
+                rms_prop::rms_prop(g, &options, update)?;
+                Ok(vec![parameters.clone(), square.clone(), mean.clone(), velocity.clone()])
+            });
+        }
+    }
+}
+
+#[test]
+fn clip() {
+    for n in [1, 255, 257, 30_011] {
+        for how in [Clip::Norm(0.5), Clip::Norm(1e9), Clip::Value(0.3)] {
+            check(&format!("{how:?} {n}"), TOLERANCE, |device, g| {
+                let gradient = random(device, "g", &[n])?;
+                kernels::clip::clip(g, how, &gradient)?;
+                Ok(vec![gradient])
+            });
+        }
+    }
+}
+
+/// A NaN in the gradient is not hidden by clipping.
+#[test]
+fn clip_lets_nan_through() {
+    for device in f32_devices() {
+        for how in [Clip::Norm(0.5), Clip::Value(0.3)] {
+            let gradient = device.upload("g", &[2], &[f32::NAN, 1.0]).unwrap();
+            let mut g = Graph::without_parameters(&device);
+            kernels::clip::clip(&mut g, how, &gradient).unwrap();
+            g.finish().unwrap().run().unwrap();
+            assert!(gradient.to_vec().unwrap()[0].is_nan(), "{how:?} on {device:?}");
+        }
     }
 }
 
@@ -486,7 +646,9 @@ fn more_rows_than_a_grid_is_wide() {
         let scale = device.upload("scale", &[1], &[0.37])?;
         let losses = zeros(device, "losses", &[65_537])?;
         let dlogits = zeros(device, "dlogits", &[65_537, 2])?;
-        kernels::cross_entropy::cross_entropy(g, &logits, &targets, &scale, &losses, Some(&dlogits))?;
+        let (x, dx) = (&logits, Some(&dlogits));
+        let loss = ClassLoss { x, targets: &targets, ignore_index: None, scale: &scale, losses: &losses, dx };
+        kernels::cross_entropy::cross_entropy(g, loss)?;
         Ok(vec![losses.reshape(&[65_537, 1])?, dlogits])
     });
     check("64 * 65,537 columns", TOLERANCE, |device, g| {
@@ -527,16 +689,15 @@ fn adam_from_zero() {
         let lr = device.upload("lr", &[1], &[0.01])?;
         let gradient = random(device, "g", &[300])?;
         for t in 1..=3 {
-            let update = Update {
+            let update = adam::Update {
                 gradient: &gradient,
                 lr: &lr,
-                squared_norm: None,
                 clock: &device.upload_u32("clock", &[2], &[t, 0])?,
                 parameters: &parameters,
                 mean: &mean,
                 square: &square,
             };
-            kernels::adam::adam(g, &Adam::new(0.01), update)?;
+            adam::adam(g, &Adam::new(0.01), false, update)?;
         }
         Ok(vec![parameters, mean, square])
     });
@@ -560,13 +721,16 @@ fn indices_that_were_not_checked_are_refused() {
 
 #[test]
 fn every_kernel_is_tested_here() {
-    let tests: [fn(); 16] = [
+    let tests: [fn(); 22] = [
         || matmul_case(3, 5, 2),
         || [Cell::Tanh, Cell::Gru, Cell::Lstm].iter().for_each(|&c| recurrence_backward(c, (3, 2, 5), (true, true))),
         last_step_and_reverse,
         pack_and_place,
         dropout,
-        cross_entropy,
+        class_losses,
+        element_losses,
+        activations,
+        log_softmax,
         count_targets,
         record_loss,
         column_sum,
@@ -574,7 +738,10 @@ fn every_kernel_is_tested_here() {
         swap_axes,
         accumulate,
         squared_norm,
-        adam,
+        adam_updates,
+        sgd_updates,
+        rms_prop_updates,
+        clip,
         windows,
         sample,
     ];

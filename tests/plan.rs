@@ -6,7 +6,7 @@ use common::{f32_devices, gpu, own_gpu};
 use elman::kernels::{self, accumulate, matmul};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
-use elman::optim::Adam;
+use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Error, Evaluator, Graph, Tensor, Trainer, rng};
 
@@ -22,7 +22,7 @@ fn trainer(device: &Device, sizes: CharRnnOptions, window: usize, batch: usize, 
     let tokens = common::tokens(2, 4 * batch + window, sizes.vocabulary);
     let corpus = Corpus::new(device, &tokens, sizes.vocabulary).unwrap();
     let windows = Windows::new(&corpus, (0..4 * batch as u32 - 1).collect(), window).unwrap();
-    let trainer = Trainer::new(&parameters, Adam { max_norm: Some(5.0), ..Adam::new(1e-2) }, |g| {
+    let trainer = Trainer::new(&parameters, Optimizer::from(Adam::new(1e-2)).clip(Clip::Norm(5.0)), |g| {
         if wide {
             g.set_wide(true);
         }
@@ -161,7 +161,11 @@ fn a_loss_that_is_only_computed_does_not_train() {
         let layer = elman::nn::Linear::new(&mut init, "layer", 3, 4).unwrap();
         let parameters = init.upload(&device).unwrap();
         let x = device.upload("x", &[2, 3], &common::values(1, 6)).unwrap();
-        let targets = |values: &[u32]| device.upload_u32("targets", &[2], values).unwrap();
+        let targets = |values: &[u32]| {
+            let targets = device.targets("targets", &[2], 4).unwrap();
+            targets.write_u32(values).unwrap();
+            targets
+        };
         let mut trainer = Trainer::new(&parameters, Adam::new(0.1), |g| {
             let x = g.input(&x)?;
             let logits = layer.forward(g, x)?;
@@ -185,7 +189,8 @@ fn gradients_of_another_trainer_are_not_applied() {
         let layers = ["a", "b"].map(|name| elman::nn::Linear::new(&mut init, name, 3, 4).unwrap());
         let parameters = init.upload(&device).unwrap();
         let x = device.upload("x", &[2, 3], &common::values(1, 6)).unwrap();
-        let targets = device.upload_u32("targets", &[2], &[0, 1]).unwrap();
+        let targets = device.targets("targets", &[2], 2).unwrap();
+        targets.write_u32(&[0, 1]).unwrap();
         let mut trainers = layers.map(|layer| {
             Trainer::new(&parameters, Adam::new(0.1), |g| {
                 let x = g.input(&x)?;
@@ -345,7 +350,18 @@ fn wrong_element_types_are_refused() {
     let mut g = Graph::without_parameters(&device);
     let (logits, losses) = (zeros(&device, "logits", &[4, 2]), zeros(&device, "losses", &[4]));
     let (targets, scale) = (zeros(&device, "targets", &[4]), zeros(&device, "scale", &[1]));
-    let error = kernels::cross_entropy::cross_entropy(&mut g, &logits, &targets, &scale, &losses, None).unwrap_err();
+    let error = kernels::cross_entropy::cross_entropy(
+        &mut g,
+        kernels::cross_entropy::ClassLoss {
+            x: &logits,
+            targets: &targets,
+            ignore_index: None,
+            scale: &scale,
+            losses: &losses,
+            dx: None,
+        },
+    )
+    .unwrap_err();
     assert_eq!(error.to_string(), "cross_entropy: `dtype` must be u32 for `targets` (`targets`), but is f32");
     assert!(targets.to_vec_u32().is_err() && targets.write_u32(&[0; 4]).is_err());
     assert!(matches!(targets.write(&[0.0; 3]), Err(Error::Shape { .. })));

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use elman::kernel::{Access, Kernel};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel};
-use elman::optim::Adam;
+use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Trainer, kernels, rng};
 use naga::back::{PipelineConstants, glsl, hlsl, msl, spv};
@@ -54,7 +54,7 @@ fn char_rnn_trainer(hidden: usize, batch: usize, wide: bool) -> Trainer {
     let parameters = init.upload(&device).unwrap();
     let corpus = Corpus::new(&device, &[1; 20], 85).unwrap();
     let windows = Windows::new(&corpus, (0..12).collect(), 3).unwrap();
-    Trainer::new(&parameters, Adam { max_norm: Some(1.0), ..Adam::new(1e-3) }, |g| {
+    Trainer::new(&parameters, Optimizer::from(Adam::new(1e-3)).clip(Clip::Norm(1.0)), |g| {
         g.set_wide(wide);
         let batch = windows.batch(g, batch)?;
         let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;

@@ -3,12 +3,12 @@
 mod common;
 
 use common::{assert_close, f32_devices, widen};
-use elman::nn::functional::{self, InitialState, Reduction, States};
+use elman::nn::functional::{self, InitialState, Loss, Reduction, States};
 use elman::nn::{
     CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Linear, Lstm, LstmOutput, Nonlinearity, Rnn,
     RnnOptions, RnnOutput,
 };
-use elman::optim::Adam;
+use elman::optim::{Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
 use elman::{Device, Graph, Result, Tensor, Trainer, Var, rng};
 use safetensors::SafeTensors;
@@ -211,7 +211,7 @@ fn recurrent_family() {
     let fixture = Fixture::open("family");
     for device in f32_devices() {
         let mut number = 0;
-        for kind in ["tanh", "relu", "gru", "lstm"] {
+        for kind in ["tanh", "relu", "gru", "lstm", "projected"] {
             for layers in [1, 2, 3] {
                 for bits in 0..32 {
                     let flag = |place: usize| bits >> (4 - place) & 1 == 1;
@@ -236,7 +236,7 @@ fn recurrent_family() {
                 }
             }
         }
-        assert_eq!(number, 384);
+        assert_eq!(number, 480);
     }
 }
 
@@ -257,6 +257,7 @@ fn check_family(
     let module = match kind {
         "gru" => Module::Gru(Gru::new(&mut init, "m", options).unwrap()),
         "lstm" => Module::Lstm(Lstm::new(&mut init, "m", options).unwrap()),
+        "projected" => Module::Lstm(Lstm::new(&mut init, "m", options.proj_size(3)).unwrap()),
         "relu" => Module::Rnn(Rnn::new(&mut init, "m", options.nonlinearity(Nonlinearity::Relu)).unwrap()),
         _ => Module::Rnn(Rnn::new(&mut init, "m", options).unwrap()),
     };
@@ -265,7 +266,11 @@ fn check_family(
         device.upload(name, shape, &init.rng.uniform(shape.iter().product(), -1.0, 1.0)).unwrap()
     };
     let outer = if options.batch_first { [batch, steps] } else { [steps, batch] };
-    let state_shape = [directions * options.num_layers, batch, hidden];
+    let sizes: &[usize] = match kind {
+        "projected" => &[3, hidden],
+        "lstm" => &[hidden; 2],
+        _ => &[hidden],
+    };
     let lengths = device.lengths("lengths", batch, steps).unwrap();
     if with_lengths {
         lengths.write_u32(&[2, 4, 1]).unwrap();
@@ -273,12 +278,11 @@ fn check_family(
 
     let mut g = Graph::new(&parameters);
     let x = g.input_with_gradient(&draw("x", &[outer[0], outer[1], options.input_size])).unwrap();
-    let count = match (with_state, kind) {
-        (false, _) => 0,
-        (true, "lstm") => 2,
-        (true, _) => 1,
-    };
-    let states: Vec<_> = (0..count).map(|_| g.input_with_gradient(&draw("state", &state_shape)).unwrap()).collect();
+    let mut states = Vec::new();
+    for &size in sizes.iter().filter(|_| with_state) {
+        let state = draw("state", &[directions * options.num_layers, batch, size]);
+        states.push(g.input_with_gradient(&state).unwrap());
+    }
     let initial = match states[..] {
         [] => InitialState::Zero,
         [h] => InitialState::Given(h.into()),
@@ -300,7 +304,8 @@ fn check_family(
     for (i, tensor) in tensors.iter().enumerate() {
         let want = &want[at..at + tensor.len()];
         at += tensor.len();
-        let (tolerance, columns) = if i < forward { (1e-5, hidden) } else { (1e-4, tensor.len()) };
+        let row = *tensor.shape().last().unwrap();
+        let (tolerance, columns) = if i < forward { (1e-5, row) } else { (1e-4, tensor.len()) };
         let what = format!("{name}: result {i}, {tensor:?}, on {}", device.describe());
         assert_close(&what, &tensor.to_vec_f64().unwrap(), want, columns, tolerance);
     }
@@ -327,5 +332,145 @@ impl Module {
             (Self::Lstm(m), Some(lengths)) => m.forward_with_lengths(g, x, initial, lengths).map(of_lstm),
         }
         .unwrap()
+    }
+}
+
+/// Runs a case of the toolbox on a fresh input and compares value and gradient with PyTorch's.
+fn check_values(
+    name: &str,
+    seed: u64,
+    scale: f64,
+    shape: [usize; 2],
+    build: impl Fn(&mut Graph, Var, &mut rng::Rng) -> Built,
+) {
+    let want = Fixture::open("toolbox").get(name).1;
+    for device in f32_devices() {
+        let mut rng = rng::manual_seed(seed);
+        let n = shape[0] * shape[1];
+        let x: Vec<f32> = rng.uniform(n, -1.0, 1.0).iter().map(|x| scale as f32 * x).collect();
+        let x = device.upload("x", &shape, &x).unwrap();
+        let mut g = Graph::without_parameters(&device);
+        let x = g.input_with_gradient(&x).unwrap();
+        let built = build(&mut g, x, &mut rng);
+        match &built {
+            Built::Value(y) => {
+                let seed = device.upload("seed", &shape, &rng.uniform(n, -1.0, 1.0)).unwrap();
+                g.backward(&[], &[(*y, &seed)]).unwrap();
+            }
+            Built::Loss(loss, _) => g.backward(&[loss], &[]).unwrap(),
+        }
+        let dx = g.gradient(x).unwrap();
+        let y = match &built {
+            Built::Value(y) => g.tensor(*y).unwrap(),
+            Built::Loss(loss, _) => loss.rows().clone(),
+        };
+        g.finish().unwrap().run_times(2).unwrap();
+        let mut y = y.to_vec_f64().unwrap();
+        if let Built::Loss(_, counted) = built {
+            y = vec![y.iter().sum::<f64>() / counted];
+        }
+        let what = format!("{name} on {}", device.describe());
+        let (value, gradient) = want.split_at(y.len());
+        assert_close(&what, &y, value, y.len(), 1e-5);
+        assert_close(&format!("d {what}"), &dx.to_vec_f64().unwrap(), gradient, n, 1e-5);
+    }
+}
+
+/// What a case of the toolbox computes: values, or a loss and what the sum of its rows is divided by.
+enum Built {
+    Value(Var),
+    Loss(Loss, f64),
+}
+
+#[test]
+fn activations_and_losses() {
+    type Activation = fn(&mut Graph, Var) -> Result<Var>;
+    let activations: [(&str, Activation); 4] = [
+        ("relu", functional::relu),
+        ("tanh", functional::tanh),
+        ("sigmoid", functional::sigmoid),
+        ("log_softmax", functional::log_softmax),
+    ];
+    let mut seed = 0;
+    for (name, f) in activations {
+        seed += 1;
+        check_values(name, seed, 4.0, [7, 5], |g, x, _| Built::Value(f(g, x).unwrap()));
+    }
+    for (name, reduction) in [("mean", Reduction::Mean), ("sum", Reduction::Sum)] {
+        // What the mean divides by.
+        let over = |rows: f64| if reduction == Reduction::Mean { rows } else { 1.0 };
+        let mut case = |kind: &str, rows: f64, f: &dyn Fn(&mut Graph, Var, &mut rng::Rng) -> Result<Loss>| {
+            seed += 1;
+            check_values(&format!("{kind} {name}"), seed, 100.0, [6, 5], |g, x, rng| {
+                Built::Loss(f(g, x, rng).unwrap(), over(rows))
+            });
+        };
+        let classes = |g: &Graph| {
+            let classes = g.device().targets("classes", &[6], 5).unwrap();
+            classes.write_u32(&[3, 0, 4, 0, 2, 1]).unwrap();
+            classes
+        };
+        let ignoring = reduction.ignoring(0);
+        case("cross_entropy", 6.0, &|g, x, _| functional::cross_entropy(g, x, &classes(g), reduction));
+        case("cross_entropy ignoring 0", 4.0, &|g, x, _| functional::cross_entropy(g, x, &classes(g), ignoring));
+        case("nll_loss", 6.0, &|g, x, _| functional::nll_loss(g, x, &classes(g), reduction));
+        case("nll_loss ignoring 0", 4.0, &|g, x, _| functional::nll_loss(g, x, &classes(g), ignoring));
+        case("nll_loss of log_softmax", 6.0, &|g, x, _| {
+            let x = functional::log_softmax(g, x)?;
+            functional::nll_loss(g, x, &classes(g), reduction)
+        });
+        case("mse_loss", 30.0, &|g, x, rng| {
+            let targets = g.device().upload("targets", &[6, 5], &rng.uniform(30, -1.0, 1.0))?;
+            functional::mse_loss(g, x, &targets, reduction)
+        });
+        case("binary_cross_entropy_with_logits", 30.0, &|g, x, rng| {
+            let targets = g.device().upload("targets", &[6, 5], &rng.rand(30))?;
+            functional::binary_cross_entropy_with_logits(g, x, &targets, reduction)
+        });
+    }
+}
+
+/// Parameters after five steps on a linear regression.
+#[test]
+fn optimizers() {
+    let fixture = Fixture::open("toolbox");
+    let (beta, eps, weight_decay) = ((0.8, 0.95), 1e-3, 0.2);
+    let momentum = Sgd { momentum: 0.9, ..Sgd::new(0.1) };
+    let adam = Adam { betas: beta, eps, weight_decay, ..Adam::new(0.1) };
+    let centered = RmsProp { alpha: 0.9, eps, weight_decay, momentum: 0.8, centered: true, ..RmsProp::new(0.01) };
+    let cases: [(&str, Optimizer); 12] = [
+        ("sgd", Sgd::new(0.1).into()),
+        ("sgd momentum", momentum.into()),
+        ("sgd dampening", Sgd { dampening: 0.3, weight_decay, ..momentum }.into()),
+        ("sgd nesterov", Sgd { weight_decay, nesterov: true, ..momentum }.into()),
+        ("adam", Adam::new(0.1).into()),
+        ("adam decay", adam.into()),
+        ("adamw", AdamW::new(0.1).into()),
+        ("adamw decay", AdamW(adam).into()),
+        ("rmsprop", RmsProp::new(0.01).into()),
+        ("rmsprop centered", centered.into()),
+        ("clip norm", Optimizer::from(Sgd::new(0.1)).clip(Clip::Norm(0.5))),
+        ("clip value", Optimizer::from(Sgd::new(0.1)).clip(Clip::Value(0.1))),
+    ];
+    for (number, (name, optimizer)) in (19..).zip(cases) {
+        let want = fixture.get(&format!("optimizer {name}")).1;
+        for device in f32_devices() {
+            let mut init = Init::new(rng::manual_seed(number));
+            let linear = Linear::new(&mut init, "linear", 3, 4).unwrap();
+            let parameters = init.upload(&device).unwrap();
+            let x = device.upload("x", &[6, 3], &init.rng.uniform(18, -1.0, 1.0)).unwrap();
+            let y: Vec<f32> = init.rng.uniform(24, -1.0, 1.0).iter().map(|y| 3.0 * y).collect();
+            let y = device.upload("y", &[6, 4], &y).unwrap();
+            let mut trainer = Trainer::new(&parameters, optimizer, |g| {
+                let x = g.input(&x)?;
+                let out = linear.forward(g, x)?;
+                functional::mse_loss(g, out, &y, Reduction::Mean)
+            })
+            .unwrap();
+            (0..5).for_each(|_| trainer.step().unwrap());
+            assert_eq!(trainer.losses().unwrap().len(), 5);
+            let got: Vec<f64> = parameters.iter().flat_map(|(_, tensor)| tensor.to_vec_f64().unwrap()).collect();
+            assert_close(&format!("{name} on {}", device.describe()), &got, &want, got.len(), 1e-5);
+        }
     }
 }

@@ -184,7 +184,8 @@ fn evaluation_leaves_the_training_state_alone() {
     for (device, hidden) in cases() {
         let losses = |evaluate: bool| {
             let (rnn, parameters) = module(&device, hidden);
-            let targets = device.upload_u32("targets", &[BATCH], &[0, 1, 2, 3, 4]).unwrap();
+            let targets = device.targets("targets", &[BATCH], 5).unwrap();
+            targets.write_u32(&[0, 1, 2, 3, 4]).unwrap();
             let [training, evaluation] = [0, 1].map(|_| rnn.state(&device, BATCH).unwrap());
             let x = device.upload("x", &[2, BATCH, INPUT], &sequence(2)).unwrap();
             let build = |g: &mut Graph, state: &State| {

@@ -12,6 +12,8 @@ pub(crate) use say;
 
 pub mod cell;
 pub mod corpus;
+pub mod decoder;
+pub mod plot;
 pub mod run;
 
 use std::process::ExitCode;

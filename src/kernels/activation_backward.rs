@@ -37,7 +37,13 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (one, zero) = (F::one(), F::zero());
     dx.write().par_iter_mut().zip(y.read()).zip(dy.read()).with_min_len(4096).for_each(|((dx, &y), &dy)| {
         *dx = match p.kind {
-            0 => if y <= zero { zero } else { dy },
+            0 => {
+                if y <= zero {
+                    zero
+                } else {
+                    dy
+                }
+            }
             1 => (one - y * y) * dy,
             _ => y * (one - y) * dy,
         };

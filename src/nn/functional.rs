@@ -729,8 +729,7 @@ fn class_loss(
     };
     let losses = g.zeros("losses", &[count])?;
     let dx = g.is_differentiable(x).then(|| g.zeros("d logits", x_tensor.shape())).transpose()?;
-    let tensors =
-        ClassLoss { x: &x_tensor, targets, ignore_index, scale: &scale, losses: &losses, dx: dx.as_ref() };
+    let tensors = ClassLoss { x: &x_tensor, targets, ignore_index, scale: &scale, losses: &losses, dx: dx.as_ref() };
     kernel(g, tensors)?;
     Ok(Loss::new(g, x, losses, scale, dx))
 }

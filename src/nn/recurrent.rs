@@ -290,13 +290,7 @@ impl Recurrent {
         self.run(g, x, initial, Some(lengths))
     }
 
-    fn run(
-        &self,
-        g: &mut Graph,
-        x: Var,
-        initial: InitialState<'_>,
-        lengths: Option<&Tensor>,
-    ) -> Result<(Var, States)> {
+    fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, lengths: Option<&Tensor>) -> Result<(Var, States)> {
         let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
         if g.shape(x).len() != 3 {

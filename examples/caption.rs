@@ -1,0 +1,216 @@
+//! One to many: a small picture -> a sentence about it, as long as it needs to be.
+//!
+//! The pictures are drawn here: a shape of some size and colour at some place, off by up to a pixel, in noise. A fifth
+//! of all combinations of size, colour, shape and place is held out: the network has seen none of them in training.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use common::decoder::{Decoder, Greedy, PAD, Teacher};
+use common::{DeviceArgs, announce, say};
+use elman::nn::functional::{InitialState, Reduction, cross_entropy, relu, reshape, tanh};
+use elman::nn::{Init, Linear};
+use elman::optim::Adam;
+use elman::rng::Rng;
+use elman::schedule::{CosineAnnealing, Schedule as _};
+use elman::text::hold_out;
+use elman::{DType, Graph, Tensor, Trainer, Var, rng};
+
+const SIDE: usize = 19;
+/// Red, green and blue of each pixel.
+const VALUES: usize = SIDE * SIDE * 3;
+/// Standard deviation of each value.
+const NOISE: f32 = 0.1;
+/// Pixels from the middle of a shape to its edge.
+const SIZES: [(&str, i32); 3] = [("small ", 2), ("", 3), ("very large ", 4)];
+/// Red, green, blue.
+const COLOURS: [(&str, [f32; 3]); 6] = [
+    ("red", [1.0, 0.0, 0.0]),
+    ("green", [0.0, 1.0, 0.0]),
+    ("blue", [0.0, 0.0, 1.0]),
+    ("yellow", [1.0, 1.0, 0.0]),
+    ("purple", [1.0, 0.0, 1.0]),
+    ("white", [1.0, 1.0, 1.0]),
+];
+/// Whether a shape of radius r has the point x, y; its middle is 0, 0, and y points down.
+const SHAPES: [(&str, fn(i32, i32, i32) -> bool); 4] = [
+    ("square", |_, _, _| true),
+    ("circle", |x, y, r| x * x + y * y <= r * r + 1),
+    ("triangle", |x, y, r| 2 * x.abs() <= y + r),
+    ("cross", |x, y, _| x == 0 || y == 0),
+];
+/// The middle of a shape, x and y.
+const PLACES: [(&str, [i32; 2]); 9] = [
+    ("at the top left", [5, 5]),
+    ("at the top", [9, 5]),
+    ("at the top right", [13, 5]),
+    ("on the left", [5, 9]),
+    ("in the middle", [9, 9]),
+    ("on the right", [13, 9]),
+    ("at the bottom left", [5, 13]),
+    ("at the bottom", [9, 13]),
+    ("at the bottom right", [13, 13]),
+];
+/// Held-out scenes are drawn this often, each time anew.
+const DRAWINGS: usize = 4;
+const BATCH: usize = 64;
+const FEATURES: usize = 256;
+const EMBEDDING: usize = 16;
+const HIDDEN: usize = 64;
+const LR: f64 = 2e-3;
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Training steps, of 64 pictures each
+    #[arg(long, default_value_t = 2000)]
+    steps: usize,
+    /// Seed of the split, the initial weights and the pictures
+    #[arg(long, default_value_t = 777)]
+    seed: u32,
+}
+
+/// What is in a picture: indices of size, colour, shape and place.
+#[derive(Clone, Copy)]
+struct Scene {
+    size: usize,
+    colour: usize,
+    shape: usize,
+    place: usize,
+}
+
+/// A perceptron reads the picture; what it makes of it is the decoder's initial state.
+struct Network {
+    pixels: Linear,
+    features: Linear,
+    decoder: Decoder,
+}
+
+fn main() -> ExitCode {
+    common::exit_code(run())
+}
+
+fn run() -> Result<ExitCode> {
+    let options = Options::parse();
+    let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
+    announce(&device)?;
+    let mut init = Init::new(rng::manual_seed(options.seed.into()));
+    let scenes: Vec<Scene> = (0..SIZES.len() * COLOURS.len() * SHAPES.len() * PLACES.len()).map(Scene::new).collect();
+    let (training, held_out) = hold_out(&init.rng.randperm(scenes.len()), 0.2);
+    let pick = |indices: &[u32]| indices.iter().map(|&i| scenes[i as usize]).collect::<Vec<_>>();
+    let (training, held_out) = (pick(&training), pick(&held_out).repeat(DRAWINGS));
+    say!("{} scenes to learn, {} held out", training.len(), held_out.len() / DRAWINGS);
+
+    let sentences: Vec<String> = scenes.iter().map(Scene::sentence).collect();
+    let words: BTreeSet<&str> = sentences.iter().flat_map(|sentence| sentence.split(' ')).collect();
+    let words: Vec<&str> = ["(padding)", "(start)", "(end)"].into_iter().chain(words).collect();
+    let tokens = |scene: &Scene| {
+        let token = |word| words.iter().position(|&w| w == word).unwrap_or(0) as u32;
+        scene.sentence().split(' ').map(token).collect::<Vec<_>>()
+    };
+    let longest = sentences.iter().map(|sentence| sentence.split(' ').count()).max().unwrap_or(0);
+    let network = Network {
+        pixels: Linear::new(&mut init, "pixels", VALUES, FEATURES)?,
+        features: Linear::new(&mut init, "features", FEATURES, HIDDEN)?,
+        decoder: Decoder::new(&mut init, words.len(), EMBEDDING, HIDDEN)?,
+    };
+    let parameters = init.upload(&device)?;
+
+    let pictures = device.zeros("pictures", &[BATCH, VALUES], DType::F32)?;
+    let teacher = Teacher::new(&device, longest, BATCH, words.len())?;
+    let mut trainer = Trainer::new(&parameters, Adam::new(LR), |g| {
+        let h = network.encode(g, &pictures)?;
+        let logits = network.decoder.forward(g, &teacher.input, InitialState::Given(h.into()))?;
+        cross_entropy(g, logits, &teacher.target, Reduction::Mean.ignoring(PAD))
+    })?;
+    let schedule = CosineAnnealing::new(LR, options.steps.max(1), 0.0)?;
+    for step in 1..=options.steps {
+        let batch: Vec<Scene> = (0..BATCH).map(|_| training[below(&mut init.rng, training.len())]).collect();
+        pictures.write(&batch.iter().flat_map(|scene| scene.draw(&mut init.rng)).collect::<Vec<_>>())?;
+        teacher.write(&batch.iter().map(tokens).collect::<Vec<_>>())?;
+        trainer.set_lr(schedule.lr(step - 1))?;
+        trainer.step()?;
+        if step % 100 == 0 || step == options.steps {
+            let losses = trainer.losses()?;
+            say!("step {step}: loss {:.4}", losses.iter().sum::<f32>() / losses.len() as f32);
+        }
+    }
+
+    let drawn: Vec<f32> = held_out.iter().flat_map(|scene| scene.draw(&mut init.rng)).collect();
+    let pictures = device.upload("held-out pictures", &[held_out.len(), VALUES], &drawn)?;
+    let greedy = Greedy::new(&parameters, &network.decoder, held_out.len(), |g| network.encode(g, &pictures))?;
+    let said = greedy.decode(longest)?;
+    for (picture, sentence) in drawn.chunks(VALUES).zip(&said).take(3) {
+        let sentence: Vec<&str> = sentence.iter().map(|&token| words[token as usize]).collect();
+        say!("{}\n-> {}", art(picture), sentence.join(" "));
+    }
+    for (s, scene) in said.iter().zip(&held_out) {
+        let t = tokens(scene);
+        if *s != t {
+            let f = |v: &[u32]| v.iter().map(|&t| words[t as usize]).collect::<Vec<_>>().join(" ");
+            eprintln!("{} | {}", f(&t), f(s));
+        }
+    }
+    let right = said.iter().zip(&held_out).filter(|(said, scene)| **said == tokens(scene)).count();
+    say!("held-out exact sentences: {:.3}", right as f64 / said.len() as f64);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Network {
+    /// `pictures` `[B, 3 SIDE SIDE]` to the decoder's initial state, `[1, B, H]`.
+    fn encode(&self, g: &mut Graph, pictures: &Tensor) -> elman::Result<Var> {
+        let x = g.input(pictures)?;
+        let x = self.pixels.forward(g, x)?;
+        let x = relu(g, x)?;
+        let x = self.features.forward(g, x)?;
+        let x = tanh(g, x)?;
+        reshape(g, x, &[1, pictures.shape()[0], HIDDEN])
+    }
+}
+
+impl Scene {
+    fn new(index: usize) -> Self {
+        let (index, size) = (index / SIZES.len(), index % SIZES.len());
+        let (index, colour) = (index / COLOURS.len(), index % COLOURS.len());
+        Self { size, colour, shape: index / PLACES.len(), place: index % PLACES.len() }
+    }
+
+    fn sentence(&self) -> String {
+        let (size, colour) = (SIZES[self.size].0, COLOURS[self.colour].0);
+        format!("a {size}{colour} {} {}", SHAPES[self.shape].0, PLACES[self.place].0)
+    }
+
+    /// `[SIDE, SIDE, 3]`
+    fn draw(&self, rng: &mut Rng) -> Vec<f32> {
+        let (radius, colour, covers) = (SIZES[self.size].1, COLOURS[self.colour].1, SHAPES[self.shape].1);
+        let [x, y] = PLACES[self.place].1.map(|middle| middle + below(rng, 3) as i32 - 1);
+        let mut noise = rng.randn(VALUES);
+        for (i, pixel) in noise.chunks_mut(3).enumerate() {
+            let (x, y) = ((i % SIDE) as i32 - x, (i / SIDE) as i32 - y);
+            let inside = x.abs() <= radius && y.abs() <= radius && covers(x, y, radius);
+            for (value, channel) in pixel.iter_mut().zip(colour) {
+                *value = NOISE * *value + if inside { channel } else { 0.0 };
+            }
+        }
+        noise
+    }
+}
+
+fn below(rng: &mut Rng, n: usize) -> usize {
+    rng.next_u32() as usize % n
+}
+
+/// The picture in letters: the first letter of each pixel's colour.
+fn art(picture: &[f32]) -> String {
+    let letter = |pixel: &[f32]| {
+        let near = |colour: &[f32; 3]| colour.iter().zip(pixel).all(|(a, b)| (a - b).abs() < 0.5);
+        COLOURS.iter().find(|(_, colour)| near(colour)).map_or(".", |(name, _)| &name[..1])
+    };
+    let row = |row: &[f32]| row.chunks(3).map(letter).collect::<Vec<_>>().join(" ");
+    picture.chunks(3 * SIDE).map(row).collect::<Vec<_>>().join("\n")
+}
