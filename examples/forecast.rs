@@ -1,6 +1,7 @@
-//! A stacked GRU forecasts the next day of an hourly series, better than the day before does.
+//! A stacked GRU forecasts the next day of an hourly series from the week before it.
 //!
-//! The series is drawn here: a trend, a day, a week, and noise. The chart of forecast and truth is an SVG.
+//! The series is drawn here: a trend, a day, a week, and noise. The seasonal-naive forecast is the value one day
+//! before: it has the noise twice, and knows nothing of trend and week.
 
 mod common;
 
@@ -68,13 +69,12 @@ fn run() -> Result<ExitCode> {
     let options = Options::parse();
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     announce(&device)?;
-    let unusable = || format!("the folder {} cannot be used", options.out.display());
-    std::fs::create_dir_all(&options.out).with_context(unusable)?;
-
+    let folder = options.out;
+    std::fs::create_dir_all(&folder).with_context(|| format!("the folder {} cannot be used", folder.display()))?;
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
     let series = series(&mut init.rng);
     let network = Network {
-        gru: Gru::new(&mut init, "gru", RnnOptions::new(1, HIDDEN).num_layers(2).dropout(0.2))?,
+        gru: Gru::new(&mut init, "gru", RnnOptions::new(1, HIDDEN).num_layers(2).dropout(0.1))?,
         output: Linear::new(&mut init, "output", HIDDEN, HORIZON)?,
     };
     let parameters = init.upload(&device)?;
@@ -84,9 +84,11 @@ fn run() -> Result<ExitCode> {
         let forecast = network.forward(g, &training)?;
         mse_loss(g, forecast, &training.future, Reduction::Mean)
     })?;
-    let origins = HOURS - HELD_OUT - HORIZON - PAST + 1;
+    // A window to learn from ends before the held-out stretch starts.
+    let start = HOURS - HELD_OUT;
+    let windows = start - HORIZON - PAST + 1;
     for step in 1..=options.steps {
-        let origins: Vec<_> = (0..BATCH).map(|_| PAST + init.rng.next_u32() as usize % origins).collect();
+        let origins: Vec<_> = (0..BATCH).map(|_| PAST + init.rng.next_u32() as usize % windows).collect();
         training.write(&series, &origins)?;
         trainer.step()?;
         if step % 50 == 0 || step == options.steps {
@@ -96,7 +98,6 @@ fn run() -> Result<ExitCode> {
     }
 
     // One horizon after the other, each from the true past.
-    let start = HOURS - HELD_OUT;
     let origins: Vec<_> = (start..HOURS).step_by(HORIZON).collect();
     let held_out = Batch::new(&device, origins.len())?;
     let mut g = Graph::inference(&parameters);
@@ -105,15 +106,15 @@ fn run() -> Result<ExitCode> {
     let units = held_out.write(&series, &origins)?;
     g.finish()?.run()?;
     let forecast = forecast.to_vec()?;
-    let forecast = forecast.chunks(HORIZON).zip(&units).flat_map(|(day, units)| day.iter().map(|&y| units.back(y)));
-    let forecast: Vec<f32> = forecast.collect();
+    let days = forecast.chunks(HORIZON).zip(&units);
+    let forecast: Vec<f32> = days.flat_map(|(day, units)| day.iter().map(|&y| units.back(y))).collect();
 
     let truth = &series[start..];
     let naive = |season: usize| errors(&series[start - season..HOURS - season], truth);
     let (gru, day_before) = (errors(&forecast, truth), naive(DAY));
-    say!("{} held-out days {:>15} {:>8}", origins.len(), "RMSE", "MAE");
-    for (name, (rmse, mae)) in [("seasonal-naive, a day", day_before), ("the same, a week", naive(WEEK)), ("GRU", gru)] {
-        say!("{name:<24} {rmse:8.3} {mae:8.3}");
+    say!("{} held-out days {:>11} {:>8}", origins.len(), "RMSE", "MAE");
+    for (name, (rmse, mae)) in [("the day before", day_before), ("the week before", naive(WEEK)), ("GRU", gru)] {
+        say!("{name:<18} {rmse:8.3} {mae:8.3}");
     }
     say!("better than seasonal-naive by {:.0}%", 100.0 * (1.0 - gru.0 / day_before.0));
 
@@ -123,9 +124,9 @@ fn run() -> Result<ExitCode> {
         Line { name: "forecast", color: RED, points: points(start, &forecast) },
     ];
     let chart = lines("each day, forecast from the week before it", "hour", "value", &chart)?;
-    let path = options.out.join("forecast.svg");
+    let path = folder.join("forecast.svg");
     elman::io::write_atomically(&path, chart.as_bytes())?;
-    say!("{}", path.display());
+    say!("chart: {}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -182,7 +183,7 @@ impl Batch {
     }
 }
 
-/// A trend, a day with two peaks, a week, and noise that no one can foresee.
+/// A trend, a day that rises fast and falls slowly, a week, and noise that no one can foresee.
 fn series(rng: &mut Rng) -> Vec<f32> {
     let wave = |t: usize, period: usize| (std::f64::consts::TAU * (t % period) as f64 / period as f64).sin();
     let foreseeable =

@@ -1,7 +1,8 @@
 //! Many to many: a label for every frame of a film, by a bidirectional LSTM.
 //!
-//! A dot moves over a small, noisy picture, and a frame's label is what the dot does next. The frames so far do not tell
-//! when it will turn: the direction of the LSTM that reads backwards does.
+//! A dot moves over a small, noisy picture, and a frame's label is what the dot does next. The frames so far do not
+//! tell when it turns: reading forward alone, an LSTM gets two labels of three. The direction that reads
+//! backwards knows.
 
 mod common;
 
@@ -19,7 +20,7 @@ use elman::{DType, Device, Graph, NO_TARGET, Tensor, Trainer, Var};
 /// A picture is this wide and this high.
 const SIDE: usize = 6;
 const PIXELS: usize = SIDE * SIDE;
-/// What is added to each pixel has this standard deviation; the dot itself has the value 1.
+/// Standard deviation of the noise in each pixel; the dot is 1, the rest of the picture 0.
 const NOISE: f32 = 0.1;
 /// Frames of the shortest and of the longest film.
 const FRAMES: [usize; 2] = [10, 20];
@@ -49,7 +50,6 @@ struct Network {
     output: Linear,
 }
 
-#[derive(Clone)]
 struct Frame {
     pixels: [f32; PIXELS],
     /// What the dot does next: an index of `MOVES`.

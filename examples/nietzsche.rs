@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use common::networks::{Model, Recipe};
 use common::run::{Epoch, Run, smooth};
 use common::{DeviceArgs, announce, corpus, say};
 use elman::generate::{Generator, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
-use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
+use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
 use elman::optim::Adam;
 use elman::text::{Corpus, Vocabulary, Windows, hold_out};
 use elman::{Evaluator, Trainer, rng};
@@ -33,27 +34,40 @@ struct Options {
     /// UTF-8 text to learn [default: Nietzsche, downloaded once; without a network, a text that ships with the example]
     #[arg(long, value_name = "PATH")]
     corpus: Option<PathBuf>,
-    /// Epochs at the learning rate
-    #[arg(long, default_value_t = 4)]
-    epochs: usize,
-    /// Epochs at a tenth of the learning rate, after the others
-    #[arg(long, default_value_t = 2)]
-    fine_tune_epochs: usize,
-    /// Windows in a training step
-    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
-    batch: usize,
+    /// The network; each has the tutorial's own windows, learning rates and epochs as defaults
+    #[arg(long, value_enum, default_value = "rnn")]
+    model: Model,
+    /// Train on contiguous streams of text with the hidden state carried from window to window, and a loss on all steps:
+    /// back-propagation through time, truncated after --window characters
+    #[arg(long)]
+    stateful: bool,
+    /// Epochs at the learning rate [default: 4, or the tutorial's for the model]
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Epochs at a tenth of the learning rate, after the others [default: 2, or the tutorial's for the model]
+    #[arg(long)]
+    fine_tune_epochs: Option<usize>,
+    /// Windows in a training step [default: 512; 64 if stateful]
+    #[arg(long, value_parser = at_least_one)]
+    batch: Option<usize>,
     /// Hidden units
     #[arg(long, default_value_t = 256, value_parser = at_least_one)]
     hidden: usize,
     /// Values that stand for a character
     #[arg(long, default_value_t = 42, value_parser = at_least_one)]
     embedding: usize,
-    /// Characters that the network sees before the one it predicts
-    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
-    window: usize,
-    /// Learning rate of Adam
-    #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true)]
-    lr: f64,
+    /// Recurrent layers of the models rnn, gru and lstm
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    layers: usize,
+    /// Rate of dropout between recurrent layers
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    dropout: f64,
+    /// Characters that the network sees before the one it predicts [default: 8, 3 for three-char; 32 if stateful]
+    #[arg(long, value_parser = at_least_one)]
+    window: Option<usize>,
+    /// Learning rate of Adam [default: 1e-3, 1e-2 for three-char and loop; 2e-3 if stateful]
+    #[arg(long, allow_negative_numbers = true)]
+    lr: Option<f64>,
     /// Seed of everything random: initial weights, batches, text
     #[arg(long, default_value_t = 777)]
     seed: u32,
@@ -77,6 +91,32 @@ struct Options {
     quiet: bool,
 }
 
+impl Options {
+    /// The model's recipe, with what was asked for in place of its own.
+    fn recipe(&self) -> Recipe {
+        let recipe = self.model.recipe(self.stateful);
+        Recipe {
+            window: self.window.unwrap_or(recipe.window),
+            batch: self.batch.unwrap_or(recipe.batch),
+            lr: self.lr.unwrap_or(recipe.lr),
+            epochs: self.epochs.unwrap_or(recipe.epochs),
+            fine_tune_epochs: self.fine_tune_epochs.unwrap_or(recipe.fine_tune_epochs),
+            ..recipe
+        }
+    }
+
+    fn sizes(&self, vocabulary: usize) -> Result<CharRnnOptions> {
+        let sizes = CharRnnOptions::new(vocabulary, self.embedding, self.hidden);
+        match self.model.cell() {
+            Some(cell) => Ok(sizes.cell(cell).num_layers(self.layers).dropout(self.dropout)),
+            None if self.layers > 1 || self.dropout != 0.0 => {
+                bail!("--layers and --dropout are for the models rnn, gru and lstm")
+            }
+            None => Ok(sizes),
+        }
+    }
+}
+
 fn at_least_one(value: &str) -> Result<usize, String> {
     value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
 }
@@ -95,15 +135,17 @@ fn run() -> Result<ExitCode> {
     let (text, origin) = corpus::find(options.corpus.as_deref(), options.quiet)?;
     let vocabulary = Vocabulary::of(&text);
     let tokens = vocabulary.encode(&text)?;
-    let Some(count) = tokens.len().checked_sub(options.window).filter(|&n| n >= 5) else {
+    let recipe = options.recipe();
+    let Some(count) = tokens.len().checked_sub(recipe.window).filter(|&n| n >= 5 * recipe.stride) else {
         bail!(
             "the corpus has {} characters; windows of {} need at least {}: use a longer text or a smaller --window",
             tokens.len(),
-            options.window,
-            options.window + 5
+            recipe.window,
+            recipe.window + 5 * recipe.stride
         );
     };
     let prompt = prompt(&options, &vocabulary, &text)?;
+    let sizes = options.sizes(vocabulary.len())?;
     if !options.quiet {
         announce(&device)?;
         say!("corpus: {origin}");
@@ -113,20 +155,34 @@ fn run() -> Result<ExitCode> {
 
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
-    let (training, held_out) = hold_out(&init.rng.randperm(count), 0.2);
-    let sizes = CharRnnOptions::new(vocabulary.len(), options.embedding, options.hidden);
-    let model = CharRnn::new(&mut init, sizes)?;
-    let parameters = init.upload(&device)?;
     let corpus = Corpus::new(&device, &tokens, vocabulary.len())?;
-    let training = Windows::new(&corpus, training, options.window)?;
-    let held_out = Windows::new(&corpus, held_out, options.window)?;
-    let loss = |windows: &Windows, g: &mut elman::Graph| {
-        let batch = windows.batch(g, options.batch)?;
-        let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
-        cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+    let [training, held_out] = if options.stateful {
+        let split = tokens.len() / 5 * 4;
+        let streams = |stretch| Windows::streams(&corpus, stretch, recipe.batch, recipe.window);
+        [streams(0..split)?, streams(split..tokens.len())?]
+    } else {
+        let starts: Vec<u32> = (0..count as u32).step_by(recipe.stride).collect();
+        let (training, held_out) = hold_out(&init.rng.randperm(starts.len()), 0.2);
+        let windows =
+            |some: Vec<u32>| Windows::new(&corpus, some.iter().map(|&i| starts[i as usize]).collect(), recipe.window);
+        [windows(training)?, windows(held_out)?]
     };
-    let mut trainer = Trainer::new(&parameters, Adam::new(options.lr), |g| loss(&training, g))?;
-    let mut evaluator = Evaluator::new(&parameters, |g| loss(&held_out, g))?;
+    let model = options.model.build(&mut init, sizes)?;
+    let parameters = init.upload(&device)?;
+    let states = [model.state(&device, recipe.batch)?, model.state(&device, recipe.batch)?];
+    let loss = |g: &mut elman::Graph, windows: &Windows, state: &State| {
+        if options.stateful {
+            let batch = windows.batch_of_every_step(g, recipe.batch)?;
+            let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?;
+            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        } else {
+            let batch = windows.batch(g, recipe.batch)?;
+            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        }
+    };
+    let mut trainer = Trainer::new(&parameters, Adam::new(recipe.lr), |g| loss(g, &training, &states[0]))?;
+    let mut evaluator = Evaluator::new(&parameters, |g| loss(g, &held_out, &states[1]))?;
 
     let mut run = Run::new(&options.out);
     run.create()?;
@@ -140,14 +196,17 @@ fn run() -> Result<ExitCode> {
 
     say!("epoch  train_loss  val_loss  seconds   chars/s");
     let most = options.max_steps.unwrap_or(usize::MAX);
-    for epoch in 0..options.epochs.saturating_add(options.fine_tune_epochs) {
+    for epoch in 0..recipe.epochs.saturating_add(recipe.fine_tune_epochs) {
         let left = most - trainer.steps() as usize;
         if left == 0 || stop.load(Ordering::Relaxed) {
             break;
         }
-        trainer.set_lr(if epoch < options.epochs { options.lr } else { options.lr / 10.0 })?;
-        training.set_order(&init.rng.randperm(training.len()))?;
-        let steps = training.batches(options.batch).min(left);
+        trainer.set_lr(if epoch < recipe.epochs { recipe.lr } else { recipe.lr / 10.0 })?;
+        if !options.stateful {
+            training.set_order(&init.rng.randperm(training.len()))?;
+        }
+        states.iter().try_for_each(State::zero)?;
+        let steps = training.batches(recipe.batch).min(left);
         let start = Instant::now();
         let first = run.losses().len();
         train_epoch(&mut trainer, &mut run, steps, &stop, options.quiet)?;
@@ -156,12 +215,12 @@ fn run() -> Result<ExitCode> {
         if done.is_empty() {
             break;
         }
-        let losses = evaluator.losses(held_out.batches(options.batch).min(most))?;
-        let characters = (done.len() * options.batch).min(training.len()) * options.window;
+        let losses = evaluator.losses(held_out.batches(recipe.batch).min(most))?;
+        let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
         let row = Epoch {
             epoch,
-            train_loss: training.mean(done, options.batch),
-            val_loss: held_out.mean(&losses, options.batch),
+            train_loss: training.mean(done, recipe.batch),
+            val_loss: held_out.mean(&losses, recipe.batch),
             seconds,
             chars_per_second: characters as f64 / seconds,
             device: device.describe(),
@@ -175,12 +234,12 @@ fn run() -> Result<ExitCode> {
             row.chars_per_second
         );
         run.add_epoch(row)?;
-        save(&run, &parameters, &model, &vocabulary, &options)?;
+        save(&run, &parameters, &sizes, &vocabulary, &options)?;
     }
     run.write()?;
-    save(&run, &parameters, &model, &vocabulary, &options)?;
+    save(&run, &parameters, &sizes, &vocabulary, &options)?;
     if !stop.load(Ordering::Relaxed) {
-        write_text(&model, &parameters, &vocabulary, &prompt, &options, &stop)?;
+        write_text(&*model, &parameters, &vocabulary, &prompt, &options, &stop)?;
     }
     if stop.load(Ordering::Relaxed) {
         say!("\nstopped; the model is in {}", run.file("model.safetensors").display());
@@ -197,8 +256,10 @@ fn prompt(options: &Options, vocabulary: &Vocabulary, text: &str) -> Result<Vec<
     let prompt = match &options.prompt {
         Some(prompt) if prompt.is_empty() => bail!("--prompt must have at least one character"),
         Some(prompt) => prompt.clone(),
-        None if vocabulary.encode("for thos").is_ok() => "for thos".into(),
-        None => text.chars().take(options.window).collect(),
+        None => match options.model.prompts()[0] {
+            known if vocabulary.encode(known).is_ok() => known.into(),
+            _ => text.chars().take(options.recipe().window).collect(),
+        },
     };
     Ok(vocabulary.encode(&prompt)?)
 }
@@ -227,24 +288,41 @@ fn train_epoch(trainer: &mut Trainer, run: &mut Run, steps: usize, stop: &Atomic
     Ok(())
 }
 
-fn save(run: &Run, parameters: &Parameters, model: &CharRnn, vocabulary: &Vocabulary, options: &Options) -> Result<()> {
-    let config = serde_json::json!({ "model": "CharRnn", "sizes": model.options(), "window": options.window });
+fn save(
+    run: &Run,
+    parameters: &Parameters,
+    sizes: &CharRnnOptions,
+    vocabulary: &Vocabulary,
+    options: &Options,
+) -> Result<()> {
+    let (model, window) = (format!("{:?}", options.model), options.recipe().window);
+    let config = serde_json::json!({ "model": model, "sizes": sizes, "window": window });
     let metadata = [("config".into(), config.to_string()), ("vocabulary".into(), vocabulary.to_string())];
     Ok(elman::io::save(run.file("model.safetensors"), parameters, metadata.into())?)
 }
 
-/// The tutorial's greedy `get_next_n`, then sampling with the state carried, streamed as it comes.
+/// The tutorial's greedy `get_next` and `get_next_n`, then sampling with the state carried, streamed as it comes.
 fn write_text(
-    model: &CharRnn,
+    model: &dyn LanguageModel,
     parameters: &Parameters,
     vocabulary: &Vocabulary,
     prompt: &[u32],
     options: &Options,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let window = &prompt[prompt.len().saturating_sub(options.window)..];
-    let greedy = SlidingWindow::new(model, parameters, window.len())?.extend(window, 40)?;
-    say!("\nget_next_n({:?}, 40):\n{}", vocabulary.decode(window), vocabulary.decode(&greedy));
+    let window = &prompt[prompt.len().saturating_sub(options.recipe().window)..];
+    let mut sliding = SlidingWindow::new(model, parameters, window.len())?;
+    say!();
+    for asked in options.model.prompts() {
+        // Another corpus may lack the characters, and a prompt of another length needs another plan.
+        if let Ok(tokens) = vocabulary.encode(asked)
+            && tokens.len() == window.len()
+        {
+            say!("get_next({asked:?}) = {:?}", vocabulary.decode(&[sliding.next(&tokens)?]));
+        }
+    }
+    let greedy = sliding.extend(window, 40)?;
+    say!("get_next_n({:?}, 40):\n{}", vocabulary.decode(window), vocabulary.decode(&greedy));
 
     let mut generator = Generator::new(model, parameters, 1)?;
     generator.set_temperature(options.temperature)?;

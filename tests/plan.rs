@@ -4,9 +4,9 @@ mod common;
 
 use common::{f32_devices, gpu, own_gpu};
 use elman::kernels::{self, accumulate, matmul};
-use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::functional::{self, InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
-use elman::optim::{Adam, Clip, Optimizer};
+use elman::optim::{Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Error, Evaluator, Graph, Tensor, Trainer, rng};
 
@@ -22,7 +22,7 @@ fn trainer(device: &Device, sizes: CharRnnOptions, window: usize, batch: usize, 
     let tokens = common::tokens(2, 4 * batch + window, sizes.vocabulary);
     let corpus = Corpus::new(device, &tokens, sizes.vocabulary).unwrap();
     let windows = Windows::new(&corpus, (0..4 * batch as u32 - 1).collect(), window).unwrap();
-    let trainer = Trainer::new(&parameters, Optimizer::from(Adam::new(1e-2)).clip(Clip::Norm(5.0)), |g| {
+    let trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
         if wide {
             g.set_wide(true);
         }
@@ -395,4 +395,110 @@ fn a_lost_device_is_an_error_and_no_panic() {
     assert!(matches!(errors, Some(Error::DeviceLost(_))), "{errors:?}");
     assert!(matches!(parameters.get("rnn.bias_ih_l0").unwrap().to_vec(), Err(Error::DeviceLost(_))));
     assert!(matches!(device.zeros("more", &[3], DType::F32), Err(Error::DeviceLost(_))));
+}
+
+/// Each stream goes on where its last window ended; targets are the token after each token.
+#[test]
+fn streams_are_contiguous() {
+    let device = Device::cpu();
+    let corpus = Corpus::new(&device, &(0..30).collect::<Vec<_>>(), 30).unwrap();
+    // 2 streams of 9 tokens each in 10..29 and a token after the last: 3 windows of 3.
+    let streams = Windows::streams(&corpus, 10..29, 2, 3).unwrap();
+    assert_eq!((streams.len(), streams.batches(2)), (6, 3));
+    let mut g = Graph::without_parameters(&device);
+    let batch = streams.batch_of_every_step(&mut g, 2).unwrap();
+    g.finish().unwrap().run().unwrap();
+    assert_eq!(batch.tokens.to_vec_u32().unwrap(), [10, 19, 11, 20, 12, 21]);
+    assert_eq!(batch.targets.to_vec_u32().unwrap(), [11, 20, 12, 21, 13, 22]);
+    for (stretch, batch, window) in [(0..31, 2, 3), (0..7, 2, 4), (0..30, 0, 3), (0..30, 2, 0), (5..5, 1, 1)] {
+        assert!(Windows::streams(&corpus, stretch, batch, window).is_err());
+    }
+}
+
+/// Over an epoch each token of a stream comes once, in order.
+#[test]
+fn streams_cover_their_stretch() {
+    for device in f32_devices() {
+        let text: Vec<u32> = (0..50).collect();
+        let corpus = Corpus::new(&device, &text, 50).unwrap();
+        let streams = Windows::streams(&corpus, 0..50, 3, 4).unwrap();
+        let mut seen = vec![Vec::new(); 3];
+        let mut init = Init::new(rng::manual_seed(1));
+        let layer = elman::nn::Embedding::new(&mut init, "embedding", 50, 50).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let mut cut = None;
+        let mut trainer = Trainer::new(&parameters, Adam::new(0.0), |g| {
+            let batch = streams.batch_of_every_step(g, 3)?;
+            cut = Some(batch.tokens.clone());
+            let logits = layer.forward(g, &batch.tokens)?;
+            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        })
+        .unwrap();
+        let tokens = cut.unwrap();
+        for _ in 0..streams.batches(3) {
+            trainer.step().unwrap();
+            for row in tokens.to_vec_u32().unwrap().chunks(3) {
+                seen.iter_mut().zip(row).for_each(|(stream, &token)| stream.push(token));
+            }
+        }
+        assert_eq!(seen, [(0..16).collect::<Vec<u32>>(), (16..32).collect(), (32..48).collect()]);
+    }
+}
+
+#[test]
+fn targets_outside_the_classes_are_refused() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let logits = g.input(&zeros(&device, "logits", &[2, 3])).unwrap();
+    let targets = device.targets("targets", &[2], 3).unwrap();
+    assert!(matches!(targets.write_u32(&[0, 3]), Err(Error::Token { token: 3, position: 1, vocabulary: 3 })));
+    targets.write_u32(&[2, elman::NO_TARGET]).unwrap();
+    cross_entropy(&mut g, logits, &targets, Reduction::Sum.ignoring(7)).unwrap();
+    let unchecked = device.upload_u32("unchecked", &[2], &[0, 3]).unwrap();
+    let more = device.targets("more", &[2], 4).unwrap();
+    for (bad, what) in [(&unchecked, "unchecked"), (&more, "one with 4")] {
+        let error = cross_entropy(&mut g, logits, bad, Reduction::Mean).unwrap_err().to_string();
+        assert!(error.contains("at most 3 classes") && error.contains(what), "{error}");
+    }
+    let three = device.targets("three", &[3], 3).unwrap();
+    assert!(cross_entropy(&mut g, logits, &three, Reduction::Mean).unwrap_err().to_string().contains("of 2 elements"));
+    let error = functional::mse_loss(&mut g, logits, &zeros(&device, "y", &[3, 2]), Reduction::Mean).unwrap_err();
+    assert!(error.to_string().contains("[2, 3]"), "{error}");
+    for refused in [functional::select(&mut g, logits, 2), functional::narrow(&mut g, logits, 1, 2)] {
+        assert!(matches!(refused, Err(Error::Shape { .. })));
+    }
+    let flat = functional::reshape(&mut g, logits, &[6]).unwrap();
+    assert!(functional::unbind(&mut g, flat).is_err() && functional::last(&mut g, flat).is_err());
+}
+
+#[test]
+fn optimizer_settings_out_of_range_are_refused() {
+    let mut init = Init::new(rng::manual_seed(1));
+    let layer = elman::nn::Linear::new(&mut init, "layer", 3, 4).unwrap();
+    let device = Device::cpu();
+    let parameters = init.upload(&device).unwrap();
+    let sgd = Sgd::new(0.1);
+    let cases: [(&str, Optimizer); 12] = [
+        ("lr", Adam::new(-1.0).into()),
+        ("lr", RmsProp::new(f64::NAN).into()),
+        ("betas", Adam { betas: (1.0, 0.9), ..Adam::new(0.1) }.into()),
+        ("eps", AdamW(Adam { eps: 0.0, ..Adam::new(0.1) }).into()),
+        ("weight_decay", AdamW(Adam { weight_decay: -0.1, ..Adam::new(0.1) }).into()),
+        ("momentum", Sgd { momentum: -0.1, ..sgd }.into()),
+        ("momentum", Sgd { nesterov: true, ..sgd }.into()),
+        ("dampening", Sgd { nesterov: true, momentum: 0.9, dampening: 0.1, ..sgd }.into()),
+        ("alpha", RmsProp { alpha: 1.1, ..RmsProp::new(0.1) }.into()),
+        ("momentum", RmsProp { momentum: f64::INFINITY, ..RmsProp::new(0.1) }.into()),
+        ("clip norm", Optimizer::from(sgd).clip(Clip::Norm(0.0))),
+        ("clip value", Optimizer::from(sgd).clip(Clip::Value(f64::NAN))),
+    ];
+    for (name, optimizer) in cases {
+        let refused = Trainer::new(&parameters, optimizer, |g| {
+            let x = g.input(&zeros(&device, "x", &[2, 3]))?;
+            let y = layer.forward(g, x)?;
+            functional::mse_loss(g, y, &zeros(&device, "y", &[2, 4]), Reduction::Mean)
+        });
+        let error = refused.err().expect("refused").to_string();
+        assert!(error.contains(&format!("`{name}`")), "{name}: {error}");
+    }
 }

@@ -4,7 +4,10 @@ mod common;
 
 use common::{assert_close, f32_devices, values, widen};
 use elman::nn::functional::{self, InitialState, Reduction, States, cross_entropy};
-use elman::nn::{Gru, GruCell, Init, Lstm, LstmCell, Nonlinearity, Parameters, Rnn, RnnCell, RnnOptions, State};
+use elman::nn::{
+    Cell, Gru, GruCell, Init, Linear, Lstm, LstmCell, Nonlinearity, Parameters, Recurrent, Rnn, RnnCell, RnnOptions,
+    State,
+};
 use elman::optim::Adam;
 use elman::{Device, Error, Evaluator, Graph, Plan, Tensor, Trainer, Var, rng};
 
@@ -299,6 +302,16 @@ fn wrong_options_states_and_lengths_are_refused() {
     for bad in [options.num_layers(0), options.dropout(1.0), options.dropout(-0.1), options.dropout(f64::NAN)] {
         assert!(matches!(Rnn::new(&mut init, "bad", bad), Err(Error::Argument { .. })), "{bad:?}");
     }
+    let projected = options.proj_size(2);
+    for refused in [
+        Rnn::new(&mut init, "bad", projected).map(drop),
+        Gru::new(&mut init, "bad", projected).map(drop),
+        Lstm::new(&mut init, "bad", options.proj_size(4)).map(drop),
+        LstmCell::new(&mut init, "bad", projected).map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::Argument { argument: "proj_size" | "options", .. }), "{error}");
+    }
     let relu = options.nonlinearity(Nonlinearity::Relu);
     assert!(matches!(Gru::new(&mut init, "bad", relu), Err(Error::Argument { argument: "nonlinearity", .. })));
     assert!(matches!(Lstm::new(&mut init, "bad", relu), Err(Error::Argument { argument: "nonlinearity", .. })));
@@ -466,4 +479,92 @@ fn cells_in_a_loop_are_the_module() {
     }
     let mut init = Init::new(rng::manual_seed(6));
     assert!(RnnCell::new(&mut init, "m", RnnOptions::new(3, 4).num_layers(2)).is_err());
+}
+
+/// A state of one's own network: read at the start of a run, left at its end; the gradient uses what was read.
+#[test]
+fn a_network_of_ones_own_carries_its_state() {
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(4));
+        let layer = Linear::without_bias(&mut init, "layer", 3, 3).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        parameters.get("layer.weight").unwrap().write(&[2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 2.0]).unwrap();
+        let state = State::zeros(&device, &[("h", [1, 1, 3])]).unwrap();
+        state.restore(&[("h".into(), vec![1.0, 2.0, 3.0])].into()).unwrap();
+        let mut g = Graph::new(&parameters);
+        let h = state.get(&mut g, "h").unwrap();
+        let next = layer.forward(&mut g, h).unwrap();
+        state.set(&mut g, "h", next).unwrap();
+        let seed = device.upload("seed", &[1, 1, 3], &[1.0, 0.0, 0.0]).unwrap();
+        g.backward(&[], &[(next, &seed)]).unwrap();
+        assert!(state.get(&mut g, "c").unwrap_err().to_string().contains("h"));
+        let plan = g.finish().unwrap();
+        plan.run().unwrap();
+        assert_eq!(state.save().unwrap()["h"], [2.0, 4.0, 6.0]);
+        let gradient = parameters.get_gradient("layer.weight").unwrap();
+        assert_eq!(gradient.to_vec().unwrap()[..3], [1.0, 2.0, 3.0], "of what the state was before");
+        plan.run().unwrap();
+        assert_eq!(state.save().unwrap()["h"], [4.0, 8.0, 12.0]);
+        assert_eq!(gradient.to_vec().unwrap()[..3], [2.0, 4.0, 6.0]);
+    }
+}
+
+/// Back-propagation truncated after k steps: the gradient of one long window whose state is detached at every k-th step.
+#[test]
+fn truncated_windows_equal_a_detached_loop() {
+    let (steps, k) = (6, 2);
+    for device in f32_devices() {
+        for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+            let x = sequence(steps);
+            let network = || {
+                let mut init = Init::new(rng::manual_seed(8));
+                let rnn = Recurrent::new(&mut init, "rnn", cell, RnnOptions::new(INPUT, 5)).unwrap();
+                (rnn, init.upload(&device).unwrap())
+            };
+            let gradients = |parameters: &Parameters| -> Vec<f64> {
+                let of = |name| parameters.get_gradient(name).unwrap().to_vec_f64().unwrap();
+                parameters.names().flat_map(of).collect()
+            };
+
+            // Windows of k steps, the state carried; their gradients are summed on the host.
+            let (rnn, parameters) = network();
+            let state = rnn.state(&device, BATCH).unwrap();
+            let window = device.zeros("window", &[k, BATCH, INPUT], elman::DType::F32).unwrap();
+            let mut g = Graph::new(&parameters);
+            let input = g.input(&window).unwrap();
+            let (output, _) = rnn.forward(&mut g, input, InitialState::Carried(&state)).unwrap();
+            let seed = device.upload("seed", &[k, BATCH, 5], &vec![1.0; k * BATCH * 5]).unwrap();
+            g.backward(&[], &[(output, &seed)]).unwrap();
+            let plan = g.finish().unwrap();
+            let mut truncated: Vec<f64> = Vec::new();
+            for part in x.chunks(k * BATCH * INPUT) {
+                window.write(part).unwrap();
+                plan.run().unwrap();
+                let part = gradients(&parameters);
+                truncated.resize(part.len(), 0.0);
+                truncated.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+
+            // One graph of all steps, cut by `detach`.
+            let (rnn, parameters) = network();
+            let all = device.upload("x", &[steps, BATCH, INPUT], &x).unwrap();
+            let mut g = Graph::new(&parameters);
+            let all = g.input(&all).unwrap();
+            let (mut initial, mut outputs) = (InitialState::Zero, Vec::new());
+            for start in (0..steps).step_by(k) {
+                let part = functional::narrow(&mut g, all, start, k).unwrap();
+                let (output, end) = rnn.forward(&mut g, part, initial).unwrap();
+                outputs.push(output);
+                let h = functional::detach(&mut g, end.h).unwrap();
+                let c = end.c.map(|c| functional::detach(&mut g, c).unwrap());
+                initial = InitialState::Given(States { h, c });
+            }
+            let output = functional::concat_first(&mut g, &outputs).unwrap();
+            let seed = device.upload("seed", &[steps, BATCH, 5], &vec![1.0; steps * BATCH * 5]).unwrap();
+            g.backward(&[], &[(output, &seed)]).unwrap();
+            g.finish().unwrap().run().unwrap();
+            let want = gradients(&parameters);
+            assert_close(&format!("{cell:?} on {}", device.describe()), &truncated, &want, want.len(), 1e-5);
+        }
+    }
 }

@@ -132,3 +132,47 @@ fn sentiment_is_recognised() {
         assert!(accuracy >= 0.85, "{stdout}");
     }
 }
+
+/// The number at the end of the line that starts so.
+fn number(stdout: &str, start: &str) -> f64 {
+    let line = stdout.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start}\n{stdout}"));
+    line.rsplit(' ').next().unwrap().trim_end_matches('%').parse().unwrap()
+}
+
+/// An example at its full size on the CPU; in a short form on the GPU too, where its losses are the same.
+fn learns(name: &str, result: &str, at_least: f64) {
+    let stdout = run(name, &["--device", "cpu"]);
+    let got = number(&stdout, result);
+    assert!(got >= at_least, "{name}: {got}\n{stdout}");
+    if gpu().is_some() {
+        let [cpu, gpu] =
+            ["cpu", "gpu"].map(|device| number(&run(name, &["--device", device, "--steps", "3"]), "step 3"));
+        assert!((cpu - gpu).abs() <= 1e-4, "{name}: CPU {cpu}, GPU {gpu}");
+    }
+}
+
+/// One to many: exact sentences about pictures that it has not seen.
+#[test]
+fn captions_are_written() {
+    learns("caption", "held-out exact sentences:", 0.95);
+}
+
+/// Many to many with other lengths: exact dates.
+#[test]
+fn dates_are_translated() {
+    learns("translate", "held-out exact dates:", 0.95);
+}
+
+/// Many to many, step by step.
+#[test]
+fn frames_are_labelled() {
+    learns("frames", "held-out frame accuracy:", 0.95);
+}
+
+/// Percent better than the forecast that repeats the day before.
+#[test]
+fn the_forecast_beats_the_season() {
+    learns("forecast", "better than seasonal-naive by", 30.0);
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/target/forecast/forecast.svg");
+    assert!(std::fs::read_to_string(chart).unwrap().starts_with("<svg"));
+}

@@ -13,6 +13,7 @@ pub(crate) use say;
 pub mod cell;
 pub mod corpus;
 pub mod decoder;
+pub mod networks;
 pub mod plot;
 pub mod run;
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use plotters::prelude::*;
 
-/// A line of a chart: its name, its color, its points.
+/// A line of a chart.
 pub struct Line<'a> {
     pub name: &'a str,
     pub color: RGBColor,
@@ -31,7 +31,7 @@ pub fn lines(caption: &str, x_desc: &str, y_desc: &str, lines: &[Line]) -> Resul
             .y_label_area_size(50)
             .build_cartesian_2d(x, y.start - margin..y.end + margin)?;
         let mut mesh = chart.configure_mesh();
-        mesh.x_desc(x_desc).y_desc(y_desc).x_label_formatter(&|x| format!("{x:.0}")).draw()?;
+        mesh.x_desc(x_desc).y_desc(y_desc).max_light_lines(1).x_label_formatter(&|x| format!("{x:.0}")).draw()?;
         for line in lines {
             let color = line.color;
             chart
@@ -39,7 +39,8 @@ pub fn lines(caption: &str, x_desc: &str, y_desc: &str, lines: &[Line]) -> Resul
                 .label(line.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
         }
-        chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+        let mut names = chart.configure_series_labels();
+        names.position(SeriesLabelPosition::UpperLeft).border_style(BLACK).background_style(WHITE).draw()?;
         root.present()?;
     }
     Ok(svg)
