@@ -8,7 +8,7 @@ use crate::kernel::{Access, Kernel};
 use crate::kernels;
 use crate::nn::functional::Loss;
 use crate::nn::{ParameterId, Parameters};
-use crate::plan::{Command, Dispatch, Plan};
+use crate::plan::{Command, Dispatch, Plan, Work};
 use crate::tensor::{DType, Tensor};
 
 /// A value of the graph under construction, and of no other: a number, to be copied freely.
@@ -402,8 +402,16 @@ impl Graph {
             params: bytemuck::bytes_of(&params).into(),
             tensors: tensors.iter().map(|&tensor| tensor.clone()).collect(),
             workgroups: workgroups.map(|n| n as u32),
+            work: Work::default(),
         }));
         Ok(())
+    }
+
+    /// What the dispatch just recorded costs beyond reading and writing its tensors.
+    pub(crate) fn cost(&mut self, flops: usize, rereads: usize) {
+        if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
+            dispatch.work = Work { flops: flops as u64, rereads: rereads as u64 };
+        }
     }
 
     /// Records a copy of all values of `from` to `to`, which may differ in shape but not in size.

@@ -27,12 +27,38 @@ pub struct Dispatch {
     pub(crate) params: Vec<u8>,
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) workgroups: [u32; 3],
+    pub(crate) work: Work,
+}
+
+/// What a dispatch costs beyond reading and writing each of its tensors once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Multiplications and additions of matrix products.
+    pub flops: u64,
+    /// Bytes of weights that workgroups read again.
+    pub rereads: u64,
 }
 
 impl Dispatch {
     /// The kernel.
     pub fn kernel(&self) -> &'static Kernel {
         self.kernel
+    }
+
+    /// Bytes of its tensors, each once.
+    pub fn bytes(&self) -> u64 {
+        let is_first = |i: usize, tensor: &Tensor| {
+            let same =
+                |other: &Tensor| Arc::ptr_eq(other.buffer(), tensor.buffer()) && other.offset() == tensor.offset();
+            !self.tensors[..i].iter().any(same)
+        };
+        let tensors = self.tensors.iter().enumerate().filter(|&(i, tensor)| is_first(i, tensor));
+        tensors.map(|(_, tensor)| 4 * tensor.len() as u64).sum()
+    }
+
+    /// Multiplications and additions of its matrix products.
+    pub fn flops(&self) -> u64 {
+        self.work.flops
     }
 
     /// The values of its override constants.
@@ -78,6 +104,12 @@ pub struct PlanCount {
     pub clears: usize,
     /// Command buffers submitted.
     pub submits: usize,
+    /// Bytes that the commands read and write, each tensor of a command once.
+    pub bytes: u64,
+    /// Bytes of weights that workgroups of one dispatch read again.
+    pub rereads: u64,
+    /// Multiplications and additions of matrix products.
+    pub flops: u64,
 }
 
 /// wgpu's alignment of a uniform binding's offset (the default limit, which every adapter meets).
@@ -102,9 +134,20 @@ impl Plan {
         let mut count = PlanCount { submits: 1, ..Default::default() };
         for command in &self.commands {
             match command {
-                Command::Dispatch(_) => count.dispatches += 1,
-                Command::Copy { .. } => count.copies += 1,
-                Command::Clear { .. } => count.clears += 1,
+                Command::Dispatch(dispatch) => {
+                    count.dispatches += 1;
+                    count.bytes += dispatch.bytes();
+                    count.rereads += dispatch.work.rereads;
+                    count.flops += dispatch.work.flops;
+                }
+                Command::Copy { from, .. } => {
+                    count.copies += 1;
+                    count.bytes += 8 * from.len() as u64;
+                }
+                Command::Clear { tensor } => {
+                    count.clears += 1;
+                    count.bytes += 4 * tensor.len() as u64;
+                }
             }
         }
         count
@@ -284,10 +327,14 @@ fn place(tensor: &Tensor) -> (wgpu::Buffer, u64) {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PlanCount { dispatches, copies, clears, submits } = self.count();
-        writeln!(f, "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit", {
-            self.device.describe()
-        })?;
+        let PlanCount { dispatches, copies, clears, submits, bytes, flops, .. } = self.count();
+        writeln!(
+            f,
+            "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit, {:.1} MB, {:.1} MFLOP",
+            self.device.describe(),
+            bytes as f64 / 1e6,
+            flops as f64 / 1e6
+        )?;
         for note in &self.notes {
             writeln!(f, "  {note}")?;
         }

@@ -2,6 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::{Counters, Device, Kind};
 use crate::error::{Error, Result};
@@ -12,6 +13,7 @@ pub(crate) struct Buffer {
     pub device: Device,
     pub dtype: DType,
     pub memory: Memory,
+    bytes: u64,
 }
 
 pub(crate) enum Memory {
@@ -110,6 +112,12 @@ fn convert<A: Element, B: Element>(x: A) -> B {
     num_traits::cast(x).expect("f32, f64 and u32 tensors are read and written as what they are")
 }
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.counters().live_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Buffer {
     pub fn zeros(device: &Device, name: &str, len: usize, dtype: DType) -> Result<Self> {
         let bytes = 4 * len as u64;
@@ -131,9 +139,8 @@ impl Buffer {
             (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
             (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
         };
-        Counters::add(&device.counters().buffers, 1);
-        Counters::add(&device.counters().bytes, bytes);
-        Ok(Self { device: device.clone(), dtype, memory })
+        device.counters().allocated(bytes);
+        Ok(Self { device: device.clone(), dtype, memory, bytes })
     }
 
     pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {

@@ -50,6 +50,8 @@ pub struct Count {
     pub buffers: u64,
     /// Bytes allocated on the device, freed ones included.
     pub bytes: u64,
+    /// The most bytes of tensors that were on the device at one time.
+    pub peak_bytes: u64,
     /// Bind groups made.
     pub bind_groups: u64,
     /// Pipelines compiled.
@@ -68,6 +70,8 @@ pub struct Count {
 pub(crate) struct Counters {
     pub buffers: AtomicU64,
     pub bytes: AtomicU64,
+    pub live_bytes: AtomicU64,
+    pub peak_bytes: AtomicU64,
     pub bind_groups: AtomicU64,
     pub pipelines: AtomicU64,
     pub uploads: AtomicU64,
@@ -79,6 +83,14 @@ pub(crate) struct Counters {
 impl Counters {
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// A tensor's buffer was made.
+    pub fn allocated(&self, bytes: u64) {
+        Self::add(&self.buffers, 1);
+        Self::add(&self.bytes, bytes);
+        let live = self.live_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak_bytes.fetch_max(live, Ordering::Relaxed);
     }
 }
 
@@ -178,6 +190,7 @@ impl Device {
         Count {
             buffers: get(&c.buffers),
             bytes: get(&c.bytes),
+            peak_bytes: get(&c.peak_bytes),
             bind_groups: get(&c.bind_groups),
             pipelines: get(&c.pipelines),
             uploads: get(&c.uploads),

@@ -43,7 +43,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [norm2, g] = args.all();
     let (one, most) = (F::one(), F::of(p.max_value.into()));
     let ratio = F::of(p.max_norm.into()) / (norm2.read()[0].sqrt() + F::of(1e-6));
-    let scale = if p.max_norm > 0.0 && !(ratio > one) { ratio } else { one };
+    let scale = if p.max_norm == 0.0 || ratio > one { one } else { ratio };
     g.write().par_iter_mut().with_min_len(4096).for_each(|g| {
         *g = scale * *g;
         if p.max_value > 0.0 {

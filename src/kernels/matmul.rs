@@ -117,7 +117,11 @@ pub fn matmul<'a>(
     let dummy = a.tensor;
     let mut record = |c: &Tensor, accumulate: bool| {
         let tensors = [a.tensor, b.tensor, bias.unwrap_or(dummy), c];
-        g.dispatch(&KERNEL, &[], params(accumulate), &tensors, grid)
+        g.dispatch(&KERNEL, &[], params(accumulate), &tensors, grid)?;
+        // Each row of tiles reads b, each column of tiles a.
+        let rereads = (m.div_ceil(TILE) - 1) * k * n + (n.div_ceil(TILE) - 1) * m * k;
+        g.cost(2 * m * n * k, 4 * rereads);
+        Ok(())
     };
     if slices == 1 {
         return record(c, accumulate);

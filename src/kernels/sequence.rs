@@ -171,6 +171,21 @@ pub(super) struct Launch {
     pub grid: [usize; 3],
 }
 
+impl Launch {
+    fn new(steps: Steps, tile: &RowTile) -> Self {
+        Self { steps, constants: tile.constants(), grid: tile.grid(steps.batch) }
+    }
+
+    /// The recurrent products of the steps, for which each workgroup reads all weights in every step.
+    fn cost(&self, g: &mut Graph, gates: usize) {
+        let Steps { batch, hidden, first, last, fused, .. } = self.steps;
+        if fused {
+            let weights = gates * hidden * hidden;
+            g.cost(2 * (last - first) * batch * weights, 4 * (self.grid[0] * (last - first) - 1) * weights);
+        }
+    }
+}
+
 /// Records the recurrence.
 ///
 /// # Errors
@@ -181,14 +196,15 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
     let none = g.zeros("none", &[4])?;
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor, product: &Tensor| {
-        let steps = Steps { steps, batch, hidden, first, last, fused: tile.fused };
-        let launch = Launch { steps, constants: tile.constants(), grid: tile.grid(batch) };
+        let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
         match cell {
             Cell::Tanh => rnn_forward::rnn_forward(g, &launch, s, w, product, false),
             Cell::Relu => rnn_forward::rnn_forward(g, &launch, s, w, product, true),
             Cell::Gru => gru_forward::gru_forward(g, &launch, s, w, product),
             Cell::Lstm => lstm_forward::lstm_forward(g, &launch, s, w, product),
-        }
+        }?;
+        launch.cost(g, gates);
+        Ok(())
     };
     if tile.fused {
         g.note(format!(
@@ -228,14 +244,15 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
     let none = g.zeros("none", &[4])?;
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor| {
-        let steps = Steps { steps, batch, hidden, first, last, fused: tile.fused };
-        let launch = Launch { steps, constants: tile.constants(), grid: tile.grid(batch) };
+        let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
         match cell {
             Cell::Tanh => rnn_backward::rnn_backward(g, &launch, s, d, w, &none, false),
             Cell::Relu => rnn_backward::rnn_backward(g, &launch, s, d, w, &none, true),
             Cell::Gru => gru_backward::gru_backward(g, &launch, s, d, w, &none),
             Cell::Lstm => lstm_backward::lstm_backward(g, &launch, s, d, w, &none),
-        }
+        }?;
+        launch.cost(g, gates);
+        Ok(())
     };
     if tile.fused {
         if tile.padded == hidden {

@@ -1,0 +1,295 @@
+//! Times of the workloads W1 to W6: `cargo bench --bench workloads -- w1 w2 --device cpu --json`.
+//!
+//! | | |
+//! |---|---|
+//! | W1 | training step of the tutorial's network: windows of 8, embedding 42, Elman 42 -> 256, linear 256 -> 85 on the last step, Adam, batch 512 |
+//! | W2 | W1 with an LSTM |
+//! | W3 | stateful training step: embedding 64, LSTM of two layers of 512, loss on all steps, batch 64, sequence 64, Adam |
+//! | W4 | greedy generation with W1's network, state carried, `--lanes` texts at once |
+//! | W5 | forward only: 42 -> 256, batch 64, T 128, `--cell rnn|gru|lstm` |
+//! | W6 | LSTM 768 -> 768, batch 16, T 1,024: forward and backward |
+//!
+//! Before anything is timed, a small form of the workload must give on this device what the f64 reference gives.
+#![allow(missing_docs, reason = "a program")]
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Recurrent, RnnOptions, State};
+use elman::optim::Adam;
+use elman::text::{Corpus, Windows};
+use elman::{Device, Generator, Graph, Plan, Trainer, rng};
+
+#[derive(Parser)]
+struct Options {
+    /// What to time
+    #[arg(value_enum, default_values = ["w1"])]
+    workloads: Vec<Workload>,
+    /// As the examples' --device
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Recurrent cell of W5
+    #[arg(long, value_enum, default_value = "rnn")]
+    cell: Kind,
+    /// Texts at once in W4
+    #[arg(long, default_value_t = 1)]
+    lanes: usize,
+    /// Timed runs [default: as many as fit into `--seconds`, at least 5]
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Time to spend on a workload
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// One line of JSON for each workload
+    #[arg(long)]
+    json: bool,
+    /// Passed by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    W1,
+    W2,
+    W3,
+    W4,
+    W5,
+    W6,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Rnn,
+    Gru,
+    Lstm,
+}
+
+/// Something to time.
+enum Work {
+    Training(Trainer),
+    Forward(Plan),
+    Generation(Generator, usize),
+}
+
+/// Characters of one timed run of W4.
+const CHARACTERS: usize = 2048;
+
+impl Work {
+    fn run(&mut self, device: &Device) -> Result<()> {
+        match self {
+            Self::Training(trainer) => trainer.step()?,
+            Self::Forward(plan) => plan.run()?,
+            Self::Generation(generator, length) => generator.generate(*length, |_| true)?,
+        }
+        Ok(device.synchronize()?)
+    }
+
+    fn plan(&self) -> &Plan {
+        match self {
+            Self::Training(trainer) => trainer.plan(),
+            Self::Forward(plan) => plan,
+            Self::Generation(generator, _) => generator.plan(),
+        }
+    }
+}
+
+/// The sizes of a workload: as published, or small, for the check against the reference.
+struct Sizes {
+    batch: usize,
+    steps: usize,
+    hidden: usize,
+    embedding: usize,
+}
+
+fn sizes(workload: Workload, small: bool) -> Sizes {
+    let (batch, steps, hidden, embedding) = match workload {
+        Workload::W1 | Workload::W2 | Workload::W4 => (512, 8, 256, 42),
+        Workload::W3 => (64, 64, 512, 64),
+        Workload::W5 => (64, 128, 256, 42),
+        Workload::W6 => (16, 1024, 768, 768),
+    };
+    if small {
+        Sizes { batch: 10, steps: 5, hidden: 36, embedding: 9 }
+    } else {
+        Sizes { batch, steps, hidden, embedding }
+    }
+}
+
+/// Builds a workload, and the numbers that the check compares after one run.
+fn build(device: &Device, workload: Workload, options: &Options, small: bool) -> Result<(Work, Check)> {
+    let Sizes { batch, steps, hidden, embedding } = sizes(workload, small);
+    let mut init = Init::new(rng::manual_seed(777));
+    if matches!(workload, Workload::W5 | Workload::W6) {
+        let cell = match (workload, options.cell) {
+            (Workload::W6, _) | (_, Kind::Lstm) => Cell::Lstm,
+            (_, Kind::Rnn) => Cell::Tanh,
+            (_, Kind::Gru) => Cell::Gru,
+        };
+        let rnn = Recurrent::new(&mut init, "rnn", cell, RnnOptions::new(embedding, hidden))?;
+        let parameters = init.upload(device)?;
+        let shape = [steps, batch, embedding];
+        let x = device.upload("x", &shape, &init.rng.randn(shape.iter().product()))?;
+        let backward = workload == Workload::W6;
+        let mut g = if backward { Graph::new(&parameters) } else { Graph::inference(&parameters) };
+        let x = g.input(&x)?;
+        let (output, end) = rnn.forward(&mut g, x, InitialState::Zero)?;
+        let tensor = if backward {
+            let n = g.shape(output).iter().product();
+            let seed = device.upload("d output", &[steps, batch, hidden], &init.rng.randn(n))?;
+            g.backward(&[], &[(output, &seed)])?;
+            parameters.get_gradient("rnn.weight_hh_l0").expect("a parameter of this name")
+        } else {
+            g.tensor(end.h)?
+        };
+        return Ok((Work::Forward(g.finish()?), Check::Tensor(tensor)));
+    }
+    let cell = if matches!(workload, Workload::W2 | Workload::W3) { Cell::Lstm } else { Cell::Tanh };
+    let layers = if workload == Workload::W3 { 2 } else { 1 };
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(85, embedding, hidden).cell(cell).num_layers(layers))?;
+    let parameters = init.upload(device)?;
+    if workload == Workload::W4 {
+        let mut generator = Generator::new(&model, &parameters, options.lanes)?;
+        generator.prime(&[10])?;
+        let length = if small { 20 } else { CHARACTERS };
+        return Ok((Work::Generation(generator, length), Check::Tokens));
+    }
+    let tokens: Vec<u32> = (0..60_000u64).map(|i| (i * i / 7 % 85) as u32).collect();
+    let corpus = Corpus::new(device, &tokens, 85)?;
+    let trainer = if workload == Workload::W3 {
+        let windows = Windows::streams(&corpus, 0..tokens.len(), batch, steps)?;
+        let state = model.state(device, batch)?;
+        Trainer::new(&parameters, Adam::new(1e-3), |g| stateful(g, &model, &windows, &state, batch))?
+    } else {
+        let windows = Windows::new(&corpus, init.rng.randperm(tokens.len() - steps), steps)?;
+        Trainer::new(&parameters, Adam::new(1e-3), |g| {
+            let batch = windows.batch(g, batch)?;
+            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
+            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+        })?
+    };
+    Ok((Work::Training(trainer), Check::Losses))
+}
+
+fn stateful(
+    g: &mut Graph,
+    model: &CharRnn,
+    windows: &Windows,
+    state: &State,
+    batch: usize,
+) -> elman::Result<elman::nn::functional::Loss> {
+    let batch = windows.batch_of_every_step(g, batch)?;
+    let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?;
+    cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+}
+
+/// What shows that a workload is right.
+enum Check {
+    /// The losses of three steps.
+    Losses,
+    /// The tokens of a text.
+    Tokens,
+    /// A tensor after one run.
+    Tensor(elman::Tensor),
+}
+
+fn outcome(device: &Device, workload: Workload, options: &Options) -> Result<Vec<f64>> {
+    let (mut work, check) = build(device, workload, options, true)?;
+    Ok(match (&mut work, check) {
+        (Work::Training(trainer), _) => {
+            (0..3).try_for_each(|_| trainer.step())?;
+            trainer.losses()?.into_iter().map(f64::from).collect()
+        }
+        (Work::Generation(generator, length), _) => {
+            let mut tokens = Vec::new();
+            generator.generate(*length, |chunk| {
+                tokens.extend(chunk.iter().map(|&token| f64::from(token)));
+                true
+            })?;
+            tokens
+        }
+        (work, Check::Tensor(tensor)) => {
+            work.run(device)?;
+            tensor.to_vec_f64()?
+        }
+        _ => unreachable!("a forward pass is checked by a tensor"),
+    })
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let device = Device::open(&options.device)?;
+    if !options.json {
+        println!("{}", device.describe());
+        println!("workload   median      min      p90  runs  dispatches       MB   GFLOP/s");
+    }
+    for &workload in &options.workloads {
+        let (got, want) = (outcome(&device, workload, &options)?, outcome(&Device::reference(), workload, &options)?);
+        let scale = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        for (got, want) in got.iter().zip(&want) {
+            ensure!((got - want).abs() <= 1e-4 * scale, "{workload:?} is wrong on this device: {got}, not {want}");
+        }
+        measure(&device, workload, &options)?;
+    }
+    Ok(())
+}
+
+fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()> {
+    let (mut work, _) = build(device, workload, options, false)?;
+    let start = Instant::now();
+    work.run(device)?;
+    let first = start.elapsed().as_secs_f64();
+    let fit = (options.seconds / first.max(1e-6)) as usize;
+    let runs = options.runs.unwrap_or(fit.clamp(5, 500));
+    (0..runs / 10).try_for_each(|_| work.run(device))?;
+    let before = device.count();
+    let mut times = Vec::new();
+    for _ in 0..runs {
+        let start = Instant::now();
+        work.run(device)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+    let (median, least, p90) = (at(0.5), times[0], at(0.9));
+    let count = work.plan().count();
+    let per_run = |n: u64| n / runs as u64;
+    let after = device.count();
+    let (submits, dispatches) =
+        (per_run(after.submits - before.submits), per_run(after.dispatches - before.dispatches));
+    let repeats = dispatches / count.dispatches.max(1) as u64;
+    let (bytes, flops) = (count.bytes * repeats, count.flops * repeats);
+    let name = format!("{workload:?}").to_lowercase();
+    if options.json {
+        let mut line = serde_json::json!({
+            "workload": name, "device": device.describe(), "precision": "f32", "median_ms": median, "min_ms": least,
+            "p90_ms": p90, "runs": runs, "dispatches": dispatches, "submits": submits, "bytes": bytes, "flops": flops,
+            "peak_bytes": after.peak_bytes,
+        });
+        match workload {
+            Workload::W4 => {
+                line["lanes"] = options.lanes.into();
+                line["chars_per_second"] = ((CHARACTERS * options.lanes) as f64 / median * 1e3).into();
+            }
+            Workload::W5 => line["cell"] = format!("{:?}", options.cell).to_lowercase().into(),
+            _ => {}
+        }
+        println!("{line}");
+        return Ok(());
+    }
+    println!(
+        "{name:8} {median:8.3} {least:8.3} {p90:8.3} {runs:5} {dispatches:11} {:8.1} {:9.1}",
+        bytes as f64 / 1e6,
+        flops as f64 / median / 1e6
+    );
+    if workload == Workload::W4 {
+        println!(
+            "         {:.0} characters/s, {} lanes",
+            (CHARACTERS * options.lanes) as f64 / median * 1e3,
+            options.lanes
+        );
+    }
+    Ok(())
+}
