@@ -42,6 +42,9 @@ struct Options {
     /// Time to spend on a workload
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
+    /// Print where the time goes, by kernel; with a path, write a trace for Chrome or Perfetto there
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    profile: Option<String>,
     /// One line of JSON for each workload
     #[arg(long)]
     json: bool,
@@ -284,6 +287,13 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
         bytes as f64 / 1e6,
         flops as f64 / median / 1e6
     );
+    if let Some(path) = &options.profile {
+        let profile = work.plan().profile(runs.min(20))?;
+        println!("{profile}");
+        if !path.is_empty() {
+            elman::io::write_atomically(path, profile.trace().as_bytes())?;
+        }
+    }
     if workload == Workload::W4 {
         println!(
             "         {:.0} characters/s, {} lanes",

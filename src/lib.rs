@@ -84,6 +84,7 @@ pub mod nn;
 pub mod optim;
 mod plan;
 mod product;
+mod profile;
 mod real;
 pub mod rng;
 pub mod schedule;
@@ -96,6 +97,7 @@ pub use error::{Error, Result};
 pub use generate::Generator;
 pub use graph::{Graph, Var};
 pub use plan::{Dispatch, Plan, PlanCount};
+pub use profile::{Profile, ProfileRow};
 pub use tensor::{DType, NO_TARGET, Tensor};
 pub use train::{Evaluator, Trainer};
 

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
 use crate::device::{Counters, Device, Kind};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Args, AsCells, Kernel, TwinFn};
+use crate::profile::{Profile, Timed};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -87,9 +89,34 @@ pub struct Plan {
 
 /// A run of commands as WebGPU wants them: dispatches inside a compute pass, the rest between passes.
 enum Pass {
-    Compute(Vec<(Arc<Pipeline>, wgpu::BindGroup, [u32; 3])>),
+    Compute(Vec<PreparedDispatch>),
     Copy { from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64 },
     Clear { buffer: wgpu::Buffer, offset: u64, bytes: u64 },
+}
+
+type PreparedDispatch = (Arc<Pipeline>, wgpu::BindGroup, [u32; 3]);
+
+impl Pass {
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        match self {
+            Self::Compute(dispatches) => encode_dispatches(encoder, dispatches, None),
+            Self::Clear { buffer, offset, bytes } => encoder.clear_buffer(buffer, *offset, Some(*bytes)),
+            Self::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
+        }
+    }
+}
+
+fn encode_dispatches(
+    encoder: &mut wgpu::CommandEncoder,
+    dispatches: &[PreparedDispatch],
+    timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+) {
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+    for (pipeline, bind_group, [x, y, z]) in dispatches {
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, bind_group, &[]);
+        pass.dispatch_workgroups(*x, *y, *z);
+    }
 }
 
 /// How many commands a plan has, by kind.
@@ -200,12 +227,113 @@ impl Plan {
         Ok(())
     }
 
+    /// Runs all commands `runs` times, each command timed: on the CPU by the clock, on a GPU by timestamp queries around
+    /// each dispatch (copies and clears are not timed there). Commands that a run overlaps are timed one by one, so their
+    /// sum may exceed the time of a run.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; the adapter has no timestamp queries.
+    pub fn profile(&self, runs: usize) -> Result<Profile> {
+        let timed = |command: &Command| match command {
+            Command::Dispatch(d) => Timed {
+                kernel: d.kernel.name,
+                result: d.tensors.last().map_or_else(String::new, |tensor| format!("{tensor:?}")),
+                flops: d.flops(),
+                bytes: d.bytes(),
+                times: Vec::new(),
+            },
+            Command::Copy { from, to } => Timed {
+                kernel: "copy",
+                result: format!("{to:?}"),
+                flops: 0,
+                bytes: 8 * from.len() as u64,
+                times: Vec::new(),
+            },
+            Command::Clear { tensor } => Timed {
+                kernel: "clear",
+                result: format!("{tensor:?}"),
+                flops: 0,
+                bytes: 4 * tensor.len() as u64,
+                times: Vec::new(),
+            },
+        };
+        let mut commands: Vec<Timed> = self.commands.iter().map(timed).collect();
+        for _ in 0..runs.max(1) {
+            let times = match self.device.kind() {
+                Kind::Gpu(gpu) => self.run_with_timestamps(gpu)?,
+                Kind::Cpu(_) => self.interpret_timed::<f32>(|kernel| kernel.twin.f32),
+                Kind::Reference(_) => self.interpret_timed::<f64>(|kernel| kernel.twin.f64),
+            };
+            commands.iter_mut().zip(times).for_each(|(command, time)| command.times.push(time));
+        }
+        Ok(Profile { device: self.device.describe(), commands })
+    }
+
+    fn interpret_timed<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>) -> Vec<(f64, f64)>
+    where
+        Memory: AsCells<F>,
+    {
+        let start = Instant::now();
+        let now = || start.elapsed().as_secs_f64() * 1e6;
+        let time = |command| {
+            let before = now();
+            self.interpret_commands(std::slice::from_ref(command), &twin);
+            (before, now() - before)
+        };
+        self.commands.iter().map(time).collect()
+    }
+
+    /// A pass of its own for each dispatch, between two timestamps; copies and clears take no time.
+    fn run_with_timestamps(&self, gpu: &Gpu) -> Result<Vec<(f64, f64)>> {
+        let dispatches = self.count().dispatches as u32;
+        let timestamps = gpu.timestamps(2 * dispatches.max(1))?;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
+        let mut next = 0;
+        for pass in &self.passes {
+            let Pass::Compute(dispatches) = pass else {
+                pass.encode(&mut encoder);
+                continue;
+            };
+            for dispatch in dispatches {
+                let writes = wgpu::ComputePassTimestampWrites {
+                    query_set: &timestamps.queries,
+                    beginning_of_pass_write_index: Some(next),
+                    end_of_pass_write_index: Some(next + 1),
+                };
+                next += 2;
+                encode_dispatches(&mut encoder, std::slice::from_ref(dispatch), Some(writes));
+            }
+        }
+        let ticks = pollster::block_on(gpu.read_timestamps(encoder, &timestamps))?;
+        let first = ticks.first().copied().unwrap_or(0);
+        let microseconds = |tick: u64| tick.wrapping_sub(first) as f64 * timestamps.nanoseconds_per_tick / 1e3;
+        let mut pairs = ticks.chunks_exact(2).map(|pair| {
+            let (start, end) = (microseconds(pair[0]), microseconds(pair[1]));
+            (start, (end - start).max(0.0))
+        });
+        Ok(self
+            .commands
+            .iter()
+            .map(|command| match command {
+                Command::Dispatch(_) => pairs.next().unwrap_or_default(),
+                Command::Copy { .. } | Command::Clear { .. } => (0.0, 0.0),
+            })
+            .collect())
+    }
+
     fn interpret<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>)
     where
         Memory: AsCells<F>,
     {
+        self.interpret_commands(&self.commands, &twin);
+    }
+
+    fn interpret_commands<F: Real>(&self, commands: &[Command], twin: &impl Fn(&Kernel) -> TwinFn<F>)
+    where
+        Memory: AsCells<F>,
+    {
         let _guard = self.device.lock();
-        for command in &self.commands {
+        for command in commands {
             // SAFETY: the lock is held; `Graph` has refused commands whose tensors overlap where one is written.
             unsafe {
                 match command {
@@ -222,18 +350,7 @@ impl Plan {
     fn submit(&self, gpu: &Gpu, times: usize) -> Result<()> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
         for pass in (0..times).flat_map(|_| &self.passes) {
-            match pass {
-                Pass::Compute(dispatches) => {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                    for (pipeline, bind_group, [x, y, z]) in dispatches {
-                        pass.set_pipeline(&pipeline.pipeline);
-                        pass.set_bind_group(0, bind_group, &[]);
-                        pass.dispatch_workgroups(*x, *y, *z);
-                    }
-                }
-                Pass::Clear { buffer, offset, bytes } => encoder.clear_buffer(buffer, *offset, Some(*bytes)),
-                Pass::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
-            }
+            pass.encode(&mut encoder);
         }
         gpu.submit(encoder.finish())
     }

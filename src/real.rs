@@ -9,6 +9,9 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     fn of(x: f64) -> Self;
     /// `x <- tanh(x)` for each element; NaN stays NaN.
     fn tanh_in_place(xs: &mut [Self]);
+    /// Runs a loop compiled for the widest vectors there are. The closure must be `#[inline(always)]` in effect: a
+    /// literal one is.
+    fn vectorize(work: impl FnOnce());
 }
 
 impl Real for f32 {
@@ -16,12 +19,11 @@ impl Real for f32 {
         x as f32
     }
     fn tanh_in_place(xs: &mut [Self]) {
+        Self::vectorize(|| xs.iter_mut().for_each(|x| *x = tanh(*x)));
+    }
+    fn vectorize(work: impl FnOnce()) {
         // pulp compiles the loop once for each vector width and picks one at run time.
-        pulp::Arch::new().dispatch(|| {
-            for x in xs {
-                *x = tanh(*x);
-            }
-        });
+        pulp::Arch::new().dispatch(work);
     }
 }
 
@@ -34,6 +36,9 @@ impl Real for f64 {
             *x = x.tanh();
         }
     }
+    fn vectorize(work: impl FnOnce()) {
+        work();
+    }
 }
 
 /// tanh without a branch, so that a loop over it vectorises; the standard library's is a call per element.
@@ -45,20 +50,23 @@ impl Real for f64 {
 fn tanh(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Added to a small number, it leaves that number, rounded to an integer, in the low bits.
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2²³
     // tanh is 1 to the last bit above 9.01; the select form (not min) lets a NaN through.
     let a = x.abs();
     let a = if a > 10.0 { 10.0 } else { a } * 2.0;
-    let n = (a * std::f32::consts::LOG2_E + 0.5).floor();
-    let r = a - n * LN2_HIGH - n * LN2_LOW;
-    let p = 1.0 / 5040.0;
-    let p = p * r + 1.0 / 720.0;
-    let p = p * r + 1.0 / 120.0;
-    let p = p * r + 1.0 / 24.0;
-    let p = p * r + 1.0 / 6.0;
-    let p = p * r + 0.5;
-    let expm1_r = p * r * r + r;
-    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
-    let expm1 = expm1_r * scale + (scale - 1.0);
+    let rounded = a.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let r = (-n).mul_add(LN2_LOW, (-n).mul_add(LN2_HIGH, a));
+    let p = 1.0f32 / 5040.0;
+    let p = p.mul_add(r, 1.0 / 720.0);
+    let p = p.mul_add(r, 1.0 / 120.0);
+    let p = p.mul_add(r, 1.0 / 24.0);
+    let p = p.mul_add(r, 1.0 / 6.0);
+    let p = p.mul_add(r, 0.5);
+    let expm1_r = (p * r).mul_add(r, r);
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits())); // 2ⁿ
+    let expm1 = expm1_r.mul_add(scale, scale - 1.0);
     (expm1 / (expm1 + 2.0)).copysign(x)
 }
 

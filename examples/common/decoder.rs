@@ -1,6 +1,5 @@
 //! A decoder: from an initial hidden state to a sequence of tokens, which it ends itself.
 
-use anyhow::Result;
 use elman::nn::functional::InitialState;
 use elman::nn::{Embedding, Gru, Init, Linear, Parameters, RnnOptions};
 use elman::{Device, Graph, Plan, Tensor, Var};
@@ -104,7 +103,7 @@ impl Greedy {
     }
 
     /// The sequences, without END; one that has not ended after `longest` tokens is cut after one more.
-    pub fn decode(&self, longest: usize) -> Result<Vec<Vec<u32>>> {
+    pub fn decode(&self, longest: usize) -> elman::Result<Vec<Vec<u32>>> {
         let batch = self.token.len();
         let mut sequences = vec![Vec::new(); batch];
         let mut tokens = vec![START; batch];

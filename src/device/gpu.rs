@@ -37,6 +37,14 @@ pub(crate) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
+/// Where a profiled plan leaves its timestamps.
+pub(crate) struct Timestamps {
+    pub queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    count: u32,
+    pub nanoseconds_per_tick: f64,
+}
+
 /// The first thing that went wrong outside a call that could have reported it.
 #[derive(Clone)]
 enum Failure {
@@ -64,6 +72,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -236,6 +245,38 @@ impl Gpu {
         let polled = self.device.poll(kind);
         self.check()?;
         polled.map(|_| ()).map_err(|error| Error::Gpu(error.to_string()))
+    }
+
+    /// A place for so many timestamps.
+    pub fn timestamps(&self, count: u32) -> Result<Timestamps> {
+        if !self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Err(Error::argument("profile", "device", "an adapter with timestamp queries", &self.adapter));
+        }
+        if count > wgpu::QUERY_SET_MAX_QUERIES {
+            let expected = format!("at most {} dispatches in a plan", wgpu::QUERY_SET_MAX_QUERIES / 2);
+            return Err(Error::argument("profile", "plan", expected, count / 2));
+        }
+        let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("profile"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("timestamps"),
+            size: u64::from(count) * 8,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        let nanoseconds_per_tick = self.queue.get_timestamp_period().into();
+        Ok(Timestamps { queries, resolved, count, nanoseconds_per_tick })
+    }
+
+    /// Submits commands that write timestamps, and gives the ticks.
+    pub async fn read_timestamps(&self, mut commands: wgpu::CommandEncoder, place: &Timestamps) -> Result<Vec<u64>> {
+        commands.resolve_query_set(&place.queries, 0..place.count, &place.resolved, 0);
+        self.submit(commands.finish())?;
+        let bytes = self.read(&place.resolved, 0..place.resolved.size()).await?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
     /// The bytes of a range of a buffer, once everything submitted before is done.

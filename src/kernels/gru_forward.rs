@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, sigmoid_in_place, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -53,7 +53,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (batch, hidden) = (p.B as usize, p.H as usize);
     let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(saved.write(), batch, 4 * hidden));
     per_tile.enumerate().for_each(|(tile, (mut slots, mut saved))| {
-        let start = tile * TWIN_ROWS;
+        let start = tile * twin_rows(batch);
         let recurrent = match p.fused {
             0 => Recurrent::Made { product: &made[start * 3 * hidden..], gates: 3 },
             _ => Recurrent::Fused(w),

@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, matrix_of, tiles};
+use super::sequence::{
+    Launch, RowTile, Sequence, SequenceGradients, Steps, matrix_of, split, split_mut, tiles, twin_rows,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -69,42 +71,46 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             carried.fill(F::zero());
             carried_c.fill(F::zero());
         }
-        let start = tile * TWIN_ROWS;
+        let start = tile * twin_rows(batch);
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); carried.len()]);
         let mut u = vec![F::zero(); carried.len()];
         for t in (p.first as usize..p.last as usize).rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);
             F::tanh_in_place(&mut u);
-            for row in 0..carried.len() / hidden {
+            for (row, u) in u.chunks_exact(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
-                for j in 0..hidden {
-                    let (at, here) = ((t * batch + entry) * hidden + j, row * hidden + j);
-                    let mut d = [F::zero(); 4];
-                    if t < length {
-                        let (mut dh, mut dc) = (carried[here], carried_c[here]);
-                        if p.has_dend != 0 && t + 1 == length {
-                            dh = dh + dend[entry * hidden + j];
-                            dc = dc + dend[(batch + entry) * hidden + j];
-                        }
-                        if p.has_dy != 0 {
-                            dh = dh + dy[at];
-                        }
-                        let [i, f, g, o] =
-                            [0, 1, 2, 3].map(|gate| saved[((t * batch + entry) * 4 + gate) * hidden + j]);
-                        let u = u[here];
-                        dc = dc + dh * o * (one - u * u);
-                        d = [
-                            dc * g * i * (one - i),
-                            dc * c[at] * f * (one - f),
-                            dc * i * (one - g * g),
-                            dh * u * o * (one - o),
-                        ];
-                        carried_c[here] = dc * f;
+                let (here, at) = (row * hidden..(row + 1) * hidden, (t * batch + entry) * hidden);
+                let d = &mut dx[t][4 * here.start..4 * here.end];
+                if t >= length {
+                    d.fill(F::zero());
+                    gates.iter_mut().for_each(|gate| gate[here.clone()].fill(F::zero()));
+                    continue;
+                }
+                let (dh, dc) = (&mut carried[here.clone()], &mut carried_c[here.clone()]);
+                let add = |sum: &mut [F], more: &[F]| {
+                    F::vectorize(|| sum.iter_mut().zip(more).for_each(|(sum, &more)| *sum = *sum + more));
+                };
+                if p.has_dend != 0 && t + 1 == length {
+                    add(dh, &dend[entry * hidden..]);
+                    add(dc, &dend[(batch + entry) * hidden..]);
+                }
+                if p.has_dy != 0 {
+                    add(dh, &dy[at..]);
+                }
+                let (c, [i, f, g, o]) = (&c[at..][..hidden], split(&saved[4 * at..], hidden));
+                let [di, df, dg, d_o] = split_mut(d, hidden);
+                F::vectorize(|| {
+                    for j in 0..hidden.min(u.len()).min(dh.len()).min(dc.len()) {
+                        let sum = dc[j] + dh[j] * o[j] * (one - u[j] * u[j]);
+                        di[j] = sum * g[j] * i[j] * (one - i[j]);
+                        df[j] = sum * c[j] * f[j] * (one - f[j]);
+                        dg[j] = sum * i[j] * (one - g[j] * g[j]);
+                        d_o[j] = dh[j] * u[j] * o[j] * (one - o[j]);
+                        dc[j] = sum * f[j];
                     }
-                    for gate in 0..4 {
-                        gates[gate][here] = d[gate];
-                        dx[t][(row * 4 + gate) * hidden + j] = d[gate];
-                    }
+                });
+                for (gate, d) in gates.iter_mut().zip([di, df, dg, d_o]) {
+                    gate[here.clone()].copy_from_slice(d);
                 }
             }
             carried.fill(F::zero());

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, TWIN_ROWS, sigmoid_in_place, tiles};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, sigmoid_in_place, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -56,7 +56,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         4 * hidden,
     ));
     per_tile.enumerate().for_each(|(tile, ((mut h, mut c), mut saved))| {
-        let start = tile * TWIN_ROWS;
+        let start = tile * twin_rows(batch);
         let recurrent = match p.fused {
             0 => Recurrent::Made { product: &made[start * 4 * hidden..], gates: 4 },
             _ => Recurrent::Fused(w),
@@ -75,24 +75,26 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             }
             let (past, future) = c.split_at_mut(t + 1);
             let (before, cell) = (&*past[t], &mut *future[0]);
-            for row in 0..next.len() / hidden {
-                let valid = t < lengths[start + row] as usize;
-                for j in 0..hidden {
-                    let at = row * hidden + j;
-                    let [i, f, g, _] = [0, 1, 2, 3].map(|gate| gates[gate][at]);
-                    cell[at] = if valid { f * before[at] + i * g } else { F::zero() };
-                    for gate in 0..4 {
-                        saved[t][(row * 4 + gate) * hidden + j] = gates[gate][at];
+            for (row, cell) in cell.chunks_exact_mut(hidden).enumerate() {
+                let at = row * hidden..(row + 1) * hidden;
+                let [i, f, g, o] = std::array::from_fn(|gate| &gates[gate][at.clone()]);
+                for (saved, gate) in saved[t][4 * at.start..4 * at.end].chunks_exact_mut(hidden).zip([i, f, g, o]) {
+                    saved.copy_from_slice(gate);
+                }
+                let (before, next) = (&before[at.clone()], &mut next[at]);
+                if t >= lengths[start + row] as usize {
+                    cell.fill(F::zero());
+                    next.fill(F::zero());
+                    continue;
+                }
+                F::vectorize(|| {
+                    for ((((cell, &c), &i), &f), &g) in cell.iter_mut().zip(before).zip(i).zip(f).zip(g) {
+                        *cell = f * c + i * g;
                     }
-                }
-            }
-            next.copy_from_slice(cell);
-            F::tanh_in_place(next);
-            next.iter_mut().zip(&gates[3]).for_each(|(next, &o)| *next = o * *next);
-            for (row, &length) in next.chunks_exact_mut(hidden).zip(&lengths[start..]) {
-                if t >= length as usize {
-                    row.fill(F::zero());
-                }
+                });
+                next.copy_from_slice(cell);
+                F::tanh_in_place(next);
+                F::vectorize(|| next.iter_mut().zip(o).for_each(|(next, &o)| *next = o * *next));
             }
         }
     });

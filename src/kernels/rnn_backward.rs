@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, TWIN_ROWS, matrix_of, tiles};
+use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, matrix_of, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -68,7 +68,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         if p.last == p.T {
             carried.fill(F::zero());
         }
-        let start = tile * TWIN_ROWS;
+        let start = tile * twin_rows(batch);
         for t in (p.first as usize..p.last as usize).rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);

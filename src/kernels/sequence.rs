@@ -311,14 +311,19 @@ fn check(cell: Cell, s: &Sequence) -> Result<(usize, usize, usize)> {
     Ok((steps, batch, hidden))
 }
 
-/// Batch entries that one thread of a twin takes through all steps: their states and W stay in its cache.
-pub(super) const TWIN_ROWS: usize = 64;
+/// Batch entries that one thread of a twin takes through all steps, their states and W in its cache: few enough that a
+/// small batch keeps several threads busy. It depends on the batch alone, so that the threads there are do not change
+/// the result.
+pub(super) fn twin_rows(batch: usize) -> usize {
+    (batch / 4).clamp(16, 64)
+}
 
-/// `[slots, batch, width]` cut into tiles of `TWIN_ROWS` batch entries: for each tile, its part of every slot.
+/// `[slots, batch, width]` cut into tiles of [`twin_rows`] batch entries: for each tile, its part of every slot.
 pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<&mut [F]>> {
-    let mut tiles: Vec<_> = (0..batch.div_ceil(TWIN_ROWS)).map(|_| Vec::new()).collect();
+    let rows = twin_rows(batch);
+    let mut tiles: Vec<_> = (0..batch.div_ceil(rows)).map(|_| Vec::new()).collect();
     for slot in values.chunks_exact_mut(batch * width) {
-        for (tile, part) in tiles.iter_mut().zip(slot.chunks_mut(TWIN_ROWS * width)) {
+        for (tile, part) in tiles.iter_mut().zip(slot.chunks_mut(rows * width)) {
             tile.push(part);
         }
     }
@@ -329,6 +334,17 @@ pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<
 pub(super) fn matrix_of<F: Real>(w: &[F], gate: usize, hidden: usize) -> Matrix<'_, F> {
     let padded = hidden.next_multiple_of(4);
     Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded)
+}
+
+/// N slices of a length each, one after the other: gate by gate, say.
+pub(super) fn split<F, const N: usize>(values: &[F], each: usize) -> [&[F]; N] {
+    std::array::from_fn(|i| &values[i * each..][..each])
+}
+
+/// [`split`], to be written.
+pub(super) fn split_mut<F, const N: usize>(values: &mut [F], each: usize) -> [&mut [F]; N] {
+    let mut parts = values.chunks_exact_mut(each);
+    std::array::from_fn(|_| parts.next().expect("as many slices as asked for"))
 }
 
 /// Where a twin has the product of the state and the recurrent matrix from.
@@ -361,7 +377,7 @@ impl<F: Real> Recurrent<'_, F> {
 /// `σ(x)` for each element, by the vectorised tanh: `σ(x) = (1 + tanh(x / 2)) / 2`.
 pub(super) fn sigmoid_in_place<F: Real>(xs: &mut [F]) {
     let half = F::of(0.5);
-    xs.iter_mut().for_each(|x| *x = half * *x);
+    F::vectorize(|| xs.iter_mut().for_each(|x| *x = half * *x));
     F::tanh_in_place(xs);
-    xs.iter_mut().for_each(|x| *x = half * *x + half);
+    F::vectorize(|| xs.iter_mut().for_each(|x| *x = half * *x + half));
 }

@@ -1,0 +1,207 @@
+//! Many to many, of other lengths: dates as people write them -> `1968-05-03`, one character at a time.
+//!
+//! An encoder reads the date to its end; its last state is where the decoder starts. A hundredth of the dates from 1900 to
+//! 2099 is held out: in training, the network has seen them in no style.
+
+mod common;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use common::decoder::{Decoder, Greedy, PAD, Teacher, time_major};
+use common::{DeviceArgs, announce, say};
+use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::{Embedding, Gru, Init, RnnOptions};
+use elman::optim::{Adam, Clip, Optimizer};
+use elman::rng::{self, Rng};
+use elman::schedule::{OneCycle, OneCycleOptions, Schedule as _};
+use elman::text::hold_out;
+use elman::{Device, Graph, Tensor, Trainer, Var};
+
+#[rustfmt::skip]
+const MONTHS: [&str; 12] = [
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+];
+/// The first is that of 1 January 1900.
+const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+#[rustfmt::skip]
+const ORDINALS: [&str; 20] = [
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
+    "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth",
+];
+/// Characters are their ASCII codes; those of PAD, START and END stand for no character.
+const VOCABULARY: usize = 128;
+/// Characters of the longest date that is read: `Wednesday, the twenty-seventh of September 1968`.
+const LONGEST: usize = 47;
+/// Characters of `1968-05-03`.
+const ISO: usize = 10;
+const BATCH: usize = 64;
+const EMBEDDING: usize = 32;
+const HIDDEN: usize = 128;
+const LR: f64 = 5e-3;
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Training steps, of 64 dates each
+    #[arg(long, default_value_t = 2000)]
+    steps: usize,
+    /// Seed of the split, the initial weights and the styles
+    #[arg(long, default_value_t = 777)]
+    seed: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Date {
+    year: usize,
+    /// 1 to 12
+    month: usize,
+    day: usize,
+    /// 0 is a Monday.
+    weekday: usize,
+}
+
+/// A GRU that reads, and one that writes.
+struct Network {
+    embedding: Embedding,
+    encoder: Gru,
+    decoder: Decoder,
+}
+
+/// Written dates on a device.
+struct Written {
+    /// `[T, B]`
+    characters: Tensor,
+    /// `[B]`
+    lengths: Tensor,
+}
+
+fn main() -> ExitCode {
+    common::exit_code(run())
+}
+
+fn run() -> Result<ExitCode> {
+    let options = Options::parse();
+    let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
+    announce(&device)?;
+    let mut init = Init::new(rng::manual_seed(options.seed.into()));
+    let dates = Date::all();
+    let (training, held_out) = hold_out(&init.rng.randperm(dates.len()), 0.01);
+    let pick = |indices: &[u32]| indices.iter().map(|&i| dates[i as usize]).collect::<Vec<_>>();
+    let (training, held_out) = (pick(&training), pick(&held_out));
+    say!("{} dates to learn from, {} held out", training.len(), held_out.len());
+    let network = Network {
+        embedding: Embedding::new(&mut init, "encoder.embedding", VOCABULARY, EMBEDDING)?,
+        encoder: Gru::new(&mut init, "encoder.gru", RnnOptions::new(EMBEDDING, HIDDEN))?,
+        decoder: Decoder::new(&mut init, VOCABULARY, EMBEDDING, HIDDEN)?,
+    };
+    let parameters = init.upload(&device)?;
+
+    let written = Written::new(&device, BATCH)?;
+    let teacher = Teacher::new(&device, ISO, BATCH, VOCABULARY)?;
+    let optimizer = Optimizer::from(Adam::new(LR)).clip(Clip::Norm(1.0));
+    let mut trainer = Trainer::new(&parameters, optimizer, |g| {
+        let h_n = network.encode(g, &written)?;
+        let logits = network.decoder.forward(g, &teacher.input, InitialState::Given(h_n.into()))?;
+        cross_entropy(g, logits, &teacher.target, Reduction::Mean.ignoring(PAD))
+    })?;
+    let schedule = OneCycle::new(LR, options.steps.max(1), OneCycleOptions::default())?;
+    for step in 1..=options.steps {
+        let draw = |_| training[init.rng.next_u32() as usize % training.len()];
+        let batch: Vec<Date> = (0..BATCH).map(draw).collect();
+        written.write(&batch.iter().map(|date| date.write(&mut init.rng)).collect::<Vec<_>>())?;
+        teacher.write(&batch.iter().map(|date| tokens(&date.iso())).collect::<Vec<_>>())?;
+        trainer.set_lr(schedule.lr(step - 1))?;
+        trainer.step()?;
+        if step % 100 == 0 || step == options.steps {
+            let losses = trainer.losses()?;
+            say!("step {step}: loss {:.4}", losses.iter().sum::<f32>() / losses.len() as f32);
+        }
+    }
+
+    let texts: Vec<String> = held_out.iter().map(|date| date.write(&mut init.rng)).collect();
+    let written = Written::new(&device, held_out.len())?;
+    written.write(&texts)?;
+    let greedy = Greedy::new(&parameters, &network.decoder, held_out.len(), |g| network.encode(g, &written))?;
+    let text = |tokens: &Vec<u32>| tokens.iter().map(|&token| token as u8 as char).collect::<String>();
+    let translated: Vec<String> = greedy.decode(ISO)?.iter().map(text).collect();
+    for (text, iso) in texts.iter().zip(&translated).take(8) {
+        say!("{text:?} -> {}", iso.escape_default());
+    }
+    let right = translated.iter().zip(&held_out).filter(|(iso, date)| **iso == date.iso()).count();
+    say!("held-out exact dates: {:.3}", right as f64 / held_out.len() as f64);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Network {
+    /// The state after each date's last character, `[1, B, H]`.
+    fn encode(&self, g: &mut Graph, written: &Written) -> elman::Result<Var> {
+        let x = self.embedding.forward(g, &written.characters)?;
+        Ok(self.encoder.forward_with_lengths(g, x, InitialState::Zero, &written.lengths)?.h_n)
+    }
+}
+
+impl Written {
+    fn new(device: &Device, batch: usize) -> elman::Result<Self> {
+        let characters = device.tokens("characters", &[LONGEST, batch], VOCABULARY)?;
+        Ok(Self { characters, lengths: device.lengths("lengths", batch, LONGEST)? })
+    }
+
+    fn write(&self, texts: &[String]) -> elman::Result<()> {
+        let rows: Vec<_> = texts.iter().map(|text| tokens(text)).collect();
+        self.characters.write_u32(&time_major(&rows, LONGEST))?;
+        self.lengths.write_u32(&rows.iter().map(|row| row.len() as u32).collect::<Vec<_>>())
+    }
+}
+
+impl Date {
+    /// From 1900 to 2099.
+    fn all() -> Vec<Self> {
+        let mut dates = Vec::new();
+        for year in 1900..2100 {
+            let february = if year % 4 == 0 && year != 1900 { 29 } else { 28 };
+            for (month, days) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
+                for day in 1..=days {
+                    dates.push(Self { year, month, day, weekday: dates.len() % 7 });
+                }
+            }
+        }
+        dates
+    }
+
+    fn iso(self) -> String {
+        format!("{}-{:02}-{:02}", self.year, self.month, self.day)
+    }
+
+    /// In one of many styles. Where the month is a number, the day comes first.
+    fn write(self, rng: &mut Rng) -> String {
+        let Self { year, month, day, weekday } = self;
+        let (month, weekday) = (MONTHS[month - 1], WEEKDAYS[weekday]);
+        let ordinal = match day {
+            1..=20 => ORDINALS[day - 1].to_owned(),
+            30 => "thirtieth".to_owned(),
+            31 => "thirty-first".to_owned(),
+            _ => format!("twenty-{}", ORDINALS[day - 21]),
+        };
+        let th = &ordinal[ordinal.len() - 2..];
+        match rng.next_u32() % 10 {
+            0 => format!("{day} {month} {year}"),
+            1 => format!("{month} {day}, {year}"),
+            2 => format!("{day:02}.{:02}.{year}", self.month),
+            3 => format!("{day}{th} {} {year}", &month[..3]),
+            4 => format!("{weekday}, {} {day}, {year}", &month[..3]),
+            5 => format!("{weekday}, the {day}{th} of {month} {year}"),
+            6 => format!("the {ordinal} of {month}, {year}"),
+            7 => format!("{month} the {ordinal}, {year}"),
+            8 => format!("{weekday}, the {ordinal} of {month} {year}"),
+            _ => format!("in {year}, on the {day}{th} of {month}"),
+        }
+    }
+}
+
+fn tokens(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
