@@ -128,7 +128,7 @@ fn run() -> Result<ExitCode> {
     })?;
     let schedule = CosineAnnealing::new(LR, options.steps.max(1), 0.0)?;
     for step in 1..=options.steps {
-        let draw = |_| training[init.rng.next_u32() as usize % training.len()];
+        let draw = |_| training[init.rng.randint(training.len() as u32, 1)[0] as usize];
         let batch: Vec<Scene> = (0..BATCH).map(draw).collect();
         pictures.write(&batch.iter().flat_map(|scene| scene.draw(&mut init.rng)).collect::<Vec<_>>())?;
         teacher.write(&batch.iter().map(tokens).collect::<Vec<_>>())?;

@@ -88,7 +88,8 @@ fn run() -> Result<ExitCode> {
     let start = HOURS - HELD_OUT;
     let windows = start - HORIZON - PAST + 1;
     for step in 1..=options.steps {
-        let origins: Vec<_> = (0..BATCH).map(|_| PAST + init.rng.next_u32() as usize % windows).collect();
+        let origins = init.rng.randint(windows as u32, BATCH);
+        let origins: Vec<_> = origins.into_iter().map(|at| PAST + at as usize).collect();
         training.write(&series, &origins)?;
         trainer.step()?;
         if step % 50 == 0 || step == options.steps {

@@ -185,5 +185,5 @@ fn moved([x, y]: [usize; 2], label: u32) -> Option<[usize; 2]> {
 
 /// Uniform in 0..n.
 fn below(rng: &mut Rng, n: usize) -> usize {
-    rng.next_u32() as usize % n
+    rng.randint(n as u32, 1)[0] as usize
 }

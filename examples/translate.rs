@@ -110,7 +110,7 @@ fn run() -> Result<ExitCode> {
     })?;
     let schedule = OneCycle::new(LR, options.steps.max(1), OneCycleOptions::default())?;
     for step in 1..=options.steps {
-        let draw = |_| training[init.rng.next_u32() as usize % training.len()];
+        let draw = |_| training[init.rng.randint(training.len() as u32, 1)[0] as usize];
         let batch: Vec<Date> = (0..BATCH).map(draw).collect();
         written.write(&batch.iter().map(|date| date.write(&mut init.rng)).collect::<Vec<_>>())?;
         teacher.write(&batch.iter().map(|date| tokens(&date.iso())).collect::<Vec<_>>())?;

@@ -7,6 +7,7 @@
 // params   T, B, H
 //          first, last        the steps to compute
 //          fused              whether the recurrent product is made here
+//          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 // x        [N, 3 H]           gates r, z, n; b_ih included
 // index    [T, B] u32         the row of x for each step and entry
 // lengths  [B] u32
@@ -23,6 +24,7 @@ struct Params {
     first: u32,
     last: u32,
     fused: u32,
+    save: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -63,10 +65,12 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
                     let at = (t * p.B + entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            saved[at + j] = r[j];
-                            saved[at + p.H + j] = z[j];
-                            saved[at + 2u * p.H + j] = n[j];
-                            saved[at + 3u * p.H + j] = m[j];
+                            if p.save != 0u {
+                                saved[at + j] = r[j];
+                                saved[at + p.H + j] = z[j];
+                                saved[at + 2u * p.H + j] = n[j];
+                                saved[at + 3u * p.H + j] = m[j];
+                            }
                         } else {
                             state[j] = 0.0; // the padding of the rows stays zero
                         }

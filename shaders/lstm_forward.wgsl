@@ -7,6 +7,7 @@
 // params   T, B, H
 //          first, last        the steps to compute
 //          fused              whether the recurrent product is made here
+//          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 // x        [N, 4 H]           gates i, f, g, o, biases included
 // index    [T, B] u32         the row of x for each step and entry
 // lengths  [B] u32
@@ -22,6 +23,7 @@ struct Params {
     first: u32,
     last: u32,
     fused: u32,
+    save: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -64,10 +66,12 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
                             cell[j] = f[j] * c[slot + j] + i[j] * g[j];
-                            saved[at + j] = i[j];
-                            saved[at + p.H + j] = f[j];
-                            saved[at + 2u * p.H + j] = g[j];
-                            saved[at + 3u * p.H + j] = o[j];
+                            if p.save != 0u {
+                                saved[at + j] = i[j];
+                                saved[at + p.H + j] = f[j];
+                                saved[at + 2u * p.H + j] = g[j];
+                                saved[at + 3u * p.H + j] = o[j];
+                            }
                         }
                     }
                     state = o * tanh4(cell);

@@ -13,6 +13,8 @@ const RING: usize = 32;
 
 /// Draws one token at a time with the hidden state carried. Its state is its own: training goes on undisturbed.
 pub struct Generator {
+    /// What depends on the parameters alone: run once for each text, or piece of one.
+    constants: Plan,
     plan: Plan,
     state: State,
     lanes: Lanes,
@@ -64,10 +66,12 @@ impl Generator {
         let state = model.state(parameters.device(), lanes)?;
         let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
+        g.set_repeated();
         let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
         let logits = g.tensor(logits)?;
         draw.record(&mut g, &logits)?;
-        Ok(Self { plan: g.finish_async().await?, state, lanes: draw, drawn: 0 })
+        let (constants, plan) = g.finish_in_two_async().await?;
+        Ok(Self { constants, plan, state, lanes: draw, drawn: 0 })
     }
 
     /// How bold the draws are: 0 takes the most likely token, 1 draws from the network's distribution.
@@ -103,6 +107,7 @@ impl Generator {
             return Err(Error::Token { token: prompt[position], position, vocabulary });
         }
         self.state.zero()?;
+        self.constants.run()?;
         for &token in before {
             self.lanes.tokens.write_u32(&vec![token; lanes])?;
             self.plan.run()?;
@@ -128,6 +133,7 @@ impl Generator {
     pub async fn generate_async(&mut self, length: usize, mut each: impl FnMut(&[u32]) -> bool) -> Result<()> {
         let lanes = self.lanes.tokens.len();
         let mut left = length;
+        self.constants.run()?;
         while left > 0 {
             let steps = left.min(RING);
             self.plan.run_times(steps)?;
@@ -142,7 +148,7 @@ impl Generator {
         Ok(())
     }
 
-    /// The plan of one step.
+    /// The plan of one step. What depends on the parameters alone is not in it.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

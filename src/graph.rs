@@ -1,6 +1,7 @@
 //! Records a [`Plan`]: commands in forward order, and a tape, kept while building, that writes the backward commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ pub struct Graph {
     parameters: Option<Parameters>,
     differentiable: bool,
     wide: bool,
+    repeated: bool,
     commands: Vec<Command>,
     notes: Vec<String>,
     nodes: Vec<Node>,
@@ -35,6 +37,9 @@ pub struct Graph {
     clock: Option<Tensor>,
     wanted_losses: Vec<bool>,
 }
+
+/// Beyond this, a table of results would cost more memory than it is worth.
+const MOST_ROWS_OF_A_KEPT_TABLE: usize = 4096;
 
 type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
 
@@ -82,6 +87,7 @@ impl Graph {
             parameters: None,
             differentiable: true,
             wide: device.is_wide(),
+            repeated: false,
             commands: Vec::new(),
             notes: Vec::new(),
             nodes: Vec::new(),
@@ -107,6 +113,18 @@ impl Graph {
     /// Plans as for a GPU, or as for a software driver, whatever the device is.
     pub fn set_wide(&mut self, wide: bool) {
         self.wide = wide;
+    }
+
+    /// Says that the plan will run often between changes of the parameters: what depends on them alone costs nothing.
+    pub(crate) fn set_repeated(&mut self) {
+        self.repeated = true;
+    }
+
+    /// Whether an operation on the rows of a table shall be done on the whole table, to look up its result: if the table
+    /// has fewer rows than are looked up, or is made once for many runs.
+    pub(crate) fn prefers_table(&self, table: Var, index: &Tensor) -> bool {
+        let rows = self.shape(table)[0];
+        rows < index.len() || (self.repeated && rows <= MOST_ROWS_OF_A_KEPT_TABLE)
     }
 
     /// Whether gradients are recorded: dropout drops only then.
@@ -421,7 +439,7 @@ impl Graph {
         if from.len() != to.len() || from.dtype() != to.dtype() {
             return Err(Error::shape("copy", to.name(), format!("that of `{from:?}`"), to.shape()));
         }
-        if std::sync::Arc::ptr_eq(from.buffer(), to.buffer()) {
+        if Arc::ptr_eq(from.buffer(), to.buffer()) {
             return Err(Error::Aliased {
                 kernel: "copy",
                 first: from.name().into(),
@@ -460,11 +478,47 @@ impl Graph {
     pub async fn finish_async(self) -> Result<Plan> {
         Plan::prepare(self.device, self.commands, self.notes).await
     }
+
+    /// Two plans: what needs to run only when the parameters have changed, and what every run needs.
+    pub(crate) async fn finish_in_two_async(self) -> Result<(Plan, Plan)> {
+        let Some(parameters) = &self.parameters else {
+            return Ok((Plan::prepare(self.device.clone(), Vec::new(), Vec::new()).await?, self.finish_async().await?));
+        };
+        let (constants, others) = split_off_constants(self.commands, parameters);
+        let constants = Plan::prepare(self.device.clone(), constants, Vec::new()).await?;
+        Ok((constants, Plan::prepare(self.device, others, self.notes).await?))
+    }
+}
+
+/// Commands that give the same in every run until the parameters change, and the others.
+///
+/// What varies from run to run starts in buffers that no command writes (the user does), other than the parameters', and
+/// spreads to every command that touches one, and on to what that command writes.
+fn split_off_constants(commands: Vec<Command>, parameters: &Parameters) -> (Vec<Command>, Vec<Command>) {
+    let id = |tensor: &Tensor| Arc::as_ptr(tensor.buffer()) as usize;
+    let written: BTreeSet<usize> = commands.iter().flat_map(Command::writes).map(id).collect();
+    let read = commands.iter().flat_map(Command::reads).map(id);
+    let mut varying: BTreeSet<usize> =
+        read.filter(|buffer| !written.contains(buffer) && *buffer != id(parameters.values())).collect();
+    let touches = |command: &Command, varying: &BTreeSet<usize>| {
+        command.reads().chain(command.writes()).any(|tensor| varying.contains(&id(tensor)))
+    };
+    loop {
+        let before = varying.len();
+        for command in &commands {
+            if touches(command, &varying) {
+                varying.extend(command.writes().map(id));
+            }
+        }
+        if varying.len() == before {
+            return commands.into_iter().partition(|command| !touches(command, &varying));
+        }
+    }
 }
 
 /// WebGPU lets a buffer be bound several times in a dispatch if all bindings read it, or all write disjoint ranges.
 fn refuse_aliasing(kernel: &Kernel, (i, first): (usize, &Tensor), (j, second): (usize, &Tensor)) -> Result<()> {
-    if !std::sync::Arc::ptr_eq(first.buffer(), second.buffer()) {
+    if !Arc::ptr_eq(first.buffer(), second.buffer()) {
         return Ok(());
     }
     let range = |tensor: &Tensor| tensor.offset()..tensor.offset() + tensor.len();

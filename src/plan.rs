@@ -21,6 +21,27 @@ pub(crate) enum Command {
     Clear { tensor: Tensor },
 }
 
+impl Command {
+    /// The tensors that it reads alone.
+    pub fn reads(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors(Access::Read)
+    }
+
+    /// The tensors that it writes.
+    pub fn writes(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors(Access::Write)
+    }
+
+    fn tensors(&self, access: Access) -> impl Iterator<Item = &Tensor> {
+        let all: Vec<(Access, &Tensor)> = match self {
+            Self::Dispatch(d) => d.kernel.bindings.iter().map(|binding| binding.access).zip(&d.tensors).collect(),
+            Self::Copy { from, to } => vec![(Access::Read, from), (Access::Write, to)],
+            Self::Clear { tensor } => vec![(Access::Write, tensor)],
+        };
+        all.into_iter().filter(move |(a, _)| *a == access).map(|(_, tensor)| tensor)
+    }
+}
+
 /// A kernel with everything it needs.
 #[derive(Clone)]
 pub struct Dispatch {

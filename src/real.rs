@@ -9,9 +9,9 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     fn of(x: f64) -> Self;
     /// `x <- tanh(x)` for each element; NaN stays NaN.
     fn tanh_in_place(xs: &mut [Self]);
-    /// Runs a loop compiled for the widest vectors there are. The closure must be `#[inline(always)]` in effect: a
-    /// literal one is.
-    fn vectorize(work: impl FnOnce());
+    /// Runs a loop compiled for the widest vectors there are: a short closure, or a struct whose `call` is
+    /// `#[inline(always)]`, for what is not inlined is not vectorised.
+    fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>);
 }
 
 impl Real for f32 {
@@ -21,7 +21,7 @@ impl Real for f32 {
     fn tanh_in_place(xs: &mut [Self]) {
         Self::vectorize(|| xs.iter_mut().for_each(|x| *x = tanh(*x)));
     }
-    fn vectorize(work: impl FnOnce()) {
+    fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
         // pulp compiles the loop once for each vector width and picks one at run time.
         pulp::Arch::new().dispatch(work);
     }
@@ -36,8 +36,8 @@ impl Real for f64 {
             *x = x.tanh();
         }
     }
-    fn vectorize(work: impl FnOnce()) {
-        work();
+    fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
+        work.call();
     }
 }
 

@@ -107,6 +107,15 @@ impl Rng {
         radius * angle.cos()
     }
 
+    /// `torch.randint(0, high, (n,))`: uniform in 0..high. A `high` of 0 is taken for 1.
+    ///
+    /// ```
+    /// assert_eq!(elman::rng::manual_seed(777).randint(10, 8), [5, 9, 1, 8, 5, 7, 7, 7]);
+    /// ```
+    pub fn randint(&mut self, high: u32, n: usize) -> Vec<u32> {
+        (0..n).map(|_| self.next_u32() % high.max(1)).collect()
+    }
+
     /// `torch.randperm(n)`: a random order of 0..n.
     pub fn randperm(&mut self, n: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n as u32).collect();

@@ -1,8 +1,9 @@
 //! The gradient of [`super::gru_forward`].
 
-use rayon::prelude::*;
-
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, matrix_of, tiles, twin_rows};
+use super::sequence::{
+    Launch, RowTile, Sequence, SequenceGradients, Steps, add_in_place, for_each_tile, matrix_of, split_mut, tiles,
+    twin_rows,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -62,10 +63,10 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (batch, hidden, one) = (p.B as usize, p.H as usize, F::one());
     let per_tile = tiles(dx.write(), batch, 3 * hidden)
-        .into_par_iter()
+        .into_iter()
         .zip(tiles(saved.write(), batch, 4 * hidden))
         .zip(tiles(dstart.write(), batch, hidden));
-    per_tile.enumerate().for_each(|(tile, ((mut dx, mut saved), mut dstart))| {
+    for_each_tile(per_tile, |tile, ((mut dx, mut saved), mut dstart)| {
         let carried = &mut *dstart[0];
         if p.last == p.T {
             carried.fill(F::zero());
@@ -78,31 +79,37 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
                 let saved = &mut saved[t][row * 4 * hidden..][..4 * hidden];
                 let dx = &mut dx[t][row * 3 * hidden..][..3 * hidden];
-                for j in 0..hidden {
-                    let at = (t * batch + entry) * hidden + j;
-                    let (mut dr, mut dz, mut dn, mut dm, mut back) =
-                        (F::zero(), F::zero(), F::zero(), F::zero(), F::zero());
-                    if t < length {
-                        let mut dh = carried[j];
-                        if p.has_dend != 0 && t + 1 == length {
-                            dh = dh + dend[entry * hidden + j];
-                        }
-                        if p.has_dy != 0 {
-                            dh = dh + dy[at];
-                        }
-                        let (r, z, n, m) = (saved[j], saved[hidden + j], saved[2 * hidden + j], saved[3 * hidden + j]);
-                        dn = dh * (one - z) * (one - n * n);
-                        dz = dh * (h[at] - n) * z * (one - z);
-                        dr = dn * m * r * (one - r);
-                        dm = dn * r;
-                        back = dh * z;
+                let here = row * hidden..(row + 1) * hidden;
+                if t >= length {
+                    dx.fill(F::zero());
+                    carried.fill(F::zero());
+                    saved[..3 * hidden].fill(F::zero());
+                    gates.iter_mut().for_each(|gate| gate[here.clone()].fill(F::zero()));
+                    continue;
+                }
+                let at = (t * batch + entry) * hidden;
+                if p.has_dend != 0 && t + 1 == length {
+                    add_in_place(carried, &dend[entry * hidden..]);
+                }
+                if p.has_dy != 0 {
+                    add_in_place(carried, &dy[at..]);
+                }
+                let h = &h[at..][..hidden];
+                let ([r, z, n, m], [dr, dz, dn]) = (split_mut(saved, hidden), split_mut(dx, hidden));
+                // The saved gates make place for the gradient of the recurrent product.
+                F::vectorize(|| {
+                    for j in 0..hidden.min(carried.len()) {
+                        let dh = carried[j];
+                        dn[j] = dh * (one - z[j]) * (one - n[j] * n[j]);
+                        dz[j] = dh * (h[j] - n[j]) * z[j] * (one - z[j]);
+                        dr[j] = dn[j] * m[j] * r[j] * (one - r[j]);
+                        carried[j] = dh * z[j];
+                        (n[j], z[j]) = (dn[j] * r[j], dz[j]);
+                        r[j] = dr[j];
                     }
-                    carried[j] = back;
-                    (dx[j], dx[hidden + j], dx[2 * hidden + j]) = (dr, dz, dn);
-                    (saved[j], saved[hidden + j], saved[2 * hidden + j]) = (dr, dz, dm);
-                    for (gate, d) in gates.iter_mut().zip([dr, dz, dm]) {
-                        gate[row * hidden + j] = d;
-                    }
+                });
+                for (gate, d) in gates.iter_mut().zip([r, z, n]) {
+                    gate[here.clone()].copy_from_slice(d);
                 }
             }
             if p.fused != 0 {

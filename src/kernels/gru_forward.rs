@@ -1,15 +1,15 @@
 //! The gated recurrent unit, forward.
 
-use rayon::prelude::*;
-
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, sigmoid_in_place, tiles, twin_rows};
+use super::sequence::{
+    Launch, Recurrent, RowTile, Sequence, Steps, add_in_place, for_each_tile, sigmoid_in_place, tiles, twin_rows,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, save: u32 }
 
 /// See `shaders/gru_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -31,7 +31,14 @@ pub static KERNEL: Kernel = Kernel {
 };
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn gru_forward(g: &mut Graph, launch: &Launch, s: &Sequence, w: &Tensor, product: &Tensor) -> Result<()> {
+pub(super) fn gru_forward(
+    g: &mut Graph,
+    launch: &Launch,
+    s: &Sequence,
+    w: &Tensor,
+    product: &Tensor,
+    nowhere: &Tensor,
+) -> Result<()> {
     let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
     let params = Params {
         T: steps as u32,
@@ -40,8 +47,10 @@ pub(super) fn gru_forward(g: &mut Graph, launch: &Launch, s: &Sequence, w: &Tens
         first: first as u32,
         last: last as u32,
         fused: fused.into(),
+        save: s.saved.is_some().into(),
     };
-    let (Some(bias), Some(saved)) = (&s.bias, &s.saved) else { unreachable!("`sequence` checks that they are there") };
+    let Some(bias) = &s.bias else { unreachable!("`sequence` checks that it is there") };
+    let saved = s.saved.as_ref().unwrap_or(nowhere);
     let tensors = [&s.x, &s.index, &s.lengths, w, product, bias, &s.h, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
@@ -51,8 +60,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
     let (made, bias, one) = (made.read(), bias.read(), F::one());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(saved.write(), batch, 4 * hidden));
-    per_tile.enumerate().for_each(|(tile, (mut slots, mut saved))| {
+    let per_tile = tiles(h.write(), batch, hidden).into_iter().zip(tiles(saved.write(), batch, 4 * hidden));
+    for_each_tile(per_tile, |tile, (mut slots, mut saved)| {
         let start = tile * twin_rows(batch);
         let recurrent = match p.fused {
             0 => Recurrent::Made { product: &made[start * 3 * hidden..], gates: 3 },
@@ -75,16 +84,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             };
             for (gate, sum) in [(0, &mut *r), (1, &mut *z)] {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                    sum.iter_mut().zip(below(row, gate)).for_each(|(sum, &x)| *sum = *sum + x);
+                    add_in_place(sum, below(row, gate));
                 }
                 sigmoid_in_place(sum);
             }
             // n, where the next state will be.
             for (row, n) in next.chunks_exact_mut(hidden).enumerate() {
-                let x = below(row, 2);
-                for (j, n) in n.iter_mut().enumerate() {
-                    *n = x[j] + r[row * hidden + j] * m[row * hidden + j];
-                }
+                let here = row * hidden..(row + 1) * hidden;
+                let gates = n.iter_mut().zip(below(row, 2)).zip(&r[here.clone()]).zip(&m[here]);
+                F::vectorize(|| gates.for_each(|(((n, &x), &r), &m)| *n = x + r * m));
             }
             F::tanh_in_place(next);
             for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
@@ -92,13 +100,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     next.fill(F::zero());
                     continue;
                 }
-                let saved = &mut saved[t][row * 4 * hidden..][..4 * hidden];
-                for (j, next) in next.iter_mut().enumerate() {
-                    let i = row * hidden + j;
-                    let (r, z, n, m) = (r[i], z[i], *next, m[i]);
-                    (saved[j], saved[hidden + j], saved[2 * hidden + j], saved[3 * hidden + j]) = (r, z, n, m);
-                    *next = (one - z) * n + z * previous[i];
+                let here = row * hidden..(row + 1) * hidden;
+                let (z, h) = (&z[here.clone()], &previous[here.clone()]);
+                if let Some(saved) = saved.get_mut(t) {
+                    let saved = saved[4 * here.start..4 * here.end].chunks_exact_mut(hidden);
+                    let gates = [&r[here.clone()], z, next, &m[here]];
+                    saved.zip(gates).for_each(|(saved, gate)| saved.copy_from_slice(gate));
                 }
+                let gates = next.iter_mut().zip(z).zip(h);
+                F::vectorize(|| gates.for_each(|((next, &z), &h)| *next = (one - z) * *next + z * h));
             }
         }
     });

@@ -1,9 +1,8 @@
 //! The gradient of [`super::lstm_forward`].
 
-use rayon::prelude::*;
-
 use super::sequence::{
-    Launch, RowTile, Sequence, SequenceGradients, Steps, matrix_of, split, split_mut, tiles, twin_rows,
+    Launch, RowTile, Sequence, SequenceGradients, Steps, add_in_place, for_each_tile, matrix_of, split, split_mut,
+    tiles, twin_rows,
 };
 use crate::error::Result;
 use crate::graph::Graph;
@@ -64,8 +63,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (w, lengths, c, saved) = (w.read(), lengths.read_u32(), c.read(), saved.read());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(dx.write(), batch, 4 * hidden).into_par_iter().zip(tiles(dstart.write(), batch, hidden));
-    per_tile.enumerate().for_each(|(tile, (mut dx, mut dstart))| {
+    let per_tile = tiles(dx.write(), batch, 4 * hidden).into_iter().zip(tiles(dstart.write(), batch, hidden));
+    for_each_tile(per_tile, |tile, (mut dx, mut dstart)| {
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
         if p.last == p.T {
             carried.fill(F::zero());
@@ -87,15 +86,12 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     continue;
                 }
                 let (dh, dc) = (&mut carried[here.clone()], &mut carried_c[here.clone()]);
-                let add = |sum: &mut [F], more: &[F]| {
-                    F::vectorize(|| sum.iter_mut().zip(more).for_each(|(sum, &more)| *sum = *sum + more));
-                };
                 if p.has_dend != 0 && t + 1 == length {
-                    add(dh, &dend[entry * hidden..]);
-                    add(dc, &dend[(batch + entry) * hidden..]);
+                    add_in_place(dh, &dend[entry * hidden..]);
+                    add_in_place(dc, &dend[(batch + entry) * hidden..]);
                 }
                 if p.has_dy != 0 {
-                    add(dh, &dy[at..]);
+                    add_in_place(dh, &dy[at..]);
                 }
                 let (c, [i, f, g, o]) = (&c[at..][..hidden], split(&saved[4 * at..], hidden));
                 let [di, df, dg, d_o] = split_mut(d, hidden);

@@ -1,15 +1,13 @@
 //! Long short-term memory, forward.
 
-use rayon::prelude::*;
-
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, sigmoid_in_place, tiles, twin_rows};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, for_each_tile, sigmoid_in_place, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, save: u32 }
 
 /// See `shaders/lstm_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -31,7 +29,14 @@ pub static KERNEL: Kernel = Kernel {
 };
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn lstm_forward(g: &mut Graph, launch: &Launch, s: &Sequence, w: &Tensor, product: &Tensor) -> Result<()> {
+pub(super) fn lstm_forward(
+    g: &mut Graph,
+    launch: &Launch,
+    s: &Sequence,
+    w: &Tensor,
+    product: &Tensor,
+    nowhere: &Tensor,
+) -> Result<()> {
     let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
     let params = Params {
         T: steps as u32,
@@ -40,8 +45,10 @@ pub(super) fn lstm_forward(g: &mut Graph, launch: &Launch, s: &Sequence, w: &Ten
         first: first as u32,
         last: last as u32,
         fused: fused.into(),
+        save: s.saved.is_some().into(),
     };
-    let (Some(c), Some(saved)) = (&s.c, &s.saved) else { unreachable!("`sequence` checks that they are there") };
+    let Some(c) = &s.c else { unreachable!("`sequence` checks that it is there") };
+    let saved = s.saved.as_ref().unwrap_or(nowhere);
     let tensors = [&s.x, &s.index, &s.lengths, w, product, &s.h, c, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
@@ -50,12 +57,12 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, made, h, c, saved] = args.all();
     let (x, index, lengths, w, made) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), made.read());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(h.write(), batch, hidden).into_par_iter().zip(tiles(c.write(), batch, hidden)).zip(tiles(
+    let per_tile = tiles(h.write(), batch, hidden).into_iter().zip(tiles(c.write(), batch, hidden)).zip(tiles(
         saved.write(),
         batch,
         4 * hidden,
     ));
-    per_tile.enumerate().for_each(|(tile, ((mut h, mut c), mut saved))| {
+    for_each_tile(per_tile, |tile, ((mut h, mut c), mut saved)| {
         let start = tile * twin_rows(batch);
         let recurrent = match p.fused {
             0 => Recurrent::Made { product: &made[start * 4 * hidden..], gates: 4 },
@@ -78,8 +85,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             for (row, cell) in cell.chunks_exact_mut(hidden).enumerate() {
                 let at = row * hidden..(row + 1) * hidden;
                 let [i, f, g, o] = std::array::from_fn(|gate| &gates[gate][at.clone()]);
-                for (saved, gate) in saved[t][4 * at.start..4 * at.end].chunks_exact_mut(hidden).zip([i, f, g, o]) {
-                    saved.copy_from_slice(gate);
+                if let Some(saved) = saved.get_mut(t) {
+                    let saved = saved[4 * at.start..4 * at.end].chunks_exact_mut(hidden);
+                    saved.zip([i, f, g, o]).for_each(|(saved, gate)| saved.copy_from_slice(gate));
                 }
                 let (before, next) = (&before[at.clone()], &mut next[at]);
                 if t >= lengths[start + row] as usize {

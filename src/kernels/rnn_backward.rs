@@ -1,8 +1,8 @@
 //! The gradient of [`super::rnn_forward`].
 
-use rayon::prelude::*;
-
-use super::sequence::{Launch, RowTile, Sequence, SequenceGradients, Steps, matrix_of, tiles, twin_rows};
+use super::sequence::{
+    Launch, RowTile, Sequence, SequenceGradients, Steps, add_in_place, for_each_tile, matrix_of, tiles, twin_rows,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -61,8 +61,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, dy, dend, dx, dstart] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(dx.write(), batch, hidden).into_par_iter().zip(tiles(dstart.write(), batch, hidden));
-    per_tile.enumerate().for_each(|(tile, (mut dx, mut dstart))| {
+    let per_tile = tiles(dx.write(), batch, hidden).into_iter().zip(tiles(dstart.write(), batch, hidden));
+    for_each_tile(per_tile, |tile, (mut dx, mut dstart)| {
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let carried = &mut *dstart[0];
         if p.last == p.T {
@@ -77,21 +77,19 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     d.fill(F::zero());
                     continue;
                 }
-                for (j, d) in d.iter_mut().enumerate() {
-                    let at = (t * batch + entry) * hidden + j;
-                    let mut dh = carried[j];
-                    if p.has_dend != 0 && t + 1 == length {
-                        dh = dh + dend[entry * hidden + j];
-                    }
-                    if p.has_dy != 0 {
-                        dh = dh + dy[at];
-                    }
-                    let y = h[at + batch * hidden];
-                    *d = match (p.relu != 0, y > F::zero()) {
-                        (true, false) => F::zero(),
-                        (true, true) => dh,
-                        (false, _) => dh * (F::one() - y * y),
-                    };
+                let at = (t * batch + entry) * hidden;
+                if p.has_dend != 0 && t + 1 == length {
+                    add_in_place(carried, &dend[entry * hidden..]);
+                }
+                if p.has_dy != 0 {
+                    add_in_place(carried, &dy[at..]);
+                }
+                let y = &h[at + batch * hidden..][..hidden];
+                let steps = d.iter_mut().zip(&*carried).zip(y);
+                if p.relu != 0 {
+                    F::vectorize(|| steps.for_each(|((d, &dh), &y)| *d = if y > F::zero() { dh } else { F::zero() }));
+                } else {
+                    F::vectorize(|| steps.for_each(|((d, &dh), &y)| *d = dh * (F::one() - y * y)));
                 }
             }
             if p.fused != 0 {

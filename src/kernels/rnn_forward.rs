@@ -1,8 +1,6 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use rayon::prelude::*;
-
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, tiles, twin_rows};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -47,7 +45,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, made, h] = args.all();
     let (x, index, lengths, w, made) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), made.read());
     let (batch, hidden) = (p.B as usize, p.H as usize);
-    tiles(h.write(), batch, hidden).into_par_iter().enumerate().for_each(|(tile, mut slots)| {
+    for_each_tile(tiles(h.write(), batch, hidden).into_iter(), |tile, mut slots| {
         let first = tile * twin_rows(batch);
         let recurrent = match p.fused {
             0 => Recurrent::Made { product: &made[first * hidden..], gates: 1 },

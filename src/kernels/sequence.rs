@@ -4,6 +4,7 @@
 //! dispatch with the recurrent product inside, where a workgroup can hold the state of four batch entries; or *stepwise*,
 //! a matrix product and a dispatch for each step.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::matmul::{Factor, matmul, t};
@@ -73,7 +74,7 @@ pub struct Sequence {
     pub h: Tensor,
     /// The same for the LSTM's cell.
     pub c: Option<Tensor>,
-    /// `[T, B, 4 H]`: gates, for the backward pass.
+    /// `[T, B, 4 H]`: gates, for the backward pass, if there is to be one.
     pub saved: Option<Tensor>,
 }
 
@@ -194,14 +195,14 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let (steps, batch, hidden) = check(cell, s)?;
     let gates = cell.gates();
     let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
-    let none = g.zeros("none", &[4])?;
+    let (none, nowhere) = (g.zeros("none", &[4])?, g.zeros("nowhere", &[4])?);
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor, product: &Tensor| {
         let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
         match cell {
             Cell::Tanh => rnn_forward::rnn_forward(g, &launch, s, w, product, false),
             Cell::Relu => rnn_forward::rnn_forward(g, &launch, s, w, product, true),
-            Cell::Gru => gru_forward::gru_forward(g, &launch, s, w, product),
-            Cell::Lstm => lstm_forward::lstm_forward(g, &launch, s, w, product),
+            Cell::Gru => gru_forward::gru_forward(g, &launch, s, w, product, &nowhere),
+            Cell::Lstm => lstm_forward::lstm_forward(g, &launch, s, w, product, &nowhere),
         }?;
         launch.cost(g, gates);
         Ok(())
@@ -240,6 +241,9 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         if let Some(given) = given {
             expect("recurrence", given, &[first, batch, hidden])?;
         }
+    }
+    if cell.saved() > 0 && s.saved.is_none() {
+        return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
     let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
     let none = g.zeros("none", &[4])?;
@@ -304,8 +308,7 @@ fn check(cell: Cell, s: &Sequence) -> Result<(usize, usize, usize)> {
     if cell == Cell::Lstm {
         expect("recurrence", s.c.as_ref().ok_or_else(|| missing("c"))?, &[steps + 1, batch, hidden])?;
     }
-    if cell.saved() > 0 {
-        let saved = s.saved.as_ref().ok_or_else(|| missing("saved"))?;
+    if let Some(saved) = &s.saved {
         expect("recurrence", saved, &[steps, batch, cell.saved() * hidden])?;
     }
     Ok((steps, batch, hidden))
@@ -330,10 +333,24 @@ pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<
     tiles
 }
 
+/// Runs a twin on each tile, on all threads; a single tile without waking any.
+pub(super) fn for_each_tile<T: Send>(tiles: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
+    let mut tiles: Vec<_> = tiles.collect();
+    match tiles.len() {
+        1 => tiles.drain(..).for_each(|tile| work(0, tile)),
+        _ => tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile)),
+    }
+}
+
 /// The recurrent matrix of one gate, as [`pack`] laid it out: `W_gᵀ` forward, `W_g` backward.
 pub(super) fn matrix_of<F: Real>(w: &[F], gate: usize, hidden: usize) -> Matrix<'_, F> {
     let padded = hidden.next_multiple_of(4);
     Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded)
+}
+
+/// `sum += more`, as far as `sum` goes.
+pub(super) fn add_in_place<F: Real>(sum: &mut [F], more: &[F]) {
+    F::vectorize(|| sum.iter_mut().zip(more).for_each(|(sum, &more)| *sum = *sum + more));
 }
 
 /// N slices of a length each, one after the other: gate by gate, say.
@@ -367,7 +384,7 @@ impl<F: Real> Recurrent<'_, F> {
             Self::Made { product, gates } => {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
                     let made = &product[(row * gates + gate) * hidden..];
-                    sum.iter_mut().zip(made).for_each(|(sum, &made)| *sum = *sum + made);
+                    add_in_place(sum, made);
                 }
             }
         }

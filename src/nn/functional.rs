@@ -22,7 +22,7 @@ use crate::tensor::{DType, Tensor};
 /// The shapes do not fit.
 pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
     if let Some((table, index)) = g.as_rows(x)
-        && g.shape(table)[0] < index.len()
+        && g.prefers_table(table, &index)
     {
         let table = linear(g, table, weight, bias)?;
         return Ok(rows(g, table, &index));
@@ -131,7 +131,7 @@ pub fn sigmoid(g: &mut Graph, x: Var) -> Result<Var> {
 /// If `x` is rows of a table with fewer rows, the table is activated instead.
 fn activate(g: &mut Graph, f: Activation, x: Var) -> Result<Var> {
     if let Some((table, index)) = g.as_rows(x)
-        && g.shape(table)[0] < index.len()
+        && g.prefers_table(table, &index)
     {
         let table = activate(g, f, table)?;
         return Ok(rows(g, table, &index));
@@ -537,7 +537,7 @@ pub fn recurrence(
         bias: bias_tensor,
         h: chain("h")?,
         c: is_lstm.then(|| chain("c")).transpose()?,
-        saved: (saved > 0).then(|| g.zeros("gates", &[steps, batch, saved * hidden])).transpose()?,
+        saved: (saved > 0 && g.is_training()).then(|| g.zeros("gates", &[steps, batch, saved * hidden])).transpose()?,
     };
     let state_shape = [1, batch, hidden];
     let mut parents = vec![x, weight];
