@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
 
 /// Tokens drawn between reads: one submission, one read.
-const RING: usize = 32;
+const RING: usize = 64;
 
 /// Draws one token at a time with the hidden state carried. Its state is its own: training goes on undisturbed.
 pub struct Generator {
@@ -107,10 +107,10 @@ impl Generator {
             return Err(Error::Token { token: prompt[position], position, vocabulary });
         }
         self.state.zero()?;
-        self.constants.run()?;
+        let mut first = Some(&self.constants);
         for &token in before {
             self.lanes.tokens.write_u32(&vec![token; lanes])?;
-            self.plan.run()?;
+            self.plan.run_after(first.take(), 1)?;
         }
         self.lanes.tokens.write_u32(&vec![last; lanes])?;
         self.drawn = 0;
@@ -133,10 +133,10 @@ impl Generator {
     pub async fn generate_async(&mut self, length: usize, mut each: impl FnMut(&[u32]) -> bool) -> Result<()> {
         let lanes = self.lanes.tokens.len();
         let mut left = length;
-        self.constants.run()?;
+        let mut first = Some(&self.constants);
         while left > 0 {
             let steps = left.min(RING);
-            self.plan.run_times(steps)?;
+            self.plan.run_after(first.take(), steps)?;
             let ring = self.lanes.ring.to_vec_u32_async().await?;
             let drawn = (self.drawn..self.drawn + steps).flat_map(|step| &ring[step % RING * lanes..][..lanes]);
             self.drawn += steps;

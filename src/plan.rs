@@ -106,6 +106,7 @@ pub struct Plan {
     notes: Vec<String>,
     /// Filled on a GPU; the CPU interprets `commands`.
     passes: Vec<Pass>,
+    dispatches: usize,
 }
 
 /// A run of commands as WebGPU wants them: dispatches inside a compute pass, the rest between passes.
@@ -169,7 +170,8 @@ impl Plan {
             Some(gpu) => passes(gpu, &commands).await?,
             None => Vec::new(),
         };
-        Ok(Self { device, commands, notes, passes })
+        let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
+        Ok(Self { device, commands, notes, passes, dispatches })
     }
 
     /// The device it runs on.
@@ -232,16 +234,22 @@ impl Plan {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_times(&self, times: usize) -> Result<()> {
+        self.run_after(None, times)
+    }
+
+    /// Runs all commands of another plan once, then those of this one `times` times, in one submission.
+    pub(crate) fn run_after(&self, first: Option<&Self>, times: usize) -> Result<()> {
         if !self.device.is_gpu() && rayon::current_thread_index().is_some() {
             // A worker that waits inside the plan may pick up another run of it, and wait for itself.
             return Err(Error::argument("run", "thread", "one that is no rayon worker", "a rayon worker"));
         }
         let counters = self.device.counters();
-        let dispatches = self.count().dispatches * times;
+        let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
+        let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
         match self.device.kind() {
-            Kind::Gpu(gpu) => self.submit(gpu, times)?,
-            Kind::Cpu(_) => (0..times).for_each(|_| self.interpret::<f32>(|kernel| kernel.twin.f32)),
-            Kind::Reference(_) => (0..times).for_each(|_| self.interpret::<f64>(|kernel| kernel.twin.f64)),
+            Kind::Gpu(gpu) => submit(gpu, plans().flat_map(|plan| &plan.passes))?,
+            Kind::Cpu(_) => plans().for_each(|plan| plan.interpret::<f32>(|kernel| kernel.twin.f32)),
+            Kind::Reference(_) => plans().for_each(|plan| plan.interpret::<f64>(|kernel| kernel.twin.f64)),
         }
         Counters::add(&counters.submits, 1);
         Counters::add(&counters.dispatches, dispatches as u64);
@@ -367,14 +375,12 @@ impl Plan {
             }
         }
     }
+}
 
-    fn submit(&self, gpu: &Gpu, times: usize) -> Result<()> {
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
-        for pass in (0..times).flat_map(|_| &self.passes) {
-            pass.encode(&mut encoder);
-        }
-        gpu.submit(encoder.finish())
-    }
+fn submit<'a>(gpu: &Gpu, passes: impl Iterator<Item = &'a Pass>) -> Result<()> {
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
+    passes.for_each(|pass| pass.encode(&mut encoder));
+    gpu.submit(encoder.finish())
 }
 
 /// Compiles the pipelines and makes the bind groups.
