@@ -14,7 +14,7 @@ use clap::Parser;
 use common::networks::{Model, Recipe};
 use common::run::{Epoch, Run, smooth};
 use common::{DeviceArgs, announce, corpus, say};
-use elman::generate::{Generator, SlidingWindow};
+use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
 use elman::optim::Adam;
@@ -86,6 +86,12 @@ struct Options {
     /// How bold the sampling is: 0 always takes the most likely character
     #[arg(long, default_value_t = 0.8, value_parser = temperature, allow_negative_numbers = true)]
     temperature: f32,
+    /// Sample among so many of the most likely characters
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Sample among the fewest of the most likely characters that have this share of the probability
+    #[arg(long)]
+    top_p: Option<f32>,
     /// Print only the table and the texts
     #[arg(long)]
     quiet: bool,
@@ -325,8 +331,8 @@ fn write_text(
     say!("get_next_n({:?}, 40):\n{}", vocabulary.decode(window), vocabulary.decode(&greedy));
 
     let mut generator = Generator::new(model, parameters, 1)?;
-    generator.set_temperature(options.temperature)?;
-    generator.set_seed(options.seed)?;
+    let Options { temperature, top_k, top_p, seed, .. } = *options;
+    generator.set_sampling(Sampling { temperature, top_k, top_p, seed, stop: None })?;
     generator.prime(prompt)?;
     say!("\n{} characters at temperature {}:", options.length, options.temperature);
     let mut out = std::io::stdout().lock();

@@ -4,7 +4,8 @@
 // AdamW (Loshchilov and Hutter 2019) takes the decay λ from w itself: w -= lr λ w in place of the first term.
 //
 // params   n
-//          beta1, beta2, epsilon
+//          beta2, epsilon
+//          rest1, rest2           1 - β₁ and 1 - β₂, made where they keep their digits
 //          ln_beta1, ln_beta2     their logarithms: 1 - βᵗ = -expm1(t ln β) keeps its digits for small t
 //          weight_decay           λ
 //          decoupled              1: AdamW
@@ -15,8 +16,9 @@
 // grid     256 elements a workgroup, striding
 struct Params {
     n: u32,
-    beta1: f32,
     beta2: f32,
+    rest1: f32,
+    rest2: f32,
     epsilon: f32,
     ln_beta1: f32,
     ln_beta2: f32,
@@ -48,8 +50,8 @@ fn adam(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let keep = 1.0 - select(0.0, lr[0] * p.weight_decay, is_adamw);
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
         let gradient = g[i] + decay * w[i];
-        let mean = m[i] + (1.0 - p.beta1) * (gradient - m[i]);
-        let square = p.beta2 * v[i] + (1.0 - p.beta2) * gradient * gradient;
+        let mean = m[i] + p.rest1 * (gradient - m[i]);
+        let square = p.beta2 * v[i] + p.rest2 * gradient * gradient;
         m[i] = mean;
         v[i] = square;
         w[i] = keep * w[i] - step * mean / (sqrt(square) / root + p.epsilon);

@@ -6,6 +6,7 @@
 // params   R, V
 //          ignore_index 2³² - 1 if no class is ignored
 //          gradient     whether dlogits is written; a dummy is bound otherwise
+//          counts       whether scale is set here, to 1 / the number of rows that count; each workgroup counts all
 // logits   [R, V]
 // targets  [R] u32
 // scale    [1]          1 / number of rows for the mean
@@ -17,16 +18,21 @@ struct Params {
     V: u32,
     ignore_index: u32,
     gradient: u32,
+    counts: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
-@group(0) @binding(3) var<storage, read> scale: array<f32>;
+@group(0) @binding(3) var<storage, read_write> scale: array<f32>;
 @group(0) @binding(4) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dlogits: array<f32>;
 
 const THREADS: u32 = 64u;
+
+fn is_counted(tgt: u32) -> bool {
+    return tgt < p.V && tgt != p.ignore_index;
+}
 
 @compute @workgroup_size(THREADS)
 fn cross_entropy(
@@ -44,8 +50,18 @@ fn cross_entropy(
     for (var v = local; v < p.V; v += THREADS) { sum += exp(logits[start + v] - most); }
     sum = workgroup_sum(local, sum);
 
+    var factor = 0.0;
+    if p.counts != 0u {
+        var count = 0.0;
+        for (var i = local; i < p.R; i += THREADS) { count += select(0.0, 1.0, is_counted(targets[i])); }
+        factor = 1.0 / max(workgroup_sum(local, count), 1.0);
+        if row == 0u && local == 0u { scale[0] = factor; }
+    } else {
+        factor = scale[0];
+    }
+
     let tgt = targets[row];
-    let counts = tgt < p.V && tgt != p.ignore_index;
+    let counts = is_counted(tgt);
     if local == 0u {
         var loss = 0.0;
         if counts { loss = log(sum) + (most - logits[start + tgt]); }
@@ -54,7 +70,7 @@ fn cross_entropy(
     if p.gradient == 0u { return; }
     for (var v = local; v < p.V; v += THREADS) {
         var d = 0.0;
-        if counts { d = (exp(logits[start + v] - most) / sum - select(0.0, 1.0, v == tgt)) * scale[0]; }
+        if counts { d = (exp(logits[start + v] - most) / sum - select(0.0, 1.0, v == tgt)) * factor; }
         dlogits[start + v] = d;
     }
 }

@@ -1,14 +1,14 @@
-// c = op(a) op(b) + bias            op(x) is x or its transpose
+// c = op(a) op(b) + bias + bias2            op(x) is x or its transpose
 //
 // params   m, n, k         sizes of op(a) [m, k], op(b) [k, n]
 //          transpose_a, transpose_b
 //          a_offset, a_stride   where the rows of a start, and how far apart they are
 //          slice           how many of the k terms one workgroup sums; the slices are summed by column_sum
-//          has_bias        whether `bias` is added; a dummy is bound otherwise
+//          biases          how many of `bias` and `bias2` are added; dummies are bound otherwise
 //          accumulate      whether c is added to what is there
 // a        [m, k], or [k, m] with transpose_a, within a larger tensor
 // b        [k, n], or [n, k] with transpose_b
-// bias     [n]
+// bias, bias2   [n]
 // c        [slices, m, n]
 // grid     ceil(n / 64), ceil(m / 64), slices      joins lib/tile
 struct Params {
@@ -20,7 +20,7 @@ struct Params {
     a_offset: u32,
     a_stride: u32,
     slice: u32,
-    has_bias: u32,
+    biases: u32,
     accumulate: u32,
 }
 
@@ -28,7 +28,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+@group(0) @binding(4) var<storage, read> bias2: array<f32>;
+@group(0) @binding(5) var<storage, read_write> c: array<f32>;
 
 fn a_is_transposed() -> bool { return p.transpose_a != 0u; }
 fn b_is_transposed() -> bool { return p.transpose_b != 0u; }
@@ -55,7 +56,8 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
             if row < p.m && column + j < p.n {
                 let at = (group.z * p.m + row) * p.n + column + j;
                 var value = sum[i][j];
-                if p.has_bias != 0u { value += bias[column + j]; }
+                if p.biases == 1u { value += bias[column + j]; }
+                if p.biases == 2u { value += bias[column + j] + bias2[column + j]; }
                 if p.accumulate != 0u { value += c[at]; }
                 c[at] = value;
             }

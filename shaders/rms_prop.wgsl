@@ -5,6 +5,7 @@
 //
 // params   n
 //          alpha, epsilon
+//          rest           1 - α, made where it keeps its digits
 //          weight_decay   λ
 //          momentum       μ; 0: b is not used, and a dummy
 //          centered       0: m is not used, and a dummy
@@ -15,6 +16,7 @@
 struct Params {
     n: u32,
     alpha: f32,
+    rest: f32,
     epsilon: f32,
     weight_decay: f32,
     momentum: f32,
@@ -33,11 +35,11 @@ struct Params {
 fn rms_prop(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
         let gradient = g[i] + p.weight_decay * w[i];
-        let square = p.alpha * v[i] + (1.0 - p.alpha) * gradient * gradient;
+        let square = p.alpha * v[i] + p.rest * gradient * gradient;
         v[i] = square;
         var variance = square;
         if p.centered != 0u {
-            let mean = m[i] + (1.0 - p.alpha) * (gradient - m[i]);
+            let mean = m[i] + p.rest * (gradient - m[i]);
             m[i] = mean;
             variance -= mean * mean;
         }

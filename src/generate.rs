@@ -6,7 +6,7 @@ use crate::kernels::sample::{self, Draw};
 use crate::nn::functional::InitialState;
 use crate::nn::{LanguageModel, Parameters, State};
 use crate::plan::Plan;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, NO_TARGET, Tensor};
 
 /// Tokens drawn between reads: one submission, one read.
 const RING: usize = 64;
@@ -20,13 +20,69 @@ pub struct Generator {
     lanes: Lanes,
     /// Tokens drawn on each lane since it was primed: what `counter` is on the device.
     drawn: usize,
+    /// The stop token of each lane.
+    stops: Vec<Option<u32>>,
+}
+
+/// How a lane's tokens are drawn.
+///
+/// ```
+/// use elman::generate::Sampling;
+///
+/// let bold = Sampling { temperature: 1.2, top_k: Some(20), seed: 3, ..Sampling::default() };
+/// assert_eq!(Sampling::default().temperature, 0.0); // greedy
+/// # let _ = bold;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// How bold the draws are: 0 takes the most likely token, 1 draws from the network's distribution.
+    pub temperature: f32,
+    /// Draws among so many of the most likely tokens, and those as likely as the last of them.
+    pub top_k: Option<usize>,
+    /// Draws among the fewest of the most likely tokens that have this share of the probability (nucleus sampling,
+    /// Holtzman et al. 2020), after `top_k`.
+    pub top_p: Option<f32>,
+    /// The seed of the draws; each lane has draws of its own all the same.
+    pub seed: u32,
+    /// The token that ends the text: a lane that has drawn it draws nothing else.
+    pub stop: Option<u32>,
+}
+
+impl Default for Sampling {
+    /// Greedy, without a stop token.
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: None, top_p: None, seed: 0, stop: None }
+    }
+}
+
+impl Sampling {
+    fn check(&self, vocabulary: usize) -> Result<()> {
+        let refuse = |name, expected: &str, got: String| Err(Error::argument("Sampling", name, expected, got));
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return refuse("temperature", "finite, 0 or above", self.temperature.to_string());
+        }
+        if self.top_k == Some(0) {
+            return refuse("top_k", "at least 1", "0".into());
+        }
+        if let Some(top_p) = self.top_p
+            && !(top_p > 0.0 && top_p <= 1.0)
+        {
+            return refuse("top_p", "above 0, at most 1", top_p.to_string());
+        }
+        match self.stop {
+            Some(stop) if stop as usize >= vocabulary => {
+                refuse("stop", &format!("a token below {vocabulary}"), stop.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The tensors of the draw.
 struct Lanes {
     tokens: Tensor,
-    temperature: Tensor,
-    seed: Tensor,
+    shape: Tensor,
+    control: Tensor,
     counter: Tensor,
     ring: Tensor,
 }
@@ -36,16 +92,24 @@ impl Lanes {
         let device = parameters.device();
         Ok(Self {
             tokens: device.tokens("tokens", &[1, lanes], vocabulary)?,
-            temperature: device.zeros("temperature", &[lanes], DType::F32)?,
-            seed: device.zeros("seed", &[lanes], DType::U32)?,
+            shape: device.zeros("shape of the draw", &[lanes, 2], DType::F32)?,
+            control: device.zeros("control of the draw", &[lanes, 3], DType::U32)?,
             counter: device.zeros("counter", &[lanes], DType::U32)?,
             ring: device.zeros("ring", &[ring, lanes], DType::U32)?,
         })
     }
 
     fn record(&self, g: &mut Graph, logits: &Tensor) -> Result<()> {
-        let Self { tokens, temperature, seed, counter, ring } = self;
-        sample::sample(g, Draw { logits, temperature, seed, counter, tokens, ring })
+        let Self { tokens, shape, control, counter, ring } = self;
+        sample::sample(g, Draw { logits, shape, control, counter, tokens, ring })
+    }
+
+    fn set(&self, sampling: &[Sampling]) -> Result<()> {
+        let shape = sampling.iter().flat_map(|s| [s.temperature, s.top_p.unwrap_or(1.0)]);
+        let top_k = |s: &Sampling| s.top_k.map_or(0, |k| u32::try_from(k).unwrap_or(u32::MAX));
+        let control = sampling.iter().flat_map(|s| [s.seed, top_k(s), s.stop.unwrap_or(NO_TARGET)]);
+        self.shape.write(&shape.collect::<Vec<_>>())?;
+        self.control.write_u32(&control.collect::<Vec<_>>())
     }
 }
 
@@ -71,26 +135,36 @@ impl Generator {
         let logits = g.tensor(logits)?;
         draw.record(&mut g, &logits)?;
         let (constants, plan) = g.finish_in_two_async().await?;
-        Ok(Self { constants, plan, state, lanes: draw, drawn: 0 })
+        draw.set(&vec![Sampling::default(); lanes])?;
+        Ok(Self { constants, plan, state, lanes: draw, drawn: 0, stops: vec![None; lanes] })
     }
 
-    /// How bold the draws are: 0 takes the most likely token, 1 draws from the network's distribution.
+    /// How all lanes draw their tokens.
     ///
     /// # Errors
-    /// Negative or not finite.
-    pub fn set_temperature(&mut self, temperature: f32) -> Result<()> {
-        if !(temperature >= 0.0 && temperature.is_finite()) {
-            return Err(Error::argument("Generator", "temperature", "finite, 0 or above", temperature));
+    /// A setting out of range.
+    pub fn set_sampling(&mut self, sampling: Sampling) -> Result<()> {
+        self.set_sampling_of_lanes(&vec![sampling; self.lanes.tokens.len()])
+    }
+
+    /// How each lane draws its tokens.
+    ///
+    /// # Errors
+    /// A setting out of range, or not one for each lane.
+    pub fn set_sampling_of_lanes(&mut self, sampling: &[Sampling]) -> Result<()> {
+        let (lanes, vocabulary) = (self.lanes.tokens.len(), self.lanes.tokens.vocabulary().unwrap_or(0));
+        if sampling.len() != lanes {
+            return Err(Error::argument(
+                "Generator",
+                "sampling",
+                format!("one for each of {lanes} lanes"),
+                sampling.len(),
+            ));
         }
-        self.lanes.temperature.write(&vec![temperature; self.lanes.temperature.len()])
-    }
-
-    /// The seed of the draws; each lane has draws of its own all the same.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub fn set_seed(&mut self, seed: u32) -> Result<()> {
-        self.lanes.seed.write_u32(&vec![seed; self.lanes.seed.len()])
+        sampling.iter().try_for_each(|sampling| sampling.check(vocabulary))?;
+        self.lanes.set(sampling)?;
+        self.stops = sampling.iter().map(|sampling| sampling.stop).collect();
+        Ok(())
     }
 
     /// Forgets everything, then reads a prompt on every lane.
@@ -118,7 +192,7 @@ impl Generator {
     }
 
     /// Draws `length` tokens on every lane, handing each chunk to `each` as it comes: the tokens of all lanes, step by
-    /// step. `each` returns whether to go on.
+    /// step. `each` returns whether to go on. It ends early, after a chunk, when every lane has drawn its stop token.
     ///
     /// # Errors
     /// The device failed.
@@ -141,7 +215,10 @@ impl Generator {
             let drawn = (self.drawn..self.drawn + steps).flat_map(|step| &ring[step % RING * lanes..][..lanes]);
             self.drawn += steps;
             left -= steps;
-            if !each(&drawn.copied().collect::<Vec<_>>()) {
+            let drawn: Vec<u32> = drawn.copied().collect();
+            let last = &drawn[drawn.len() - lanes..];
+            let ended = last.iter().zip(&self.stops).all(|(&token, &stop)| Some(token) == stop);
+            if !each(&drawn) || ended {
                 break;
             }
         }
@@ -177,6 +254,7 @@ impl SlidingWindow {
     pub async fn new_async(model: &dyn LanguageModel, parameters: &Parameters, window: usize) -> Result<Self> {
         let tokens = parameters.device().tokens("window", &[window, 1], model.vocabulary())?;
         let lanes = Lanes::new(parameters, 1, 1, model.vocabulary())?;
+        lanes.set(&[Sampling::default()])?;
         let mut g = Graph::inference(parameters);
         let logits = model.forward(&mut g, &tokens, InitialState::Zero)?;
         let logits = g.tensor(logits)?;

@@ -29,6 +29,8 @@ pub struct Graph {
     differentiable: bool,
     wide: bool,
     repeated: bool,
+    stepwise: bool,
+    dropouts: u32,
     commands: Vec<Command>,
     notes: Vec<String>,
     nodes: Vec<Node>,
@@ -53,7 +55,7 @@ struct Node {
 enum Value {
     Dense(Tensor),
     /// Row `index[i]` of `table` for each i: an embedding not yet looked up. Whatever acts on each row alone acts on the
-    /// few rows of the table instead (DESIGN: "for tokens there is no product"); anything else looks it up first.
+    /// few rows of the table instead (for tokens there is no product); anything else looks it up first.
     Rows {
         table: Var,
         index: Tensor,
@@ -88,6 +90,8 @@ impl Graph {
             differentiable: true,
             wide: device.is_wide(),
             repeated: false,
+            stepwise: false,
+            dropouts: 0,
             commands: Vec::new(),
             notes: Vec::new(),
             nodes: Vec::new(),
@@ -113,6 +117,22 @@ impl Graph {
     /// Plans as for a GPU, or as for a software driver, whatever the device is.
     pub fn set_wide(&mut self, wide: bool) {
         self.wide = wide;
+    }
+
+    #[doc(hidden)]
+    /// Plans recurrences step by step, whatever their size.
+    pub fn set_stepwise(&mut self, stepwise: bool) {
+        self.stepwise = stepwise;
+    }
+
+    pub(crate) fn is_stepwise(&self) -> bool {
+        self.stepwise
+    }
+
+    /// A number for each dropout recorded.
+    pub(crate) fn next_dropout(&mut self) -> u32 {
+        self.dropouts += 1;
+        self.dropouts
     }
 
     /// Says that the plan will run often between changes of the parameters: what depends on them alone costs nothing.
@@ -254,7 +274,8 @@ impl Graph {
     }
 
     /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
-    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0.
+    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0, so that an optimizer with
+    /// weight decay or momentum still moves them, where PyTorch would pass over them.
     ///
     /// # Errors
     /// A seed of another shape than its value, or a result that the device cannot hold.
@@ -481,10 +502,10 @@ impl Graph {
 
     /// Two plans: what needs to run only when the parameters have changed, and what every run needs.
     pub(crate) async fn finish_in_two_async(self) -> Result<(Plan, Plan)> {
-        let Some(parameters) = &self.parameters else {
-            return Ok((Plan::prepare(self.device.clone(), Vec::new(), Vec::new()).await?, self.finish_async().await?));
+        let (constants, others) = match &self.parameters {
+            Some(parameters) => split_off_constants(self.commands, parameters),
+            None => (Vec::new(), self.commands),
         };
-        let (constants, others) = split_off_constants(self.commands, parameters);
         let constants = Plan::prepare(self.device.clone(), constants, Vec::new()).await?;
         Ok((constants, Plan::prepare(self.device, others, self.notes).await?))
     }

@@ -64,13 +64,13 @@
 //! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024): a
 //!   workgroup takes its entries through the whole sequence. Above that, a product and a dispatch a step. The plan says
 //!   which. [`kernels::sequence`] has what all cells share; a cell adds its two kernels and its
-//!   arms to the matches there.
+//!   arms to the matches there and where biases and states are handed on ([`nn`]).
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
 //! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps
-//!   one by itself, no timing of single commands and no cutting of long plans yet.
+//!   one by itself, no cutting of long plans yet.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits.
 
 pub mod device;

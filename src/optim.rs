@@ -171,7 +171,7 @@ impl Optimizer {
             }
             Rule::Adam(Adam { betas, eps, weight_decay, .. }) | Rule::AdamW(Adam { betas, eps, weight_decay, .. }) => {
                 for beta in [betas.0, betas.1] {
-                    require("betas", beta, beta > 0.0 && beta < 1.0, "between 0 and 1")?;
+                    require("betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
                 }
                 positive("eps", eps)?;
                 not_negative("weight_decay", weight_decay)?;

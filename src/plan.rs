@@ -237,12 +237,17 @@ impl Plan {
         self.run_after(None, times)
     }
 
-    /// Runs all commands of another plan once, then those of this one `times` times, in one submission.
-    pub(crate) fn run_after(&self, first: Option<&Self>, times: usize) -> Result<()> {
+    /// A worker that waits inside a plan on the CPU may pick up another run of it, and wait for itself.
+    fn refuse_rayon_workers(&self) -> Result<()> {
         if !self.device.is_gpu() && rayon::current_thread_index().is_some() {
-            // A worker that waits inside the plan may pick up another run of it, and wait for itself.
             return Err(Error::argument("run", "thread", "one that is no rayon worker", "a rayon worker"));
         }
+        Ok(())
+    }
+
+    /// Runs all commands of another plan once, then those of this one `times` times, in one submission.
+    pub(crate) fn run_after(&self, first: Option<&Self>, times: usize) -> Result<()> {
+        self.refuse_rayon_workers()?;
         let counters = self.device.counters();
         let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
@@ -263,6 +268,7 @@ impl Plan {
     /// # Errors
     /// As [`Self::run`]; the adapter has no timestamp queries.
     pub fn profile(&self, runs: usize) -> Result<Profile> {
+        self.refuse_rayon_workers()?;
         let timed = |command: &Command| match command {
             Command::Dispatch(d) => Timed {
                 kernel: d.kernel.name,

@@ -127,15 +127,15 @@ impl fmt::Display for Profile {
         writeln!(f, "{}: {:.1} us a run", self.device, self.microseconds())?;
         writeln!(f, "{:24} calls        us  share   GFLOP/s      GB/s", "kernel")?;
         for row in self.rows() {
+            let ProfileRow { kernel, calls, microseconds, share, gflop_per_second, gb_per_second } = row;
+            if microseconds == 0.0 {
+                writeln!(f, "{kernel:24} {calls:5} not timed")?;
+                continue;
+            }
+            let percent = 100.0 * share;
             writeln!(
                 f,
-                "{:24} {:5} {:9.1} {:5.1}% {:9.1} {:9.1}",
-                row.kernel,
-                row.calls,
-                row.microseconds,
-                100.0 * row.share,
-                row.gflop_per_second,
-                row.gb_per_second
+                "{kernel:24} {calls:5} {microseconds:9.1} {percent:5.1}% {gflop_per_second:9.1} {gb_per_second:9.1}"
             )?;
         }
         Ok(())

@@ -112,7 +112,7 @@ impl Trainer {
         self.optimizer.lr()
     }
 
-    /// The plan of a step.
+    /// The plan of a step. To run it, by [`Plan::profile`] say, is to train.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -215,6 +215,9 @@ impl LossLog {
             return Ok(());
         }
         let history = self.history.to_vec_async().await?;
+        // Runs of the plan by hand, a profile say, are steps too; of more than the ring holds, the latest remain.
+        self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());
+        self.read = self.read.max(self.written.saturating_sub(LOG_CAPACITY as u64));
         for step in self.read..self.written {
             let value = history[(step % LOG_CAPACITY as u64) as usize];
             self.read = step + 1;

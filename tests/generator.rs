@@ -3,16 +3,20 @@
 mod common;
 
 use common::f32_devices;
-use elman::generate::{Generator, SlidingWindow};
+use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::InitialState;
-use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
 use elman::{Device, Error, Graph, rng};
 
 const VOCABULARY: usize = 11;
 
 fn model(device: &Device) -> (CharRnn, Parameters) {
+    model_of(device, CharRnnOptions::new(VOCABULARY, 4, 8))
+}
+
+fn model_of(device: &Device, options: CharRnnOptions) -> (CharRnn, Parameters) {
     let mut init = Init::new(rng::manual_seed(9));
-    let model = CharRnn::new(&mut init, CharRnnOptions::new(VOCABULARY, 4, 8)).unwrap();
+    let model = CharRnn::new(&mut init, options).unwrap();
     let parameters = init.upload(device).unwrap();
     // Initial weights are timid; louder ones make texts that differ.
     for (_, tensor) in parameters.iter() {
@@ -47,21 +51,27 @@ fn collect(generator: &mut Generator, length: usize) -> Vec<u32> {
     all
 }
 
+/// Of every cell, stacked, and of a hidden size that goes step by step.
 #[test]
 fn greedy_equals_the_host_loop() {
+    let small = CharRnnOptions::new(VOCABULARY, 4, 8);
+    let (gru, lstm) = (small.cell(Cell::Gru), small.cell(Cell::Lstm).num_layers(2));
+    let large = CharRnnOptions::new(VOCABULARY, 4, 1030);
     for device in f32_devices() {
-        let (model, parameters) = model(&device);
-        let prompt = [3, 1, 4];
-        let mut want = prompt.to_vec();
-        for _ in 0..70 {
-            want.push(argmax(&logits(&model, &parameters, &want)));
+        for (options, length) in [(small, 70), (gru, 30), (lstm, 30), (large, 8)] {
+            let (model, parameters) = model_of(&device, options);
+            let prompt = [3, 1, 4];
+            let mut want = prompt.to_vec();
+            for _ in 0..length {
+                want.push(argmax(&logits(&model, &parameters, &want)));
+            }
+            let mut generator = Generator::new(&model, &parameters, 1).unwrap();
+            generator.prime(&prompt).unwrap();
+            // More than the ring holds, in calls that do not divide it.
+            let mut got = collect(&mut generator, length - 5);
+            got.extend(collect(&mut generator, 5));
+            assert_eq!(got, want[3..], "{options:?} on {}", device.describe());
         }
-        let mut generator = Generator::new(&model, &parameters, 1).unwrap();
-        generator.prime(&prompt).unwrap();
-        // More than the ring holds, in calls that do not divide it.
-        let mut got = collect(&mut generator, 45);
-        got.extend(collect(&mut generator, 25));
-        assert_eq!(got, want[3..]);
     }
 }
 
@@ -84,8 +94,7 @@ fn sampling_follows_the_distribution() {
         let (model, parameters) = model(&device);
         let (lanes, heat) = (4000, 1.3);
         let mut generator = Generator::new(&model, &parameters, lanes).unwrap();
-        generator.set_temperature(heat).unwrap();
-        generator.set_seed(5).unwrap();
+        generator.set_sampling(Sampling { temperature: heat, seed: 5, ..Sampling::default() }).unwrap();
         generator.prime(&[7]).unwrap();
         let mut counts = [0.0f64; VOCABULARY];
         for token in collect(&mut generator, 1) {
@@ -107,14 +116,96 @@ fn sampling_follows_the_distribution() {
     }
 }
 
+/// The same tokens as from a plain loop on the host that sorts, keeps, and draws by the same generator.
+#[test]
+fn top_k_and_top_p_draw_among_the_most_likely() {
+    for device in f32_devices() {
+        let (model, parameters) = model(&device);
+        let logits = logits(&model, &parameters, &[7]);
+        let mut order: Vec<u32> = (0..VOCABULARY as u32).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        let probability = |temperature: f32| {
+            let weight = |token: &u32| (f64::from(logits[*token as usize]) / f64::from(temperature)).exp();
+            let total: f64 = order.iter().map(weight).sum();
+            order.iter().map(|token| weight(token) / total).collect::<Vec<_>>()
+        };
+        for (top_k, top_p) in [(Some(3), None), (None, Some(0.6)), (Some(4), Some(0.5)), (Some(1), Some(1.0))] {
+            let sampling = Sampling { temperature: 2.0, top_k, top_p, seed: 9, stop: None };
+            let kept_by_k = top_k.unwrap_or(VOCABULARY);
+            let probabilities = &probability(2.0)[..kept_by_k];
+            let enough = f64::from(top_p.unwrap_or(1.0)) * probabilities.iter().sum::<f64>() - 1e-9;
+            let mut sum = 0.0;
+            let kept = probabilities.iter().position(|p| {
+                sum += p;
+                sum >= enough
+            });
+            let kept = &order[..=kept.unwrap()];
+            let mut generator = Generator::new(&model, &parameters, 2000).unwrap();
+            generator.set_sampling(sampling).unwrap();
+            generator.prime(&[7]).unwrap();
+            let drawn: std::collections::BTreeSet<u32> = collect(&mut generator, 1).into_iter().collect();
+            let kept: std::collections::BTreeSet<u32> = kept.iter().copied().collect();
+            assert_eq!(drawn, kept, "{top_k:?} {top_p:?} on {}", device.describe());
+        }
+    }
+}
+
+/// Lanes of one generator differ in settings as generators do.
+#[test]
+fn lanes_have_settings_of_their_own() {
+    for device in f32_devices() {
+        let (model, parameters) = model(&device);
+        let greedy = Sampling::default();
+        let bold = Sampling { temperature: 1.5, seed: 4, ..greedy };
+        let mut both = Generator::new(&model, &parameters, 2).unwrap();
+        both.set_sampling_of_lanes(&[greedy, bold]).unwrap();
+        both.prime(&[1, 2]).unwrap();
+        let text = collect(&mut both, 30);
+        let lane = |i: usize| text.iter().skip(i).step_by(2).copied().collect::<Vec<_>>();
+        let mut alone = Generator::new(&model, &parameters, 2).unwrap();
+        alone.set_sampling(greedy).unwrap();
+        alone.prime(&[1, 2]).unwrap();
+        assert_eq!(collect(&mut alone, 30).into_iter().step_by(2).collect::<Vec<_>>(), lane(0));
+        assert_ne!(lane(0), lane(1));
+    }
+}
+
+/// A lane that has drawn its stop token draws nothing else, and generation ends when all have.
+#[test]
+fn stop_tokens_end_a_lane() {
+    for device in f32_devices() {
+        let (model, parameters) = model(&device);
+        let lanes = 3;
+        let mut generator = Generator::new(&model, &parameters, lanes).unwrap();
+        let free = Sampling { temperature: 1.0, seed: 8, ..Sampling::default() };
+        generator.set_sampling(free).unwrap();
+        generator.prime(&[1]).unwrap();
+        let text = collect(&mut generator, 400);
+        let stop = text[0];
+        // A prompt that ends with the stop token does not stop the text.
+        generator.set_sampling(Sampling { stop: Some(stop), ..free }).unwrap();
+        generator.prime(&[1]).unwrap();
+        let stopped = collect(&mut generator, 400);
+        for lane in 0..lanes {
+            let of = |text: &[u32]| text.iter().skip(lane).step_by(lanes).copied().collect::<Vec<_>>();
+            let (free, stopped) = (of(&text), of(&stopped));
+            let end = free.iter().position(|&token| token == stop).unwrap_or(free.len()).min(stopped.len());
+            assert_eq!(free[..end], stopped[..end]);
+            assert!(stopped[end..].iter().all(|&token| token == stop), "{stopped:?}");
+        }
+        assert!(stopped.len() < text.len(), "all lanes had drawn it after some chunks");
+        generator.prime(&[1, stop]).unwrap();
+        assert!(collect(&mut generator, 64).iter().any(|&token| token != stop));
+    }
+}
+
 #[test]
 fn the_seed_decides_the_text() {
     for device in f32_devices() {
         let (model, parameters) = model(&device);
         let text = |seed: u32| {
             let mut generator = Generator::new(&model, &parameters, 2).unwrap();
-            generator.set_temperature(1.0).unwrap();
-            generator.set_seed(seed).unwrap();
+            generator.set_sampling(Sampling { temperature: 1.0, seed, ..Sampling::default() }).unwrap();
             generator.prime(&[1, 2]).unwrap();
             let text = collect(&mut generator, 40);
             generator.prime(&[1, 2]).unwrap();
@@ -194,9 +285,23 @@ fn bad_input_is_refused() {
     generator.prime(&[1]).unwrap();
     assert!(matches!(generator.prime(&[1, 11]), Err(Error::Token { token: 11, .. })));
     assert_eq!(collect(&mut generator, 5), text, "a refused prompt changes nothing");
-    for heat in [-0.1, f32::NAN, f32::INFINITY] {
-        assert!(matches!(generator.set_temperature(heat), Err(Error::Argument { argument: "temperature", .. })));
+    let good = Sampling::default();
+    let bad = [
+        ("temperature", Sampling { temperature: -0.1, ..good }),
+        ("temperature", Sampling { temperature: f32::NAN, ..good }),
+        ("temperature", Sampling { temperature: f32::INFINITY, ..good }),
+        ("top_k", Sampling { top_k: Some(0), ..good }),
+        ("top_p", Sampling { top_p: Some(0.0), ..good }),
+        ("top_p", Sampling { top_p: Some(f32::NAN), ..good }),
+        ("stop", Sampling { stop: Some(11), ..good }),
+    ];
+    for (name, sampling) in bad {
+        let error = generator.set_sampling(sampling).unwrap_err();
+        assert!(matches!(error, Error::Argument { argument, .. } if argument == name), "{error}");
     }
+    assert!(generator.set_sampling_of_lanes(&[good; 2]).is_err());
+    generator.prime(&[1]).unwrap();
+    assert_eq!(collect(&mut generator, 5), text, "refused settings change nothing");
     assert!(Generator::new(&model, &parameters, 0).is_err());
     assert!(SlidingWindow::new(&model, &parameters, 0).is_err());
     assert!(SlidingWindow::new(&model, &parameters, 3).unwrap().next(&[1, 2]).is_err());

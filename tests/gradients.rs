@@ -172,8 +172,9 @@ fn recurrences() {
                 Cell::Lstm => shapes[..4].to_vec(),
                 _ => shapes[..3].to_vec(),
             };
-            for with_lengths in [false, true] {
-                check_leaves(&format!("{cell:?} {with_lengths}"), &keep, |g, v| {
+            for (with_lengths, stepwise) in [(false, false), (true, false), (false, true), (true, true)] {
+                check_leaves(&format!("{cell:?} {with_lengths} {stepwise}"), &keep, |g, v| {
+                    g.set_stepwise(stepwise);
                     let lengths = g.device().lengths("lengths", batch, steps)?;
                     lengths.write_u32(&tokens(2, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
                     let c = (cell == Cell::Lstm).then(|| v[3]);

@@ -69,7 +69,7 @@ fn zeros(device: &Device, name: &str, shape: &[usize]) -> Result<Tensor> {
 
 #[test]
 fn matmul() {
-    let sizes = [(1, 1, 1), (63, 15, 65), (64, 16, 64), (65, 17, 63), (131, 35, 70), (1, 300, 67), (67, 601, 3)];
+    let sizes = [(1, 1, 1), (63, 15, 65), (64, 16, 64), (65, 17, 63), (131, 35, 70), (1, 300, 67), (67, 2601, 3)];
     sizes.iter().for_each(|&(m, k, n)| matmul_case(m, k, n));
 }
 
@@ -212,8 +212,8 @@ fn last_step_and_reverse() {
             let index = device.tokens("reversed", &[steps, batch], 11)?;
             kernels::reverse_index::reverse_index(g, &s.index, &s.lengths, &index)?;
             let last = zeros(device, "last", &[batch, columns])?;
-            let chain =
-                device.upload("chain", &[steps + 1, batch, columns], &vec![2.0; (steps + 1) * batch * columns])?;
+            let places: Vec<f32> = (0..(steps + 1) * batch * columns).map(|i| i as f32).collect();
+            let chain = device.upload("chain", &[steps + 1, batch, columns], &places)?;
             kernels::last_step::last_step(g, &chain, &s.lengths, &last)?;
             Ok(vec![y, twice, index, last])
         });
@@ -276,6 +276,7 @@ fn class_losses() {
                         x: &device.upload("x", &[rows, v], &x)?,
                         targets: &device.upload_u32("targets", &[rows], &target)?,
                         ignore_index,
+                        counts: false,
                         scale: &device.upload("scale", &[1], &[0.37])?,
                         losses: &losses,
                         dx: gradient.then_some(&dx),
@@ -371,7 +372,8 @@ fn cross_entropy_of_huge_logits_is_finite() {
         let scale = device.upload("scale", &[1], &[1.0]).unwrap();
         let losses = device.zeros("losses", &[2], DType::F32).unwrap();
         let (targets, scale) = (&targets, &scale);
-        let loss = ClassLoss { x: &logits, targets, ignore_index: None, scale, losses: &losses, dx: None };
+        let loss =
+            ClassLoss { x: &logits, targets, ignore_index: None, counts: false, scale, losses: &losses, dx: None };
         kernels::cross_entropy::cross_entropy(&mut g, loss).unwrap();
         g.finish().unwrap().run().unwrap();
         let losses = losses.to_vec().unwrap();
@@ -408,7 +410,7 @@ fn record_loss() {
 
 #[test]
 fn column_sum() {
-    for (rows, columns) in [(1, 1), (3, 63), (5, 64), (131, 65), (67, 131), (700, 2), (1101, 67)] {
+    for (rows, columns) in [(1, 1), (3, 63), (5, 64), (131, 65), (67, 131), (700, 2), (1101, 67), (2311, 67)] {
         for accumulate in [false, true] {
             check(&format!("column_sum {rows} {columns} {accumulate}"), TOLERANCE, |device, g| {
                 let x = random(device, "x", &[rows, columns])?;
@@ -613,27 +615,30 @@ fn windows_are_what_they_say() {
 
 #[test]
 fn sample() {
-    for (b, v, heat) in [(1, 1, 1.0), (3, 85, 0.0), (65, 7, 0.8), (131, 20, 2.0)] {
-        check(&format!("sample {b} {v} {heat}"), 0.0, |device, g| {
-            let logits: Vec<f32> = values(8, b * v).iter().map(|z| 4.0 * z).collect();
-            let logits = device.upload("logits", &[b, v], &logits)?;
-            let temperature = device.upload("temperature", &[b], &vec![heat; b])?;
-            let seed = device.upload_u32("seed", &[b], &vec![42; b])?;
-            let counter = device.upload_u32("counter", &[b], &tokens(1, b, 1000))?;
-            let tokens = device.zeros("tokens", &[b], DType::U32)?;
-            let ring = device.zeros("ring", &[5, b], DType::U32)?;
-            let draw = Draw {
-                logits: &logits,
-                temperature: &temperature,
-                seed: &seed,
-                counter: &counter,
-                tokens: &tokens,
-                ring: &ring,
-            };
-            kernels::sample::sample(g, draw)?;
-            kernels::sample::sample(g, draw)?;
-            Ok(vec![tokens, counter, ring])
-        });
+    // Temperature, top-k, top-p.
+    let shapes = [(1.0, 0, 1.0), (0.0, 0, 1.0), (0.8, 3, 1.0), (2.0, 0, 0.7), (1.5, 5, 0.6), (1.0, 1, 0.1)];
+    for (b, v) in [(1, 1), (3, 85), (65, 7), (131, 20), (2, 300)] {
+        for (temperature, top_k, top_p) in shapes {
+            check(&format!("sample {b} {v} {temperature} {top_k} {top_p}"), 0.0, |device, g| {
+                let logits: Vec<f32> = values(8, b * v).iter().map(|z| 4.0 * z).collect();
+                // Every third lane stops at token 0.
+                let control = (0..b as u32).flat_map(|lane| [42, top_k, if lane % 3 == 0 { 0 } else { NO_TARGET }]);
+                let counter = device.upload_u32("counter", &[b], &tokens(1, b, 1000))?;
+                let tokens = device.zeros("tokens", &[b], DType::U32)?;
+                let ring = device.zeros("ring", &[5, b], DType::U32)?;
+                let draw = Draw {
+                    logits: &device.upload("logits", &[b, v], &logits)?,
+                    shape: &device.upload("shape", &[b, 2], &[temperature, top_p].repeat(b))?,
+                    control: &device.upload_u32("control", &[b, 3], &control.collect::<Vec<_>>())?,
+                    counter: &counter,
+                    tokens: &tokens,
+                    ring: &ring,
+                };
+                kernels::sample::sample(g, draw)?;
+                kernels::sample::sample(g, draw)?;
+                Ok(vec![tokens, counter, ring])
+            });
+        }
     }
 }
 
@@ -647,7 +652,8 @@ fn more_rows_than_a_grid_is_wide() {
         let losses = zeros(device, "losses", &[65_537])?;
         let dlogits = zeros(device, "dlogits", &[65_537, 2])?;
         let (x, dx) = (&logits, Some(&dlogits));
-        let loss = ClassLoss { x, targets: &targets, ignore_index: None, scale: &scale, losses: &losses, dx };
+        let loss =
+            ClassLoss { x, targets: &targets, ignore_index: None, counts: false, scale: &scale, losses: &losses, dx };
         kernels::cross_entropy::cross_entropy(g, loss)?;
         Ok(vec![losses.reshape(&[65_537, 1])?, dlogits])
     });

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use elman::kernel::{Access, Kernel};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
-use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel};
 use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Trainer, kernels, rng};
@@ -36,8 +36,10 @@ fn parse(kernel: &Kernel) -> (Module, ModuleInfo) {
 fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
     let mut found: BTreeSet<_> = kernels::ALL.iter().enumerate().map(|(i, _)| (i, Vec::new())).collect();
     for hidden in [1, 5, 64, 65, 256, 1022, 1025] {
-        for (batch, wide) in [(1, false), (512, false), (1, true), (512, true)] {
-            let trainer = char_rnn_trainer(hidden, batch, wide);
+        let shapes = [(1, false), (512, false), (1, true), (512, true)];
+        let cells = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm];
+        for ((batch, wide), cell) in shapes.into_iter().flat_map(|shape| cells.map(|cell| (shape, cell))) {
+            let trainer = char_rnn_trainer(cell, hidden, batch, wide);
             for dispatch in trainer.plan().dispatches() {
                 let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
                 found.insert((i, dispatch.constants().to_vec()));
@@ -47,10 +49,10 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
     found.into_iter().map(|(i, constants)| (kernels::ALL[i], constants)).collect()
 }
 
-fn char_rnn_trainer(hidden: usize, batch: usize, wide: bool) -> Trainer {
+fn char_rnn_trainer(cell: Cell, hidden: usize, batch: usize, wide: bool) -> Trainer {
     let device = Device::cpu();
     let mut init = Init::new(rng::manual_seed(0));
-    let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, hidden)).unwrap();
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, hidden).cell(cell)).unwrap();
     let parameters = init.upload(&device).unwrap();
     let corpus = Corpus::new(&device, &[1; 20], 85).unwrap();
     let windows = Windows::new(&corpus, (0..12).collect(), 3).unwrap();
@@ -243,7 +245,7 @@ fn planted_faults_are_found() {
         ("read> logits", "read_write> logits"),
         ("losses: array<f32>", "losses: array<u32>"),
         ("fn cross_entropy(", "fn main("),
-        ("@binding(3) var<storage, read> scale", "@binding(6) var<storage, read> scale"),
+        ("@binding(2) var<storage, read> targets", "@binding(6) var<storage, read> scale"),
         ("const THREADS: u32 = 64u;", "const THREADS: u32 = 512u;"),
         ("array<f32, THREADS>", "array<f32, 4097>"),
         ("const THREADS: u32 = 64u;", "override THREADS: u32 = 64u;"),

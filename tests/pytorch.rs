@@ -251,13 +251,13 @@ fn check_family(
     with_state: bool,
     want: &[f64],
 ) {
-    let (steps, batch, hidden) = (4, 3, options.hidden_size);
+    let (steps, batch, hidden) = (6, 3, options.hidden_size);
     let directions = if options.bidirectional { 2 } else { 1 };
     let mut init = Init::new(rng::manual_seed(seed));
     let module = match kind {
         "gru" => Module::Gru(Gru::new(&mut init, "m", options).unwrap()),
         "lstm" => Module::Lstm(Lstm::new(&mut init, "m", options).unwrap()),
-        "projected" => Module::Lstm(Lstm::new(&mut init, "m", options.proj_size(3)).unwrap()),
+        "projected" => Module::Lstm(Lstm::new(&mut init, "m", options.proj_size(4)).unwrap()),
         "relu" => Module::Rnn(Rnn::new(&mut init, "m", options.nonlinearity(Nonlinearity::Relu)).unwrap()),
         _ => Module::Rnn(Rnn::new(&mut init, "m", options).unwrap()),
     };
@@ -267,16 +267,18 @@ fn check_family(
     };
     let outer = if options.batch_first { [batch, steps] } else { [steps, batch] };
     let sizes: &[usize] = match kind {
-        "projected" => &[3, hidden],
+        "projected" => &[4, hidden],
         "lstm" => &[hidden; 2],
         _ => &[hidden],
     };
     let lengths = device.lengths("lengths", batch, steps).unwrap();
     if with_lengths {
-        lengths.write_u32(&[2, 4, 1]).unwrap();
+        lengths.write_u32(&[3, 6, 1]).unwrap();
     }
 
     let mut g = Graph::new(&parameters);
+    // Every other case step by step, as a large hidden size is.
+    g.set_stepwise(seed % 2 == 1 && kind != "relu");
     let x = g.input_with_gradient(&draw("x", &[outer[0], outer[1], options.input_size])).unwrap();
     let mut states = Vec::new();
     for &size in sizes.iter().filter(|_| with_state) {

@@ -568,3 +568,52 @@ fn truncated_windows_equal_a_detached_loop() {
         }
     }
 }
+
+/// Between layers, in training alone: other masks in every step and in every layer, and its gradient is its own.
+#[test]
+fn dropout_between_layers() {
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(4));
+        let options = RnnOptions::new(INPUT, 40).num_layers(2);
+        let rnn = Rnn::new(&mut init, "rnn", options.dropout(0.5)).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let x = device.upload("x", &[4, BATCH, INPUT], &sequence(4)).unwrap();
+        let output = |g: &mut Graph, rnn: &Rnn| {
+            let x = g.input(&x).unwrap();
+            let out = rnn.forward(g, x, InitialState::Zero).unwrap();
+            g.tensor(out.output).unwrap()
+        };
+        // Without gradients it is the network without dropout.
+        let mut again = Init::new(rng::manual_seed(4));
+        let plain = Rnn::new(&mut again, "rnn", options).unwrap();
+        let same_parameters = again.upload(&device).unwrap();
+        let run = |mut g: Graph, rnn: &Rnn| {
+            let tensor = output(&mut g, rnn);
+            g.finish().unwrap().run().unwrap();
+            tensor.to_vec().unwrap()
+        };
+        let want = run(Graph::new(&same_parameters), &plain);
+        assert_eq!(run(Graph::inference(&parameters), &rnn), want);
+        let dropped = run(Graph::new(&parameters), &rnn);
+        assert_ne!(dropped, want);
+        assert!(dropped.iter().all(|&y| y != 0.0), "nothing is dropped above the last layer");
+
+        // Two calls in one graph draw for themselves.
+        let mut g = Graph::new(&parameters);
+        let (first, second) = (output(&mut g, &rnn), output(&mut g, &rnn));
+        g.finish().unwrap().run().unwrap();
+        assert_ne!(first.to_vec().unwrap(), second.to_vec().unwrap());
+
+        // Each step of a trainer draws anew.
+        let target = device.zeros("target", &[4, BATCH, 40], elman::DType::F32).unwrap();
+        let mut trainer = Trainer::new(&parameters, Adam::new(0.0), |g| {
+            let x = g.input(&x)?;
+            let out = rnn.forward(g, x, InitialState::Zero)?;
+            functional::mse_loss(g, out.output, &target, Reduction::Mean)
+        })
+        .unwrap();
+        (0..2).for_each(|_| trainer.step().unwrap());
+        let losses = trainer.losses().unwrap();
+        assert_ne!(losses[0], losses[1]);
+    }
+}

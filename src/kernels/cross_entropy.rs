@@ -9,7 +9,7 @@ use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { R: u32, V: u32, ignore_index: u32, gradient: u32 }
+params! { R: u32, V: u32, ignore_index: u32, gradient: u32, counts: u32 }
 
 /// See `shaders/cross_entropy.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -17,7 +17,7 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("cross_entropy", "reduce"),
     constants: &[],
     params: FIELDS,
-    bindings: &[reads("logits"), reads_u32("targets"), reads("scale"), writes("losses"), writes("dlogits")],
+    bindings: &[reads("logits"), reads_u32("targets"), writes("scale"), writes("losses"), writes("dlogits")],
     twin: twin!(twin),
 };
 
@@ -30,6 +30,8 @@ pub struct ClassLoss<'a> {
     pub targets: &'a Tensor,
     /// A class whose rows are ignored too.
     pub ignore_index: Option<u32>,
+    /// Whether `cross_entropy` sets `scale` to 1 / the number of rows that count.
+    pub counts: bool,
     /// What the sum of the losses is multiplied with, `[1]`.
     pub scale: &'a Tensor,
     /// The loss of each row, not scaled.
@@ -54,13 +56,14 @@ pub(super) fn check_class_loss(op: &'static str, loss: &ClassLoss<'_>) -> Result
 /// The sizes do not fit.
 pub fn cross_entropy(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
     let (rows, v) = check_class_loss("cross_entropy", &loss)?;
-    let ClassLoss { x, targets, ignore_index, scale, losses, dx } = loss;
+    let ClassLoss { x, targets, ignore_index, counts, scale, losses, dx } = loss;
     let dummy = g.zeros("no gradient", &[1])?;
     let params = Params {
         R: rows as u32,
         V: v as u32,
         ignore_index: ignore_index.unwrap_or(u32::MAX),
         gradient: dx.is_some().into(),
+        counts: counts.into(),
     };
     let (across, down) = folded_grid(rows);
     g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], [across, down, 1])
@@ -68,11 +71,16 @@ pub fn cross_entropy(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [logits, targets, scale, losses, dlogits] = args.all();
-    let (v, scale) = (p.V as usize, scale.read()[0]);
-    let rows = logits.read().par_chunks_exact(v).zip(targets.read_u32()).zip(losses.write());
+    let (v, targets, scale) = (p.V as usize, targets.read_u32(), scale.write());
+    let counts = |target: u32| target < p.V && target != p.ignore_index;
+    if p.counts != 0 {
+        let count = targets.iter().filter(|&&target| counts(target)).count();
+        scale[0] = F::of(1.0 / count.max(1) as f64);
+    }
+    let scale = scale[0];
+    let rows = logits.read().par_chunks_exact(v).zip(targets).zip(losses.write());
     let row = |z: &[F], target: u32, loss: &mut F, d: &mut [F]| {
-        let counts = target < p.V && target != p.ignore_index;
-        let target = target as usize;
+        let (counts, target) = (counts(target), target as usize);
         let most = z.iter().copied().fold(F::neg_infinity(), F::max);
         let sum: F = z.iter().map(|&z| (z - most).exp()).sum();
         *loss = if counts { sum.ln() + (most - z[target]) } else { F::zero() };

@@ -1,4 +1,4 @@
-//! `c = op(a) op(b) + bias`.
+//! `c = op(a) op(b) + bias + bias2`.
 
 use super::{column_sum, expect_len, slices};
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, has_bias: u32, accumulate: u32 }
+params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, biases: u32, accumulate: u32 }
 
 /// See `shaders/matmul.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("matmul", "tile"),
     constants: &[],
     params: FIELDS,
-    bindings: &[reads("a"), reads("b"), reads("bias"), writes("c")],
+    bindings: &[reads("a"), reads("b"), reads("bias"), reads("bias2"), writes("c")],
     twin: twin!(twin),
 };
 
@@ -83,6 +83,22 @@ pub fn matmul<'a>(
     c: &Tensor,
     accumulate: bool,
 ) -> Result<()> {
+    let biases: Vec<_> = bias.into_iter().collect();
+    matmul_with_biases(g, a, b, &biases, c, accumulate)
+}
+
+/// [`matmul`] with up to two biases.
+///
+/// # Errors
+/// The shapes do not fit, or there are more biases.
+pub fn matmul_with_biases<'a>(
+    g: &mut Graph,
+    a: impl Into<Factor<'a>>,
+    b: impl Into<Factor<'a>>,
+    biases: &[&Tensor],
+    c: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
     let (a, b) = (a.into(), b.into());
     let ((m, k), (kb, n)) = (a.shape(), b.shape());
     if kb != k {
@@ -93,11 +109,14 @@ pub fn matmul<'a>(
         return Err(Error::shape("matmul", a.tensor.name(), "one that holds the block", a.tensor.shape()));
     }
     expect_len("matmul", c, m * n)?;
-    if let Some(bias) = bias {
+    if biases.len() > 2 {
+        return Err(Error::argument("matmul", "biases", "at most 2", biases.len()));
+    }
+    for bias in biases {
         expect_len("matmul", bias, n)?;
     }
     let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    let slices = if bias.is_some() { 1 } else { slices(g.is_wide(), tiles, k) };
+    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), tiles, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
     let slices = k.div_ceil(slice);
@@ -110,13 +129,13 @@ pub fn matmul<'a>(
         a_offset: a.offset as u32,
         a_stride: a.stride as u32,
         slice: slice as u32,
-        has_bias: bias.is_some().into(),
+        biases: biases.len() as u32,
         accumulate: accumulate.into(),
     };
     let grid = [n.div_ceil(TILE), m.div_ceil(TILE), slices];
-    let dummy = a.tensor;
+    let bias = |i: usize| *biases.get(i).unwrap_or(&a.tensor);
     let mut record = |c: &Tensor, accumulate: bool| {
-        let tensors = [a.tensor, b.tensor, bias.unwrap_or(dummy), c];
+        let tensors = [a.tensor, b.tensor, bias(0), bias(1), c];
         g.dispatch(&KERNEL, &[], params(accumulate), &tensors, grid)?;
         // Each row of tiles reads b, each column of tiles a.
         let rereads = (m.div_ceil(TILE) - 1) * k * n + (n.div_ceil(TILE) - 1) * m * k;
@@ -132,7 +151,7 @@ pub fn matmul<'a>(
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [a, b, bias, c] = args.all();
+    let [a, b, bias, bias2, c] = args.all();
     let (m, n, k, slice) = (p.m as usize, p.n as usize, p.k as usize, p.slice as usize);
     let matrix = |data, rows, columns, stride, transpose| match transpose {
         0 => Matrix::strided(data, rows, columns, stride),
@@ -140,16 +159,17 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     };
     let a = matrix(&a.read()[p.a_offset as usize..], m, k, p.a_stride as usize, p.transpose_a);
     let b = matrix(b.read(), k, n, if p.transpose_b == 0 { n } else { k }, p.transpose_b);
-    let bias = bias.read();
+    let (bias, bias2) = (bias.read(), bias2.read());
     for (i, c) in c.write().chunks_exact_mut(m * n).enumerate() {
-        if p.has_bias != 0 {
+        if p.biases > 0 {
             for row in c.chunks_exact_mut(n) {
-                for (c, &bias) in row.iter_mut().zip(bias) {
+                for (j, c) in row.iter_mut().enumerate() {
+                    let bias = if p.biases == 2 { bias[j] + bias2[j] } else { bias[j] };
                     *c = if p.accumulate != 0 { *c + bias } else { bias };
                 }
             }
         }
         let (from, to) = (i * slice, k.min((i + 1) * slice));
-        product(c, a.columns(from, to), b.rows(from, to), p.has_bias != 0 || p.accumulate != 0, true);
+        product(c, a.columns(from, to), b.rows(from, to), p.biases > 0 || p.accumulate != 0, true);
     }
 }

@@ -145,7 +145,7 @@ fn folded_grid(n: usize) -> (usize, usize) {
 }
 
 /// How many slices to cut a sum of `terms` into, so that a wide device has `workgroups * slices` near 256 of them;
-/// 1 where slices would only cost.
+/// 1 where slices would only cost, since another dispatch must sum them.
 fn slices(wide: bool, workgroups: usize, terms: usize) -> usize {
-    if !wide { 1 } else { (256 / workgroups).min(terms / 128).max(1) }
+    if !wide || terms < 2048 { 1 } else { (256 / workgroups).min(terms / 512).max(1) }
 }

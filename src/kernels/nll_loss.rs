@@ -26,7 +26,7 @@ pub static KERNEL: Kernel = Kernel {
 /// The sizes do not fit.
 pub fn nll_loss(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
     let (rows, v) = check_class_loss("nll_loss", &loss)?;
-    let ClassLoss { x, targets, ignore_index, scale, losses, dx } = loss;
+    let ClassLoss { x, targets, ignore_index, scale, losses, dx, .. } = loss;
     let dummy = g.zeros("no gradient", &[1])?;
     let params = Params {
         R: rows as u32,

@@ -8,7 +8,7 @@ use crate::optim::RmsProp;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { n: u32, alpha: f32, epsilon: f32, weight_decay: f32, momentum: f32, centered: u32 }
+params! { n: u32, alpha: f32, rest: f32, epsilon: f32, weight_decay: f32, momentum: f32, centered: u32 }
 
 /// See `shaders/rms_prop.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -55,6 +55,7 @@ pub fn rms_prop(g: &mut Graph, options: &RmsProp, update: Update<'_>) -> Result<
     let params = Params {
         n: n as u32,
         alpha: options.alpha as f32,
+        rest: (1.0 - options.alpha) as f32,
         epsilon: options.eps as f32,
         weight_decay: options.weight_decay as f32,
         momentum: options.momentum as f32,
@@ -67,14 +68,14 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, parameters, square, mean, velocity] = args.all();
     let real = |x: f32| F::of(x.into());
     let (lr, alpha, epsilon) = (lr.read()[0], real(p.alpha), real(p.epsilon));
-    let (decay, momentum, one) = (real(p.weight_decay), real(p.momentum), F::one());
+    let (decay, momentum, rest) = (real(p.weight_decay), real(p.momentum), real(p.rest));
     let (square, mean, velocity) = (square.write(), mean.write(), velocity.write());
     for (i, (w, &g)) in parameters.write().iter_mut().zip(gradient.read()).enumerate() {
         let g = g + decay * *w;
-        square[i] = alpha * square[i] + (one - alpha) * g * g;
+        square[i] = alpha * square[i] + rest * g * g;
         let mut variance = square[i];
         if p.centered != 0 {
-            mean[i] = mean[i] + (one - alpha) * (g - mean[i]);
+            mean[i] = mean[i] + rest * (g - mean[i]);
             variance = variance - mean[i] * mean[i];
         }
         let mut direction = g / (variance.sqrt() + epsilon);

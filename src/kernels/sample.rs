@@ -1,6 +1,6 @@
 //! Draws the next token of every lane of a generator, and feeds it back.
 
-use super::expect_len;
+use super::{expect_len, folded_grid};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes_u32};
@@ -13,13 +13,13 @@ params! { B: u32, V: u32, capacity: u32 }
 /// See `shaders/sample.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "sample",
-    source: wgsl!("sample", "threefry"),
+    source: wgsl!("sample", "threefry", "reduce"),
     constants: &[],
     params: FIELDS,
     bindings: &[
         reads("logits"),
-        reads("temperature"),
-        reads_u32("seed"),
+        reads("shape"),
+        reads_u32("control"),
         writes_u32("counter"),
         writes_u32("tokens"),
         writes_u32("ring"),
@@ -27,15 +27,15 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// The tensors of a draw. All but `logits`, `temperature` are u32.
+/// The tensors of a draw. All but `logits` and `shape` are u32.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw<'a> {
     /// `[B, V]`
     pub logits: &'a Tensor,
-    /// `[B]`; 0 takes the most likely token.
-    pub temperature: &'a Tensor,
-    /// `[B]`
-    pub seed: &'a Tensor,
+    /// `[B, 2]`: temperature (0 takes the most likely token) and top-p (1: all).
+    pub shape: &'a Tensor,
+    /// `[B, 3]`: seed, top-k (0: all), stop token ([`crate::NO_TARGET`]: none).
+    pub control: &'a Tensor,
     /// `[B]`: draws made so far.
     pub counter: &'a Tensor,
     /// `[B]`: the token drawn.
@@ -49,12 +49,12 @@ pub struct Draw<'a> {
 /// # Errors
 /// The sizes differ.
 pub fn sample(g: &mut Graph, draw: Draw<'_>) -> Result<()> {
-    let Draw { logits, temperature, seed, counter, tokens, ring } = draw;
+    let Draw { logits, shape, control, counter, tokens, ring } = draw;
     let &[capacity, b] = ring.shape() else {
         return Err(Error::shape("sample", ring.name(), "[capacity, B]", ring.shape()));
     };
-    for tensor in [temperature, seed, counter, tokens] {
-        expect_len("sample", tensor, b)?;
+    for (tensor, each) in [(shape, 2), (control, 3), (counter, 1), (tokens, 1)] {
+        expect_len("sample", tensor, each * b)?;
     }
     let (rows, v) = logits.rows_and_columns();
     if rows != b {
@@ -65,34 +65,86 @@ pub fn sample(g: &mut Graph, draw: Draw<'_>) -> Result<()> {
         return Err(Error::argument("sample", "tokens", expected, format!("`{}`", tokens.name())));
     }
     let params = Params { B: b as u32, V: v as u32, capacity: capacity as u32 };
-    g.dispatch(&KERNEL, &[], params, &[logits, temperature, seed, counter, tokens, ring], [b.div_ceil(64), 1, 1])
+    let (across, down) = folded_grid(b);
+    g.dispatch(&KERNEL, &[], params, &[logits, shape, control, counter, tokens, ring], [across, down, 1])
 }
 
+/// The threads that share a lane's tokens in the shader; sums go in the same order here.
+const THREADS: usize = 64;
+
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [logits, temperature, seed, counter, tokens, ring] = args.all();
-    let (temperature, seed) = (temperature.read(), seed.read_u32());
+    let [logits, shape, control, counter, tokens, ring] = args.all();
+    let (shape, control) = (shape.read(), control.read_u32());
     let (counter, tokens, ring) = (counter.write_u32(), tokens.write_u32(), ring.write_u32());
     for (lane, z) in logits.read().chunks_exact(p.V as usize).enumerate() {
-        let mut best = 0;
-        for (v, &logit) in z.iter().enumerate() {
-            if logit > z[best] {
-                best = v;
-            }
+        let (temperature, top_p) = (shape[2 * lane], shape[2 * lane + 1]);
+        let [seed, top_k, stop] = [0, 1, 2].map(|i| control[3 * lane + i]);
+        let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
+        if temperature > F::zero() {
+            let bits = threefry2x32([seed, lane as u32], [counter[lane], 0])[0];
+            let uniform = F::of(f64::from(bits >> 8) / f64::from(1 << 24));
+            drawn = draw(z, z[drawn], temperature, top_k as usize, top_p, uniform).unwrap_or(drawn);
         }
-        let heat = temperature[lane];
-        if heat > F::zero() {
-            let most = z[best];
-            let weight = |&z: &F| ((z - most) / heat).exp();
-            let bits = threefry2x32([seed[lane], lane as u32], [counter[lane], 0])[0];
-            let mut left = F::of(f64::from(bits >> 8) / f64::from(1 << 24)) * z.iter().map(weight).sum();
-            let drawn = z.iter().position(|z| {
-                left = left - weight(z);
-                left < F::zero()
-            });
-            best = drawn.unwrap_or(best);
+        if counter[lane] > 0 && tokens[lane] == stop {
+            drawn = stop as usize;
         }
-        tokens[lane] = best as u32;
-        ring[(counter[lane] % p.capacity * p.B) as usize + lane] = best as u32;
+        tokens[lane] = drawn as u32;
+        ring[(counter[lane] % p.capacity * p.B) as usize + lane] = drawn as u32;
         counter[lane] = counter[lane].wrapping_add(1);
     }
+}
+
+/// The token that a uniform number in [0, 1) falls on.
+fn draw<F: Real>(z: &[F], most: F, temperature: F, top_k: usize, top_p: F, uniform: F) -> Option<usize> {
+    let mut weights: Vec<F> = z.iter().map(|&z| ((z - most) / temperature).exp()).collect();
+    let sum = |weights: &[F]| -> F { runs(weights).map(|run| run.iter().copied().sum()).sum() };
+    // The least likely token kept; equals are kept with it.
+    let mut sorted: Vec<F> = Vec::new();
+    if (top_k > 0 && top_k < z.len()) || top_p < F::one() {
+        sorted.extend(z);
+        sorted.sort_unstable_by(|a, b| b.partial_cmp(a).unwrap_or(std::cmp::Ordering::Equal));
+    }
+    let keep = |weights: &mut [F], least: F| {
+        weights.iter_mut().zip(z).filter(|&(_, &z)| z < least).for_each(|(weight, _)| *weight = F::zero());
+    };
+    if top_k > 0 && top_k < z.len() {
+        keep(&mut weights, sorted[top_k - 1]);
+    }
+    if top_p < F::one() {
+        let enough = top_p * sum(&weights);
+        let mut kept = F::zero();
+        let reached = sorted.iter().position(|&z| {
+            kept = kept + ((z - most) / temperature).exp();
+            kept >= enough
+        });
+        keep(&mut weights, sorted[reached.unwrap_or(z.len() - 1)]);
+    }
+    let shares: Vec<F> = runs(&weights).map(|run| run.iter().copied().sum()).collect();
+    let mut left = uniform * shares.iter().copied().sum();
+    let mut run = 0;
+    while run + 1 < shares.len() && left >= shares[run] {
+        left = left - shares[run];
+        run += 1;
+    }
+    let first = run * run_length(z.len());
+    let mut last = None;
+    for (i, &weight) in weights[first..].iter().take(run_length(z.len())).enumerate() {
+        if weight > F::zero() {
+            last = Some(first + i);
+            left = left - weight;
+            if left < F::zero() {
+                break;
+            }
+        }
+    }
+    last
+}
+
+fn run_length(v: usize) -> usize {
+    v.div_ceil(THREADS)
+}
+
+/// Each thread's run of tokens.
+fn runs<F>(weights: &[F]) -> impl Iterator<Item = &[F]> {
+    weights.chunks(run_length(weights.len()))
 }

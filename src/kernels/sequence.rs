@@ -116,10 +116,11 @@ impl RowTile {
     /// A wide device gets 4 x 4 sums a thread and just enough groups to fill a workgroup of 64 threads: that makes the
     /// most workgroups. A software driver, where a load costs a hundred products, gets 8 x 8 for a cell of one gate; 16 x 16
     /// run faster there (lavapipe, T 8, B 512, H 256: 0.20 s in place of 0.27) but take 10 s to compile in place of 2.
-    fn new(wide: bool, batch: usize, hidden: usize, gates: usize) -> Self {
+    fn new(g: &Graph, batch: usize, hidden: usize, gates: usize) -> Self {
+        let wide = g.is_wide();
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
-        let fused = fit >= 4;
+        let fused = fit >= 4 && !g.is_stepwise();
         let (rows, columns) = match (fused && !wide, gates) {
             (false, _) => (4, 1),
             (true, 1) => (fit.min(8), vectors.min(2)),
@@ -194,7 +195,7 @@ impl Launch {
 pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let (steps, batch, hidden) = check(cell, s)?;
     let gates = cell.gates();
-    let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
+    let tile = RowTile::new(g, batch, hidden, gates);
     let (none, nowhere) = (g.zeros("none", &[4])?, g.zeros("nowhere", &[4])?);
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor, product: &Tensor| {
         let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
@@ -245,7 +246,7 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     if cell.saved() > 0 && s.saved.is_none() {
         return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
-    let tile = RowTile::new(g.is_wide(), batch, hidden, gates);
+    let tile = RowTile::new(g, batch, hidden, gates);
     let none = g.zeros("none", &[4])?;
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor| {
         let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);

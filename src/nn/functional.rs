@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::cross_entropy::ClassLoss;
-use crate::kernels::matmul::{Factor, matmul, t};
+use crate::kernels::matmul::{Factor, matmul, matmul_with_biases, t};
 use crate::kernels::mse_loss::ElementLoss;
 use crate::kernels::sequence::{self, Cell, Sequence, SequenceGradients};
 use crate::kernels::{
@@ -12,6 +12,7 @@ use crate::kernels::{
     place, reverse as reverse_kernel, reverse_index, segment_sum, swap_axes as swap_axes_kernel,
 };
 use crate::nn::State;
+use crate::rng::threefry2x32;
 use crate::tensor::{DType, Tensor};
 
 /// `y = x Wᵀ + b` (`torch.nn.functional.linear`): `x` `[.., I]`, `weight` `[O, I]`, `bias` `[O]`, `y` `[.., O]`.
@@ -21,14 +22,20 @@ use crate::tensor::{DType, Tensor};
 /// # Errors
 /// The shapes do not fit.
 pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
+    let biases: Vec<_> = bias.into_iter().collect();
+    linear_with_biases(g, x, weight, &biases)
+}
+
+/// [`linear`] with up to two biases: a recurrent layer's `b_ih` and `b_hh`.
+pub(crate) fn linear_with_biases(g: &mut Graph, x: Var, weight: Var, biases: &[Var]) -> Result<Var> {
     if let Some((table, index)) = g.as_rows(x)
         && g.prefers_table(table, &index)
     {
-        let table = linear(g, table, weight, bias)?;
+        let table = linear_with_biases(g, table, weight, biases)?;
         return Ok(rows(g, table, &index));
     }
     let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
-    let b = bias.map(|bias| g.tensor(bias)).transpose()?;
+    let b = biases.iter().map(|&bias| g.tensor(bias)).collect::<Result<Vec<_>>>()?;
     let &[outputs, inputs] = w.shape() else {
         return Err(Error::shape("linear", w.name(), "[O, I]", w.shape()));
     };
@@ -38,18 +45,24 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Result<V
     }
     shape.push(outputs);
     let y_tensor = g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &shape)?;
-    matmul(g, &x_tensor, t(&w), b.as_ref(), &y_tensor, false)?;
-    let parents: Vec<_> = [x, weight].into_iter().chain(bias).collect();
+    matmul_with_biases(g, &x_tensor, t(&w), &b.iter().collect::<Vec<_>>(), &y_tensor, false)?;
+    let parents: Vec<_> = [x, weight].iter().chain(biases).copied().collect();
     let y = g.result(y_tensor, &parents);
+    let biases = biases.to_vec();
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return Ok(()) };
         if let Some((dw, accumulate)) = g.gradient_target(weight)? {
             matmul(g, t(&dy), &x_tensor, None, &dw, accumulate)?;
         }
-        if let Some(bias) = bias
-            && let Some((db, accumulate)) = g.gradient_target(bias)?
-        {
-            column_sum::column_sum(g, &dy, &db, accumulate)?;
+        if let &[bias] = biases.as_slice() {
+            if let Some((db, accumulate)) = g.gradient_target(bias)? {
+                column_sum::column_sum(g, &dy, &db, accumulate)?;
+            }
+        } else if biases.iter().any(|&bias| g.is_differentiable(bias)) {
+            // One gradient for both.
+            let db = g.zeros("d biases", &[outputs])?;
+            column_sum::column_sum(g, &dy, &db, false)?;
+            biases.iter().try_for_each(|&bias| g.add_gradient(bias, &db, true))?;
         }
         if let Some((dx, accumulate)) = g.gradient_target(x)? {
             matmul(g, &dy, &w, None, &dx, accumulate)?;
@@ -251,7 +264,7 @@ pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var>
     Ok(y)
 }
 
-/// One entry of the first axis, which goes (`torch.select(x, 0, index)`, `x[index]`): one step of a sequence.
+/// One entry of the first axis, which goes (`torch.select(x, 0, index)`, `x[index]`): one step of a sequence that is time first; [`swap_axes`] makes one so.
 ///
 /// # Errors
 /// There is no such entry, or `x` has one dimension.
@@ -433,6 +446,8 @@ pub fn dropout(g: &mut Graph, x: Var, rate: f64, seed: u32) -> Result<Var> {
     if rate == 0.0 || !g.is_training() {
         return Ok(x);
     }
+    // Each dropout of a graph draws for itself, those of one module that is called twice too.
+    let seed = threefry2x32([seed, g.next_dropout()], [0, 0])[0];
     let (x_tensor, clock) = (g.tensor(x)?, g.clock()?);
     let y_tensor = g.zeros(&format!("{} dropped", x_tensor.name()), x_tensor.shape())?;
     dropout_kernel::dropout(g, &x_tensor, &y_tensor, rate, seed, &clock)?;
@@ -676,19 +691,20 @@ impl Loss {
 
 /// Softmax and negative log-likelihood, from logits (`torch.nn.functional.cross_entropy`): `logits` `[.., V]`, `targets`
 /// one for each row, from [`crate::Device::targets`]. A row whose target is [`crate::NO_TARGET`] does not count, nor one
-/// whose class is ignored: `Reduction::Mean.ignoring(0)`.
+/// whose class is ignored: `Reduction::Mean.ignoring(0)`. If no row counts, the mean is 0 (PyTorch's is NaN).
 ///
 /// Its gradient is computed on the way; [`Graph::backward`] goes on from it if the loss is named there.
 ///
 /// # Errors
-/// There is not one target for each row, or targets may be V or more.
+/// The targets' shape is neither that of the rows, axes of size 1 aside, nor flat; or targets may be V or more.
 pub fn cross_entropy(
     g: &mut Graph,
     logits: Var,
     targets: &Tensor,
     reduction: impl Into<ClassReduction>,
 ) -> Result<Loss> {
-    class_loss(g, "cross_entropy", kernels::cross_entropy::cross_entropy, logits, targets, reduction.into())
+    let kernel = ClassKernel { record: kernels::cross_entropy::cross_entropy, counts: true };
+    class_loss(g, "cross_entropy", kernel, logits, targets, reduction.into())
 }
 
 /// Negative log-likelihood, from log-probabilities (`torch.nn.functional.nll_loss`): as [`cross_entropy`], of what
@@ -702,35 +718,50 @@ pub fn nll_loss(
     targets: &Tensor,
     reduction: impl Into<ClassReduction>,
 ) -> Result<Loss> {
-    class_loss(g, "nll_loss", kernels::nll_loss::nll_loss, log_probabilities, targets, reduction.into())
+    let kernel = ClassKernel { record: kernels::nll_loss::nll_loss, counts: false };
+    class_loss(g, "nll_loss", kernel, log_probabilities, targets, reduction.into())
 }
+
+/// A kernel that makes a loss over classes.
+struct ClassKernel {
+    record: fn(&mut Graph, ClassLoss<'_>) -> Result<()>,
+    /// Whether it can count the rows itself.
+    counts: bool,
+}
+
+/// Up to here, each workgroup of a loss counts all rows that count: cheaper than a dispatch.
+const MOST_ROWS_COUNTED_BY_EACH: usize = 1024;
 
 fn class_loss(
     g: &mut Graph,
     op: &'static str,
-    kernel: fn(&mut Graph, ClassLoss<'_>) -> Result<()>,
+    kernel: ClassKernel,
     x: Var,
     targets: &Tensor,
     ClassReduction { reduction, ignore_index }: ClassReduction,
 ) -> Result<Loss> {
     let x_tensor = g.tensor(x)?;
     let (count, v) = x_tensor.rows_and_columns();
-    if targets.len() != count {
-        return Err(Error::shape(op, targets.name(), format!("of {count} elements"), targets.shape()));
+    let without_ones = |shape: &[usize]| shape.iter().copied().filter(|&size| size > 1).collect::<Vec<_>>();
+    let rows = &x_tensor.shape()[..x_tensor.shape().len() - 1];
+    if targets.len() != count || (targets.shape().len() > 1 && without_ones(targets.shape()) != without_ones(rows)) {
+        return Err(Error::shape(op, targets.name(), format!("{rows:?}, or [{count}]"), targets.shape()));
     }
     kernels::expect_targets(op, targets, v)?;
+    // A kernel of few rows counts them itself.
+    let counts = reduction == Reduction::Mean && kernel.counts && count <= MOST_ROWS_COUNTED_BY_EACH;
     let scale = match reduction {
         Reduction::Sum => g.device().upload("scale", &[1], &[1.0])?,
-        Reduction::Mean => {
-            let scale = g.zeros("scale", &[1])?;
-            count_targets::count_targets(g, targets, v, ignore_index, &scale)?;
-            scale
-        }
+        Reduction::Mean => g.zeros("scale", &[1])?,
     };
+    if reduction == Reduction::Mean && !counts {
+        count_targets::count_targets(g, targets, v, ignore_index, &scale)?;
+    }
     let losses = g.zeros("losses", &[count])?;
     let dx = g.is_differentiable(x).then(|| g.zeros("d logits", x_tensor.shape())).transpose()?;
-    let tensors = ClassLoss { x: &x_tensor, targets, ignore_index, scale: &scale, losses: &losses, dx: dx.as_ref() };
-    kernel(g, tensors)?;
+    let tensors =
+        ClassLoss { x: &x_tensor, targets, ignore_index, counts, scale: &scale, losses: &losses, dx: dx.as_ref() };
+    (kernel.record)(g, tensors)?;
     Ok(Loss::new(g, x, losses, scale, dx))
 }
 

@@ -104,6 +104,9 @@ impl RnnOptions {
     }
 
     fn check(&self, cell: Cell) -> Result<()> {
+        if self.nonlinearity == Nonlinearity::Relu && cell != Cell::Relu {
+            return Err(Error::argument("rnn", "nonlinearity", format!("left alone for {cell:?}"), "Relu"));
+        }
         if self.proj_size > 0 && cell != Cell::Lstm {
             return Err(Error::argument("rnn", "proj_size", "0, but for an LSTM", self.proj_size));
         }
@@ -176,12 +179,12 @@ impl Layer {
         };
         // The GRU's b_hh is inside the product that its reset gate scales; elsewhere the two add up.
         let (below, recurrent) = match (biases, cell) {
-            (None, _) => (None, None),
-            (Some((b_ih, b_hh)), Cell::Gru) => (Some(b_ih), Some(b_hh)),
-            (Some((b_ih, b_hh)), _) => (Some(functional::add(g, b_ih, b_hh)?), None),
+            (None, _) => (vec![], None),
+            (Some((b_ih, b_hh)), Cell::Gru) => (vec![b_ih], Some(b_hh)),
+            (Some((b_ih, b_hh)), _) => (vec![b_ih, b_hh], None),
         };
         let weight_ih = g.parameter(self.weight_ih)?;
-        let projected = functional::linear(g, x, weight_ih, below)?;
+        let projected = functional::linear_with_biases(g, x, weight_ih, &below)?;
         let weight_hh = g.parameter(self.weight_hh)?;
         match self.weight_hr {
             None => functional::recurrence(g, cell, projected, weight_hh, recurrent, start, lengths),
@@ -427,8 +430,8 @@ macro_rules! module {
             /// A size or number of layers of 0, a dropout outside [0, 1), an option that this module does not have, or
             /// the name is taken.
             pub fn new(init: &mut Init, name: &str, options: RnnOptions) -> Result<Self> {
-                let cell: fn(&RnnOptions) -> Result<Cell> = $cell;
-                Ok(Self(Recurrent::new(init, name, cell(&options)?, options)?))
+                let cell: fn(&RnnOptions) -> Cell = $cell;
+                Ok(Self(Recurrent::new(init, name, cell(&options), options)?))
             }
 
             /// A zero state for `batch` sequences, to carry from window to window.
@@ -492,7 +495,7 @@ module! {
     /// assert_eq!(g.shape(out.h_n), [4, 3, 7]); // [D * L, B, H]
     /// # Ok::<(), elman::Error>(())
     /// ```
-    Rnn, RnnOutput, |options| Ok(elman_cell(options)), |output, states| RnnOutput { output, h_n: states.h }
+    Rnn, RnnOutput, elman_cell, |output, states| RnnOutput { output, h_n: states.h }
 }
 
 module! {
@@ -501,7 +504,7 @@ module! {
     /// `h' = (1 - z) n + z h`.
     ///
     /// Parameters as [`Rnn`]'s, with 3 H in place of their first H.
-    Gru, RnnOutput, |options| only_tanh("gru", options, Cell::Gru), |output, states| RnnOutput { output, h_n: states.h }
+    Gru, RnnOutput, |_| Cell::Gru, |output, states| RnnOutput { output, h_n: states.h }
 }
 
 module! {
@@ -509,17 +512,10 @@ module! {
     ///
     /// With `proj_size`, h' is multiplied with `weight_hr_l{k}` `[P, H]`: outputs and hidden states are of size P, cells
     /// of size H. Parameters as [`Rnn`]'s, with 4 H in place of their first H.
-    Lstm, LstmOutput, |options| only_tanh("lstm", options, Cell::Lstm), |output, states| LstmOutput {
+    Lstm, LstmOutput, |_| Cell::Lstm, |output, states| LstmOutput {
         output,
         h_n: states.h,
         c_n: states.c.expect("an LSTM has a cell"),
-    }
-}
-
-fn only_tanh(module: &'static str, options: &RnnOptions, cell: Cell) -> Result<Cell> {
-    match options.nonlinearity {
-        Nonlinearity::Tanh => Ok(cell),
-        other => Err(Error::argument(module, "nonlinearity", "left alone", format!("{other:?}"))),
     }
 }
 
@@ -536,8 +532,8 @@ macro_rules! cell {
             /// # Errors
             /// A size of 0, an option that a cell does not have, or the name is taken.
             pub fn new(init: &mut Init, name: &str, options: RnnOptions) -> Result<Self> {
-                let cell: fn(&RnnOptions) -> Result<Cell> = $cell;
-                Ok(Self(SingleStep::new(init, $module, name, cell(&options)?, options)?))
+                let cell: fn(&RnnOptions) -> Cell = $cell;
+                Ok(Self(SingleStep::new(init, $module, name, cell(&options), options)?))
             }
 
             /// `x` `[B, I]` and states `[B, H]` (zero if none are given) to the next states, `[B, H]`.
@@ -553,17 +549,17 @@ macro_rules! cell {
 
 cell! {
     /// One step of [`Rnn`] (`torch.nn.RNNCell`).
-    RnnCell, "rnn cell", |options| Ok(elman_cell(options))
+    RnnCell, "rnn cell", elman_cell
 }
 
 cell! {
     /// One step of [`Gru`] (`torch.nn.GRUCell`).
-    GruCell, "gru cell", |options| only_tanh("gru cell", options, Cell::Gru)
+    GruCell, "gru cell", |_| Cell::Gru
 }
 
 cell! {
     /// One step of [`Lstm`] (`torch.nn.LSTMCell`).
-    LstmCell, "lstm cell", |options| only_tanh("lstm cell", options, Cell::Lstm)
+    LstmCell, "lstm cell", |_| Cell::Lstm
 }
 
 /// One step of a recurrence: a sequence of length 1.
@@ -580,6 +576,7 @@ impl SingleStep {
         if options != RnnOptions::new(input_size, hidden_size).nonlinearity(nonlinearity).bias(bias) {
             return Err(Error::argument(module, "options", "of one layer, one direction, time first", "others"));
         }
+        options.check(cell)?;
         Ok(Self { cell, hidden: hidden_size, layer: Layer::new(init, name, "", cell, input_size, &options)? })
     }
 
@@ -593,6 +590,12 @@ impl SingleStep {
             None => None,
             Some(States { h, c }) => {
                 functional::check_states(self.cell, States { h, c })?;
+                for state in [Some(h), c].into_iter().flatten() {
+                    if g.shape(state) != [batch, self.hidden] {
+                        let expected = format!("[{batch}, {}]", self.hidden);
+                        return Err(Error::shape("cell", "initial state", expected, g.shape(state)));
+                    }
+                }
                 let h = functional::reshape(g, h, &state)?;
                 Some(States { h, c: c.map(|c| functional::reshape(g, c, &state)).transpose()? })
             }
