@@ -306,7 +306,8 @@ fn check_family(
     for (i, tensor) in tensors.iter().enumerate() {
         let want = &want[at..at + tensor.len()];
         at += tensor.len();
-        let row = *tensor.shape().last().unwrap();
+        // What relu lets through may all but cancel: there it is the largest of the tensor that counts.
+        let row = if kind == "relu" { tensor.len() } else { *tensor.shape().last().unwrap() };
         let (tolerance, columns) = if i < forward { (1e-5, row) } else { (1e-4, tensor.len()) };
         let what = format!("{name}: result {i}, {tensor:?}, on {}", device.describe());
         assert_close(&what, &tensor.to_vec_f64().unwrap(), want, columns, tolerance);
