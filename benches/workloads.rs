@@ -82,12 +82,17 @@ const CHARACTERS: usize = 2048;
 
 impl Work {
     fn run(&mut self, device: &Device) -> Result<()> {
+        self.start()?;
+        Ok(device.synchronize()?)
+    }
+
+    fn start(&mut self) -> Result<()> {
         match self {
             Self::Training(trainer) => trainer.step()?,
             Self::Forward(plan) => plan.run()?,
             Self::Generation(generator, length) => generator.generate(*length, |_| true)?,
         }
-        Ok(device.synchronize()?)
+        Ok(())
     }
 
     fn plan(&self) -> &Plan {
@@ -254,12 +259,22 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
         work.run(device)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
+    let after = device.count();
+    // What the host does for a run: encoding and submitting, while the device has nothing else to do.
+    let mut host = Vec::new();
+    for _ in 0..runs.min(20) {
+        let start = Instant::now();
+        work.start()?;
+        host.push(start.elapsed().as_secs_f64() * 1e6);
+        device.synchronize()?;
+    }
+    host.sort_by(f64::total_cmp);
+    let host = host[host.len() / 2];
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
     let (median, least, p90) = (at(0.5), times[0], at(0.9));
     let count = work.plan().count();
     let per_run = |n: u64| n / runs as u64;
-    let after = device.count();
     let (submits, dispatches) =
         (per_run(after.submits - before.submits), per_run(after.dispatches - before.dispatches));
     let repeats = dispatches / count.dispatches.max(1) as u64;
@@ -271,6 +286,9 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
             "p90_ms": p90, "runs": runs, "dispatches": dispatches, "submits": submits, "bytes": bytes, "flops": flops,
             "peak_bytes": after.peak_bytes,
         });
+        if device.is_gpu() {
+            line["host_us"] = host.into();
+        }
         match workload {
             Workload::W4 => {
                 line["lanes"] = options.lanes.into();
@@ -287,6 +305,9 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
         bytes as f64 / 1e6,
         flops as f64 / median / 1e6
     );
+    if device.is_gpu() {
+        println!("         {host:.0} us on the host to encode and submit");
+    }
     if let Some(path) = &options.profile {
         let profile = work.plan().profile(runs.min(20))?;
         println!("{profile}");

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
 use crate::device::{Counters, Device, Kind};
@@ -389,8 +391,28 @@ fn submit<'a>(gpu: &Gpu, passes: impl Iterator<Item = &'a Pass>) -> Result<()> {
     gpu.submit(encoder.finish())
 }
 
+/// Compiles what a plan needs, on all threads where there are threads: a driver takes a tenth of a second to seconds for
+/// one pipeline. An error is found again, and reported, where the pipeline is used.
+fn compile(gpu: &Gpu, commands: &[Command]) {
+    if cfg!(target_arch = "wasm32") || rayon::current_thread_index().is_some() {
+        return;
+    }
+    let mut wanted: Vec<(&'static Kernel, &[(&'static str, u32)])> = Vec::new();
+    for command in commands {
+        if let Command::Dispatch(d) = command
+            && !wanted.iter().any(|(kernel, constants)| kernel.name == d.kernel.name && *constants == d.constants)
+        {
+            wanted.push((d.kernel, &d.constants));
+        }
+    }
+    wanted.into_par_iter().for_each(|(kernel, constants)| {
+        let _ = pollster::block_on(gpu.pipeline(kernel, constants));
+    });
+}
+
 /// Compiles the pipelines and makes the bind groups.
 async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
+    compile(gpu, commands);
     let uniforms = upload_params(gpu, commands)?;
     let mut uniform_offset = 0;
     let mut passes = Vec::new();
@@ -434,6 +456,7 @@ async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
         }
     }
     gpu.check()?;
+    gpu.keep_pipelines();
     Ok(passes)
 }
 

@@ -357,6 +357,33 @@ fn devices_are_listed_and_chosen_by_the_environment() {
     }
 }
 
+/// Vulkan's compiled pipelines are kept beside the corpus; a damaged file costs time and nothing else.
+#[cfg(target_os = "linux")]
+#[test]
+fn pipelines_are_kept() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        let corpus = shipped();
+        let args = ["--device", "gpu", "--corpus", &corpus, "--hidden", "4", "--batch", "8", "--max-steps", "2"];
+        let out = folder.path().join("out");
+        let output =
+            nietzsche().args(args).arg("--out").arg(out).env("XDG_CACHE_HOME", folder.path()).output().unwrap();
+        success(&output)
+    };
+    let kept = || {
+        let files = std::fs::read_dir(folder.path().join("elman")).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.to_string_lossy().contains("pipeline_cache")).collect::<Vec<_>>()
+    };
+    let first = run();
+    let [file] = &kept()[..] else { panic!("{:?}", kept()) };
+    std::fs::write(file, b"no pipelines").unwrap();
+    assert_eq!(run().lines().last(), first.lines().last());
+    assert_ne!(std::fs::read(file).unwrap(), b"no pipelines");
+}
+
 #[test]
 fn quiet_prints_the_table_and_the_texts() {
     let folder = tempfile::tempdir().unwrap();

@@ -37,6 +37,10 @@ impl Adapter {
         }
     }
 
+    pub(super) fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
     /// The limits that matter to kernels, in one line.
     pub fn limits(&self) -> String {
         let l = &self.limits;

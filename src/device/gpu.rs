@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_intrusive::channel::shared::oneshot_channel;
@@ -21,6 +23,7 @@ pub(crate) struct Gpu {
     adapter: Adapter,
     limits: wgpu::Limits,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    cache: Option<PipelineCache>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
     staging: Mutex<VecDeque<wgpu::Buffer>>,
     failure: Arc<Mutex<Option<Failure>>>,
@@ -35,6 +38,43 @@ type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
 pub(crate) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+}
+
+/// Vulkan's compiled pipelines, kept in a file for each adapter and driver in the user's cache folder. That they cannot be
+/// read or kept costs time and nothing else, so no error is reported.
+struct PipelineCache {
+    cache: wgpu::PipelineCache,
+    path: PathBuf,
+    /// How many pipelines the file has.
+    saved: Mutex<u64>,
+}
+
+impl PipelineCache {
+    fn open(device: &wgpu::Device, adapter: &Adapter) -> Option<Self> {
+        if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return None;
+        }
+        let folder = directories::ProjectDirs::from("", "", "elman")?.cache_dir().to_path_buf();
+        let path = folder.join(wgpu::util::pipeline_cache_key(adapter.info())?);
+        let data = std::fs::read(&path).ok();
+        let descriptor = wgpu::PipelineCacheDescriptor { label: Some("elman"), data: data.as_deref(), fallback: true };
+        // SAFETY: the file holds what `get_data` gave for this adapter and driver: they are its name, and `save` writes it
+        // whole or not at all. wgpu checks its header too.
+        let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+        Some(Self { cache, path, saved: Mutex::new(0) })
+    }
+
+    fn save(&self, pipelines: u64) {
+        let mut saved = lock(&self.saved);
+        if *saved == pipelines {
+            return;
+        }
+        *saved = pipelines;
+        if let (Some(data), Some(folder)) = (self.cache.get_data(), self.path.parent()) {
+            let _ = std::fs::create_dir_all(folder)
+                .and_then(|()| crate::io::write_atomically(&self.path, &data).map_err(std::io::Error::other));
+        }
+    }
 }
 
 /// Where a profiled plan leaves its timestamps.
@@ -72,7 +112,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -81,6 +121,7 @@ impl Gpu {
             .request_device(&descriptor)
             .await
             .map_err(|error| Error::Gpu(format!("{} cannot be opened: {error}", summary.name())))?;
+        let cache = PipelineCache::open(&device, &summary);
         let failure = Arc::new(Mutex::new(None));
         let slot = failure.clone();
         device.set_device_lost_callback(move |_, message| {
@@ -97,6 +138,7 @@ impl Gpu {
             adapter: summary,
             limits,
             pipelines: Mutex::default(),
+            cache,
             in_flight: Mutex::default(),
             staging: Mutex::default(),
             failure,
@@ -212,7 +254,7 @@ impl Gpu {
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.cache.as_ref().map(|cache| &cache.cache),
         });
         if let Some(error) = scope.pop().await {
             return Err(Error::Gpu(format!("kernel `{}` {constants:?}: {error}", kernel.name)));
@@ -221,6 +263,13 @@ impl Gpu {
         let pipeline = Arc::new(Pipeline { pipeline, layout });
         lock(&self.pipelines).insert(key, pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Writes what the driver has compiled to the disk, for the next program.
+    pub fn keep_pipelines(&self) {
+        if let Some(cache) = &self.cache {
+            cache.save(self.counters.pipelines.load(Ordering::Relaxed));
+        }
     }
 
     /// Submits, and waits for the submission `QUEUE_DEPTH` before it.
