@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use common::corpus::Text;
+use common::data::Data;
 use common::networks::{Model, Recipe};
 use common::run::{Epoch, Run, smooth};
 use common::{DeviceArgs, announce, corpus, say};
@@ -18,8 +20,9 @@ use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
 use elman::optim::Adam;
-use elman::text::{Corpus, Vocabulary, Windows, hold_out};
-use elman::{Evaluator, Trainer, rng};
+use elman::rng::{self, Rng};
+use elman::text::{Corpus, FileWindows, Vocabulary, Windows, hold_out};
+use elman::{Device, Evaluator, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
@@ -139,53 +142,30 @@ fn run() -> Result<ExitCode> {
     let options = Options::parse();
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     let (text, origin) = corpus::find(options.corpus.as_deref(), options.quiet)?;
-    let vocabulary = Vocabulary::of(&text);
-    let tokens = vocabulary.encode(&text)?;
+    let vocabulary = text.vocabulary();
     let recipe = options.recipe();
-    let Some(count) = tokens.len().checked_sub(recipe.window).filter(|&n| n >= 5 * recipe.stride) else {
-        bail!(
-            "the corpus has {} characters; windows of {} need at least {}: use a longer text or a smaller --window",
-            tokens.len(),
-            recipe.window,
-            recipe.window + 5 * recipe.stride
-        );
-    };
     let prompt = prompt(&options, &vocabulary, &text)?;
     let sizes = options.sizes(vocabulary.len())?;
+    // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
+    let mut init = Init::new(rng::manual_seed(options.seed.into()));
+    let (length, [mut training, mut held_out]) = data(&device, &text, &vocabulary, &options, &mut init.rng)?;
     if !options.quiet {
         announce(&device)?;
         say!("corpus: {origin}");
-        say!("corpus length: {}", tokens.len());
+        say!("corpus length: {length}");
         say!("total chars {}", vocabulary.len());
     }
-
-    // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
-    let mut init = Init::new(rng::manual_seed(options.seed.into()));
-    let corpus = Corpus::new(&device, &tokens, vocabulary.len())?;
-    let [training, held_out] = if options.stateful {
-        let split = tokens.len() / 5 * 4;
-        let streams = |stretch| Windows::streams(&corpus, stretch, recipe.batch, recipe.window);
-        [streams(0..split)?, streams(split..tokens.len())?]
-    } else {
-        let starts: Vec<u32> = (0..count as u32).step_by(recipe.stride).collect();
-        let (training, held_out) = hold_out(&init.rng.randperm(starts.len()), 0.2);
-        let windows =
-            |some: Vec<u32>| Windows::new(&corpus, some.iter().map(|&i| starts[i as usize]).collect(), recipe.window);
-        [windows(training)?, windows(held_out)?]
-    };
     let model = options.model.build(&mut init, sizes)?;
     let parameters = init.upload(&device)?;
     let states = [model.state(&device, recipe.batch)?, model.state(&device, recipe.batch)?];
-    let loss = |g: &mut elman::Graph, windows: &Windows, state: &State| {
-        if options.stateful {
-            let batch = windows.batch_of_every_step(g, recipe.batch)?;
-            let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?;
-            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+    let loss = |g: &mut elman::Graph, data: &Data, state: &State| {
+        let batch = data.batch(g, recipe.batch)?;
+        let logits = if options.stateful {
+            model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?
         } else {
-            let batch = windows.batch(g, recipe.batch)?;
-            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
-            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
-        }
+            model.forward(g, &batch.tokens, InitialState::Zero)?
+        };
+        cross_entropy(g, logits, &batch.targets, Reduction::Mean)
     };
     let mut trainer = Trainer::new(&parameters, Adam::new(recipe.lr), |g| loss(g, &training, &states[0]))?;
     let mut evaluator = Evaluator::new(&parameters, |g| loss(g, &held_out, &states[1]))?;
@@ -201,6 +181,7 @@ fn run() -> Result<ExitCode> {
     })?;
 
     say!("epoch  train_loss  val_loss  seconds   chars/s");
+    let held_out_batches = held_out.batches(recipe.batch).min(held_out.most_validated());
     let most = options.max_steps.unwrap_or(usize::MAX);
     for epoch in 0..recipe.epochs.saturating_add(recipe.fine_tune_epochs) {
         let left = most - trainer.steps() as usize;
@@ -208,20 +189,18 @@ fn run() -> Result<ExitCode> {
             break;
         }
         trainer.set_lr(if epoch < recipe.epochs { recipe.lr } else { recipe.lr / 10.0 })?;
-        if !options.stateful {
-            training.set_order(&init.rng.randperm(training.len()))?;
-        }
+        training.start_epoch(&mut init.rng)?;
         states.iter().try_for_each(State::zero)?;
         let steps = training.batches(recipe.batch).min(left);
         let start = Instant::now();
         let first = run.losses().len();
-        train_epoch(&mut trainer, &mut run, steps, &stop, options.quiet)?;
+        train_epoch(&mut trainer, &mut training, &mut run, steps, &stop, options.quiet)?;
         let seconds = start.elapsed().as_secs_f64();
         let done = &run.losses()[first..];
         if done.is_empty() {
             break;
         }
-        let losses = evaluator.losses(held_out.batches(recipe.batch).min(most))?;
+        let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
         let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
         let row = Epoch {
             epoch,
@@ -257,26 +236,96 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The length of the text, and its windows: a random fifth held out, or of streams and of a large file the last fifth.
+fn data(
+    device: &Device,
+    text: &Text,
+    vocabulary: &Vocabulary,
+    options: &Options,
+    rng: &mut Rng,
+) -> Result<(usize, [Data; 2])> {
+    let Recipe { window, stride, batch, .. } = options.recipe();
+    let text = match text {
+        Text::Loaded(text) => text,
+        Text::Mapped(_) if options.stateful || stride > 1 => {
+            bail!(
+                "a corpus of 64 MiB or more is drawn from at random: leave --stateful and three-char for smaller ones"
+            )
+        }
+        Text::Mapped(file) => {
+            let (length, split) = (file.len(), file.len() / 5 * 4);
+            let mut drawn = |stretch| {
+                let draws = rng::manual_seed(rng.next_u32().into());
+                FileWindows::new(file, device, stretch, batch, window, draws).map(Data::Drawn)
+            };
+            return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
+        }
+    };
+    let tokens = vocabulary.encode(text)?;
+    let length = tokens.len();
+    let Some(count) = length.checked_sub(window).filter(|&n| n >= 5 * stride) else {
+        bail!(
+            "the corpus has {length} characters; windows of {window} need at least {}: use a longer text or a smaller \
+             --window",
+            window + 5 * stride
+        );
+    };
+    let corpus = Corpus::new(device, &tokens, vocabulary.len())?;
+    if options.stateful {
+        let split = length / 5 * 4;
+        let streams = |stretch| Windows::streams(&corpus, stretch, batch, window).map(Data::Streams);
+        return Ok((length, [streams(0..split)?, streams(split..length)?]));
+    }
+    let starts: Vec<u32> = (0..count as u32).step_by(stride).collect();
+    let (training, held_out) = hold_out(&rng.randperm(starts.len()), 0.2);
+    let windows = |some: Vec<u32>| {
+        let starts = some.iter().map(|&i| starts[i as usize]).collect();
+        Windows::new(&corpus, starts, window).map(Data::Shuffled)
+    };
+    Ok((length, [windows(training)?, windows(held_out)?]))
+}
+
+/// The loss of each of the first batches held out.
+fn validate(evaluator: &mut Evaluator, held_out: &mut Data, batches: usize) -> Result<Vec<f32>> {
+    if !matches!(held_out, Data::Drawn(_)) {
+        return Ok(evaluator.losses(batches)?);
+    }
+    let mut losses = Vec::new();
+    for _ in 0..batches {
+        held_out.before_step()?;
+        losses.extend(evaluator.losses(1)?);
+    }
+    Ok(losses)
+}
+
 /// The tokens of the prompt: checked before training, not after.
-fn prompt(options: &Options, vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>> {
+fn prompt(options: &Options, vocabulary: &Vocabulary, text: &Text) -> Result<Vec<u32>> {
     let prompt = match &options.prompt {
         Some(prompt) if prompt.is_empty() => bail!("--prompt must have at least one character"),
         Some(prompt) => prompt.clone(),
         None => match options.model.prompts()[0] {
             known if vocabulary.encode(known).is_ok() => known.into(),
-            _ => text.chars().take(options.recipe().window).collect(),
+            _ => text.start(options.recipe().window),
         },
     };
     Ok(vocabulary.encode(&prompt)?)
 }
 
 /// Runs the steps of an epoch. Losses are read a few times a second, for the progress bar.
-fn train_epoch(trainer: &mut Trainer, run: &mut Run, steps: usize, stop: &AtomicBool, quiet: bool) -> Result<()> {
+fn train_epoch(
+    trainer: &mut Trainer,
+    data: &mut Data,
+    run: &mut Run,
+    steps: usize,
+    stop: &AtomicBool,
+    quiet: bool,
+) -> Result<()> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
     bar.set_style(ProgressStyle::with_template("{bar:40} step {pos}/{len}  loss {msg}  {eta} left")?);
     let mut last_read = Instant::now();
     trainer.start_epoch()?;
     for step in 1..=steps {
+        data.before_step()?;
         trainer.step()?;
         if last_read.elapsed() > Duration::from_millis(300) {
             last_read = Instant::now();

@@ -384,6 +384,44 @@ fn pipelines_are_kept() {
     assert_ne!(std::fs::read(file).unwrap(), b"no pipelines");
 }
 
+/// A corpus that is not loaded but drawn from.
+#[test]
+fn a_large_corpus_is_drawn_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.txt");
+    let aphorisms = std::fs::read_to_string(shipped()).unwrap();
+    std::fs::write(&path, aphorisms.repeat((65 << 20) / aphorisms.len() + 1)).unwrap();
+    let corpus = path.to_str().unwrap();
+    let mut args = QUICK.to_vec();
+    args.extend(["--corpus", corpus, "--max-steps", "60", "--lr", "1e-2"]);
+    let out = folder.path().join("out");
+    let stdout = success(&run(&args, &out));
+    assert!(stdout.contains("get_next(\"for thos\")"), "{stdout}");
+    let losses = losses(&out);
+    assert!(losses.len() == 60 && losses[59] < losses[0] - 0.8, "{losses:?}");
+    args.push("--stateful");
+    let refused = run(&args, &out);
+    assert!(text(&refused.stderr).contains("64 MiB or more"), "{}", text(&refused.stderr));
+}
+
+/// The threads that there are do not change a bit.
+#[test]
+fn threads_do_not_change_the_result() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["rnn", "gru", "lstm"] {
+        let results = ["1", "2", "3"].map(|threads| {
+            let corpus = shipped();
+            let out = folder.path().join(threads);
+            let args = ["--device", "cpu", "--corpus", &corpus, "--model", model, "--max-steps", "6", "--length", "5"];
+            let mut command = nietzsche();
+            let output = command.args(args).arg("--out").arg(&out).env("RAYON_NUM_THREADS", threads).output().unwrap();
+            success(&output);
+            losses(&out)
+        });
+        assert!(results[0] == results[1] && results[0] == results[2], "{model}: {results:?}");
+    }
+}
+
 #[test]
 fn quiet_prints_the_table_and_the_texts() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use directories::ProjectDirs;
+use elman::text::{TextFile, Vocabulary};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
+
+use super::data::LARGE;
 
 /// Where the text is published; tests serve it themselves through `ELMAN_CORPUS_URL`.
 const URL: &str = "https://s3.amazonaws.com/text-datasets/nietzsche.txt";
@@ -41,8 +44,40 @@ impl fmt::Display for Origin {
     }
 }
 
+/// A text: loaded, or, if it is large, mapped.
+pub enum Text {
+    Loaded(String),
+    Mapped(TextFile),
+}
+
+impl Text {
+    pub fn vocabulary(&self) -> Vocabulary {
+        match self {
+            Self::Loaded(text) => Vocabulary::of(text),
+            Self::Mapped(file) => file.vocabulary().clone(),
+        }
+    }
+
+    /// The first characters.
+    pub fn start(&self, characters: usize) -> String {
+        match self {
+            Self::Loaded(text) => text.chars().take(characters).collect(),
+            Self::Mapped(file) => file.text_at(0, characters),
+        }
+    }
+}
+
 /// The text, and where it came from.
-pub fn find(path: Option<&Path>, quiet: bool) -> Result<(String, Origin)> {
+pub fn find(path: Option<&Path>, quiet: bool) -> Result<(Text, Origin)> {
+    if let Some(path) = path
+        && path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() >= LARGE)
+    {
+        return Ok((Text::Mapped(TextFile::open(path)?), Origin::File(path.into())));
+    }
+    find_small(path, quiet).map(|(text, origin)| (Text::Loaded(text), origin))
+}
+
+fn find_small(path: Option<&Path>, quiet: bool) -> Result<(String, Origin)> {
     if let Some(path) = path {
         let bytes = std::fs::read(path).with_context(|| format!("the corpus {} cannot be read", path.display()))?;
         return Ok((decode(bytes, &path.display().to_string())?, Origin::File(path.into())));

@@ -12,6 +12,7 @@ pub(crate) use say;
 
 pub mod cell;
 pub mod corpus;
+pub mod data;
 pub mod decoder;
 pub mod networks;
 pub mod plot;
