@@ -252,7 +252,7 @@ pub struct TextFile {
     bytes: Arc<memmap2::Mmap>,
     vocabulary: Vocabulary,
     /// The token of each ASCII character.
-    ascii: [Option<u32>; 128],
+    ascii: Box<[Option<u32>; 128]>,
 }
 
 impl TextFile {
@@ -271,7 +271,7 @@ impl TextFile {
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         let text = std::str::from_utf8(&bytes).map_err(|error| refuse(&format!("it is not UTF-8 text: {error}")))?;
         let vocabulary = Vocabulary::of(text);
-        let mut ascii = [None; 128];
+        let mut ascii = Box::new([None; 128]);
         for (token, &character) in (0..).zip(&vocabulary.characters) {
             if let Some(slot) = ascii.get_mut(character as usize) {
                 *slot = Some(token);

@@ -51,7 +51,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         match p.kind {
             0 => y.iter_mut().for_each(|y| *y = if *y < F::zero() { F::zero() } else { *y }),
             1 => F::tanh_in_place(y),
-            _ => super::sequence::sigmoid_in_place(y),
+            _ => F::sigmoid_in_place(y),
         }
     });
 }

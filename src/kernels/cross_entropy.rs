@@ -82,11 +82,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let row = |z: &[F], target: u32, loss: &mut F, d: &mut [F]| {
         let (counts, target) = (counts(target), target as usize);
         let most = z.iter().copied().fold(F::neg_infinity(), F::max);
-        let sum: F = z.iter().map(|&z| (z - most).exp()).sum();
+        // The exponentials, where the gradient will be.
+        d.iter_mut().zip(z).for_each(|(d, &z)| *d = z - most);
+        F::exp_in_place(d);
+        let sum: F = if d.is_empty() { z.iter().map(|&z| (z - most).exp()).sum() } else { d.iter().copied().sum() };
         *loss = if counts { sum.ln() + (most - z[target]) } else { F::zero() };
-        for (i, (d, &z)) in d.iter_mut().zip(z).enumerate() {
-            let hit = if i == target { F::one() } else { F::zero() };
-            *d = if counts { ((z - most).exp() / sum - hit) * scale } else { F::zero() };
+        let factor = if counts { scale / sum } else { F::zero() };
+        d.iter_mut().for_each(|d| *d = if counts { *d * factor } else { F::zero() });
+        if counts && let Some(d) = d.get_mut(target) {
+            *d = *d - scale;
         }
     };
     if p.gradient == 0 {

@@ -1,8 +1,6 @@
 //! The gated recurrent unit, forward.
 
-use super::sequence::{
-    Launch, Recurrent, RowTile, Sequence, Steps, add_in_place, for_each_tile, sigmoid_in_place, tiles, twin_rows,
-};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, add_in_place, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -86,7 +84,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
                     add_in_place(sum, below(row, gate));
                 }
-                sigmoid_in_place(sum);
+                F::sigmoid_in_place(sum);
             }
             // n, where the next state will be.
             for (row, n) in next.chunks_exact_mut(hidden).enumerate() {

@@ -1,6 +1,6 @@
 //! Long short-term memory, forward.
 
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, for_each_tile, sigmoid_in_place, tiles, twin_rows};
+use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -78,7 +78,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     sum.copy_from_slice(&x[(i * 4 + gate) * hidden..][..hidden]);
                 }
                 recurrent.add_to(sum, previous, gate, hidden);
-                if gate == 2 { F::tanh_in_place(sum) } else { sigmoid_in_place(sum) }
+                if gate == 2 { F::tanh_in_place(sum) } else { F::sigmoid_in_place(sum) }
             }
             let (past, future) = c.split_at_mut(t + 1);
             let (before, cell) = (&*past[t], &mut *future[0]);

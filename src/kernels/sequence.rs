@@ -391,11 +391,3 @@ impl<F: Real> Recurrent<'_, F> {
         }
     }
 }
-
-/// `σ(x)` for each element, by the vectorised tanh: `σ(x) = (1 + tanh(x / 2)) / 2`.
-pub(super) fn sigmoid_in_place<F: Real>(xs: &mut [F]) {
-    let half = F::of(0.5);
-    F::vectorize(|| xs.iter_mut().for_each(|x| *x = half * *x));
-    F::tanh_in_place(xs);
-    F::vectorize(|| xs.iter_mut().for_each(|x| *x = half * *x + half));
-}
