@@ -256,7 +256,8 @@ fn data(
             let (length, split) = (file.len(), file.len() / 5 * 4);
             let mut drawn = |stretch| {
                 let draws = rng::manual_seed(rng.next_u32().into());
-                FileWindows::new(file, device, stretch, batch, window, draws).map(Data::Drawn)
+                let windows = FileWindows::new(file, device, stretch, batch, window, draws)?;
+                anyhow::Ok(Data::Drawn(Box::new(windows)))
             };
             return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
         }

@@ -42,10 +42,10 @@
 //! | [`Tensor`] | a named, shaped range of a device buffer |
 //! | [`kernel`], [`kernels`] | what a kernel is; one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin |
 //! | [`Graph`] | records commands and keeps the tape that writes the backward commands |
-//! | [`Plan`] | the list of commands, ready to run, and the loop that runs it |
+//! | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes |
 //! | [`nn`] | modules, parameters, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations |
 //! | [`optim`], [`schedule`], [`Trainer`], [`Evaluator`] | optimizers and learning rates; a training step and an evaluation as plans over the same parameters |
-//! | [`text`], [`generate`] | text as tokens and windows; text from a network, drawn and fed back on the device |
+//! | [`text`], [`generate`] | text as tokens and windows, of a string or of a file of any size; text from a network, drawn and fed back on the device |
 //! | [`io`], [`rng`] | model files; PyTorch's random generator |
 //! | `product`, `real` | matrix products of the twins by the `gemm` crate; the float types they run in |
 //! | [`Error`] | the one error type |
@@ -71,7 +71,9 @@
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
 //! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps
 //!   one by itself, no cutting of long plans yet.
-//! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits.
+//! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
+//!   runs once for each piece of text, the rest once for each token.
+//! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod device;
 mod error;

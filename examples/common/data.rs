@@ -14,7 +14,7 @@ pub enum Data {
     /// Contiguous streams.
     Streams(Windows),
     /// Windows at random.
-    Drawn(FileWindows),
+    Drawn(Box<FileWindows>),
 }
 
 impl Data {
