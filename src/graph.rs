@@ -351,7 +351,7 @@ impl Graph {
         }
     }
 
-    fn gradient_name(&self, var: Var) -> String {
+    pub(crate) fn gradient_name(&self, var: Var) -> String {
         match &self.nodes[var.0].value {
             Value::Dense(tensor) => format!("d {}", tensor.name()),
             Value::Rows { index, .. } => format!("d rows[{}]", index.name()),

@@ -96,6 +96,24 @@ fn rows(g: &mut Graph, table: Var, index: &Tensor) -> Var {
     y
 }
 
+/// The result of an operation on one value, whose `backward` records the kernel from dy to dx.
+fn result_of_one(
+    g: &mut Graph,
+    x: Var,
+    result: Tensor,
+    backward: impl FnOnce(&mut Graph, &Tensor, &Tensor) -> Result<()> + 'static,
+) -> Var {
+    let y = g.result(result, &[x]);
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y).filter(|_| g.is_differentiable(x)) else { return Ok(()) };
+        let (name, shape) = (g.gradient_name(x), g.shape(x).to_vec());
+        let dx = g.zeros(&name, &shape)?;
+        backward(g, &dy, &dx)?;
+        g.add_gradient(x, &dx, false)
+    });
+    y
+}
+
 /// `z = x + y`, two values of one shape.
 ///
 /// # Errors
@@ -152,17 +170,8 @@ fn activate(g: &mut Graph, f: Activation, x: Var) -> Result<Var> {
     let x_tensor = g.tensor(x)?;
     let y_tensor = g.zeros(&format!("{f:?} {}", x_tensor.name()), x_tensor.shape())?;
     activation::activation(g, f, &x_tensor, &y_tensor)?;
-    let y = g.result(y_tensor.clone(), &[x]);
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        if !g.is_differentiable(x) {
-            return Ok(());
-        }
-        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
-        activation_backward::activation_backward(g, f, &y_tensor, &dy, &dx)?;
-        g.add_gradient(x, &dx, false)
-    });
-    Ok(y)
+    let y = y_tensor.clone();
+    Ok(result_of_one(g, x, y_tensor, move |g, dy, dx| activation_backward::activation_backward(g, f, &y, dy, dx)))
 }
 
 /// Log-probabilities of the last axis (`torch.log_softmax(x, -1)`): `x` `[.., V]`.
@@ -173,17 +182,8 @@ pub fn log_softmax(g: &mut Graph, x: Var) -> Result<Var> {
     let x_tensor = g.tensor(x)?;
     let y_tensor = g.zeros(&format!("log softmax {}", x_tensor.name()), x_tensor.shape())?;
     kernels::log_softmax::log_softmax(g, &x_tensor, &y_tensor)?;
-    let y = g.result(y_tensor.clone(), &[x]);
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        if !g.is_differentiable(x) {
-            return Ok(());
-        }
-        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
-        log_softmax_backward::log_softmax_backward(g, &y_tensor, &dy, &dx)?;
-        g.add_gradient(x, &dx, false)
-    });
-    Ok(y)
+    let y = y_tensor.clone();
+    Ok(result_of_one(g, x, y_tensor, move |g, dy, dx| log_softmax_backward::log_softmax_backward(g, &y, dy, dx)))
 }
 
 /// The same values, through which no gradient flows (`Tensor.detach`): the edge of truncated back-propagation.
@@ -207,17 +207,7 @@ pub fn swap_axes(g: &mut Graph, x: Var) -> Result<Var> {
     }
     let y_tensor = g.zeros(&format!("{} swapped", x_tensor.name()), &shape)?;
     swap_axes_kernel::swap_axes(g, &x_tensor, &y_tensor)?;
-    let y = g.result(y_tensor, &[x]);
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        if !g.is_differentiable(x) {
-            return Ok(());
-        }
-        let dx = g.zeros(&format!("{} swapped", dy.name()), x_tensor.shape())?;
-        swap_axes_kernel::swap_axes(g, &dy, &dx)?;
-        g.add_gradient(x, &dx, false)
-    });
-    Ok(y)
+    Ok(result_of_one(g, x, y_tensor, swap_axes_kernel::swap_axes))
 }
 
 /// The same values in another shape (`torch.reshape`).
@@ -420,18 +410,8 @@ pub fn reverse(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<Var> {
     let x_tensor = g.tensor(x)?;
     let y_tensor = g.zeros(&format!("{} reversed", x_tensor.name()), x_tensor.shape())?;
     reverse_kernel::reverse(g, &x_tensor, lengths, &y_tensor)?;
-    let y = g.result(y_tensor, &[x]);
     let lengths = lengths.clone();
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        if !g.is_differentiable(x) {
-            return Ok(());
-        }
-        let dx = g.zeros(&format!("{} reversed", dy.name()), dy.shape())?;
-        reverse_kernel::reverse(g, &dy, &lengths, &dx)?;
-        g.add_gradient(x, &dx, false)
-    });
-    Ok(y)
+    Ok(result_of_one(g, x, y_tensor, move |g, dy, dx| reverse_kernel::reverse(g, dy, &lengths, dx)))
 }
 
 /// Zeroes each element with probability `rate` and scales the others (`torch.nn.functional.dropout`), anew in every
@@ -451,17 +431,7 @@ pub fn dropout(g: &mut Graph, x: Var, rate: f64, seed: u32) -> Result<Var> {
     let (x_tensor, clock) = (g.tensor(x)?, g.clock()?);
     let y_tensor = g.zeros(&format!("{} dropped", x_tensor.name()), x_tensor.shape())?;
     dropout_kernel::dropout(g, &x_tensor, &y_tensor, rate, seed, &clock)?;
-    let y = g.result(y_tensor, &[x]);
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        if !g.is_differentiable(x) {
-            return Ok(());
-        }
-        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
-        dropout_kernel::dropout(g, &dy, &dx, rate, seed, &clock)?;
-        g.add_gradient(x, &dx, false)
-    });
-    Ok(y)
+    Ok(result_of_one(g, x, y_tensor, move |g, dy, dx| dropout_kernel::dropout(g, dy, dx, rate, seed, &clock)))
 }
 
 /// The incoming state of a recurrence, and its last one: `h`, and `c` for the LSTM, each `[1, B, H]`.
