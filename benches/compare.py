@@ -46,7 +46,7 @@ def main():
             if workload == "w4":
                 # Milliseconds for a character, since programs differ in how many they write.
                 ours.append(1e3 / mine["chars_per_second"])
-                theirs.append(1e3 / other["chars_s_med"] if "chars_s_med" in other else other["med_ms"])
+                theirs.append(1e3 / other["chars_s_med"] if "chars_s_med" in other else other.get("med_ms", other.get("median_ms")))
             else:
                 ours.append(mine["median_ms"])
                 theirs.append(other.get("med_ms", other.get("median_ms")))

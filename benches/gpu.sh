@@ -8,22 +8,24 @@ cd "$(dirname "$0")/.."
 out=${1:-target/gpu}
 device=${2:-auto}
 mkdir -p "$out"
+: >"$out/workloads.jsonl"
 
 cargo build --release --examples --benches
+cargo test --release --no-run --test kernels --test generator
 target/release/examples/nietzsche --device list | tee "$out/devices.txt"
 
 echo "== the kernels, against their twins"
-ELMAN_DEVICE=$device ELMAN_REQUIRE_GPU=1 timeout 150 cargo test --release --test kernels --test generator 2>&1 |
-    tee "$out/kernels.txt" | grep -E "^test result|FAILED|panicked" || true
+checked=0
+ELMAN_DEVICE=$device ELMAN_REQUIRE_GPU=1 ELMAN_BOUNDS_CHECKS=1 timeout 150 \
+    cargo test --release --test kernels --test generator >"$out/kernels.txt" 2>&1 || checked=$?
+grep -E "^test result|FAILED|panicked" "$out/kernels.txt" || true
 
+bench() { timeout 60 cargo bench --quiet --bench workloads -- "$@" --device "$device"; }
+measure() { bench "$@" --seconds 3 --json | tee -a "$out/workloads.jsonl" || echo "$* failed" >&2; }
 echo "== workloads"
-bench() { cargo bench --quiet --bench workloads -- "$@" --device "$device"; }
-for workload in w1 w2 w3 w4 w5 w6; do
-    timeout 60 cargo bench --quiet --bench workloads -- "$workload" --device "$device" --seconds 3 --json |
-        tee -a "$out/workloads.jsonl" || echo "$workload failed" | tee -a "$out/workloads.jsonl"
-done
-bench w4 --lanes 1000 --seconds 3 --json | tee -a "$out/workloads.jsonl"
-for cell in gru lstm; do bench w5 --cell "$cell" --seconds 3 --json | tee -a "$out/workloads.jsonl"; done
+for workload in w1 w2 w3 w4 w5 w6; do measure "$workload"; done
+measure w4 --lanes 1000
+for cell in gru lstm; do measure w5 --cell "$cell"; done
 
 echo "== where the time goes"
 for workload in w1 w2 w3; do
@@ -32,3 +34,4 @@ done
 
 echo "== the main job"
 time target/release/examples/nietzsche --device "$device" --out "$out/nietzsche" 2>&1 | tee "$out/nietzsche.txt"
+exit "$checked"

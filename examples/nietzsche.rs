@@ -90,10 +90,10 @@ struct Options {
     #[arg(long, default_value_t = 0.8, value_parser = temperature, allow_negative_numbers = true)]
     temperature: f32,
     /// Sample among so many of the most likely characters
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one)]
     top_k: Option<usize>,
     /// Sample among the fewest of the most likely characters that have this share of the probability
-    #[arg(long)]
+    #[arg(long, value_parser = share, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Print only the table and the texts
     #[arg(long)]
@@ -128,6 +128,10 @@ impl Options {
 
 fn at_least_one(value: &str) -> Result<usize, String> {
     value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
+}
+
+fn share(value: &str) -> Result<f32, String> {
+    value.parse().ok().filter(|&p: &f32| p > 0.0 && p <= 1.0).ok_or_else(|| "must be above 0, at most 1".into())
 }
 
 fn temperature(value: &str) -> Result<f32, String> {

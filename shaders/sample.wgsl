@@ -3,7 +3,7 @@
 //
 // Temperature 0 takes the most likely token, the first of equals. Of the others, top_k keeps the k most likely (0: all),
 // then top_p the fewest of the most likely that have this share of what is kept (1: all); equals are kept together.
-// A lane that has drawn its stop token goes on drawing it. The uniform number is Threefry-2x32-20 (Salmon et al. 2011)
+// A NaN counts as the least likely. A lane that has drawn its stop token goes on drawing it. The uniform number is Threefry-2x32-20 (Salmon et al. 2011)
 // of key (seed, lane) and counter (counter[b], 0): the same seed gives the same text.
 //
 // params        B, V, capacity
@@ -33,15 +33,23 @@ const THREADS: u32 = 64u;
 // What the threads have summed: the weights of each one's share of the tokens.
 var<workgroup> share: array<f32, THREADS>;
 
-// Floats in the order of unsigned integers.
+const LOWEST: f32 = -3.4028234663852886e38;
+
+fn logit_at(at: u32) -> f32 {
+    let logit = logits[at];
+    // By its bits, since compilers may take it that there are no NaNs.
+    return select(logit, LOWEST, (bitcast<u32>(logit) & 0x7fffffffu) > 0x7f800000u);
+}
+
+// Floats in the order of unsigned integers; 0 and -0 are one.
 fn order(x: f32) -> u32 {
-    let bits = bitcast<u32>(x);
+    let bits = bitcast<u32>(select(x, 0.0, x == 0.0));
     return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
 }
 
 // The weight of a token, 0 if it is not kept.
 fn weight(at: u32, most: f32, temperature: f32, least: u32) -> f32 {
-    let logit = logits[at];
+    let logit = logit_at(at);
     return select(0.0, exp((logit - most) / temperature), order(logit) >= least);
 }
 
@@ -59,13 +67,13 @@ fn sample(
     let first = min(local * run, p.V);
     let end = min(first + run, p.V);
 
-    var most = logits[start];
-    for (var v = first; v < end; v++) { most = max(most, logits[start + v]); }
+    var most = logit_at(start);
+    for (var v = first; v < end; v++) { most = max(most, logit_at(start + v)); }
     most = workgroup_max(local, most);
     // The first token that has it: the largest of the negated places.
     var place = -f32(p.V);
     for (var v = first; v < end; v++) {
-        if logits[start + v] == most { place = max(place, -f32(v)); }
+        if logit_at(start + v) == most { place = max(place, -f32(v)); }
     }
     var drawn = min(u32(-workgroup_max(local, place)), p.V - 1u);
 
@@ -80,7 +88,7 @@ fn sample(
             for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
                 var kept = 0.0;
                 for (var v = first; v < end; v++) {
-                    kept += select(0.0, 1.0, order(logits[start + v]) >= (least | bit));
+                    kept += select(0.0, 1.0, order(logit_at(start + v)) >= (least | bit));
                 }
                 if workgroup_sum(local, kept) >= f32(top_k) { least |= bit; }
             }
@@ -109,13 +117,16 @@ fn sample(
             for (var i = 0u; i < THREADS; i++) { total += share[i]; }
             let key = vec2<u32>(control[3u * lane], lane);
             var left = f32(threefry(key, vec2<u32>(count, 0u)) >> 8u) / 16777216.0 * total;
-            // The thread's run that holds the draw, then the token in it.
-            var i = 0u;
-            while i < THREADS - 1u && left >= share[i] {
-                left -= share[i];
-                i += 1u;
+            // The run that holds the draw, then the token in it; rounding may leave it past the last that holds anything.
+            var chosen = 0u;
+            for (var i = 0u; i < THREADS; i++) {
+                if share[i] > 0.0 {
+                    chosen = i;
+                    if left < share[i] { break; }
+                    left -= share[i];
+                }
             }
-            for (var v = min(i * run, p.V); v < min((i + 1u) * run, p.V); v++) {
+            for (var v = min(chosen * run, p.V); v < min((chosen + 1u) * run, p.V); v++) {
                 let here = weight(start + v, most, temperature, least);
                 if here > 0.0 {
                     drawn = v;

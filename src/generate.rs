@@ -208,6 +208,8 @@ impl Generator {
         let lanes = self.lanes.tokens.len();
         let mut left = length;
         let mut first = Some(&self.constants);
+        // A run of the plan by hand, or one whose tokens could not be read, has moved it on.
+        self.lanes.counter.write_u32(&vec![self.drawn as u32; lanes])?;
         while left > 0 {
             let steps = left.min(RING);
             self.plan.run_after(first.take(), steps)?;

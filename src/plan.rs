@@ -301,12 +301,12 @@ impl Plan {
                 Kind::Cpu(_) => self.interpret_timed::<f32>(|kernel| kernel.twin.f32),
                 Kind::Reference(_) => self.interpret_timed::<f64>(|kernel| kernel.twin.f64),
             };
-            commands.iter_mut().zip(times).for_each(|(command, time)| command.times.push(time));
+            commands.iter_mut().zip(times).for_each(|(command, time)| command.times.extend(time));
         }
         Ok(Profile { device: self.device.describe(), commands })
     }
 
-    fn interpret_timed<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>) -> Vec<(f64, f64)>
+    fn interpret_timed<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>) -> Vec<Option<(f64, f64)>>
     where
         Memory: AsCells<F>,
     {
@@ -315,15 +315,19 @@ impl Plan {
         let time = |command| {
             let before = now();
             self.interpret_commands(std::slice::from_ref(command), &twin);
-            (before, now() - before)
+            Some((before, now() - before))
         };
         self.commands.iter().map(time).collect()
     }
 
-    /// A pass of its own for each dispatch, between two timestamps; copies and clears take no time.
-    fn run_with_timestamps(&self, gpu: &Gpu) -> Result<Vec<(f64, f64)>> {
+    /// A pass of its own for each dispatch, between two timestamps; copies and clears have none.
+    fn run_with_timestamps(&self, gpu: &Gpu) -> Result<Vec<Option<(f64, f64)>>> {
         let dispatches = self.count().dispatches as u32;
-        let timestamps = gpu.timestamps(2 * dispatches.max(1))?;
+        if dispatches == 0 {
+            self.run()?;
+            return Ok(vec![None; self.commands.len()]);
+        }
+        let timestamps = gpu.timestamps(2 * dispatches)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
         let mut next = 0;
         for pass in &self.passes {
@@ -352,8 +356,8 @@ impl Plan {
             .commands
             .iter()
             .map(|command| match command {
-                Command::Dispatch(_) => pairs.next().unwrap_or_default(),
-                Command::Copy { .. } | Command::Clear { .. } => (0.0, 0.0),
+                Command::Dispatch(_) => pairs.next(),
+                Command::Copy { .. } | Command::Clear { .. } => None,
             })
             .collect())
     }

@@ -127,13 +127,9 @@ mod tests {
 
     #[test]
     fn tanh_ulp() {
-        let worst = (0..=u32::MAX)
-            .step_by(4093)
-            .map(f32::from_bits)
-            .filter(|x| x.is_finite())
-            .map(|x| (ulps(x), x))
-            .fold((0.0, 0.0), |a, b| if b.0 <= a.0 { a } else { b });
-        assert!(worst.0 <= 4.0, "tanh({}) is {} ULP off", worst.1, worst.0);
+        for x in (0..=u32::MAX).step_by(4093).map(f32::from_bits).filter(|x| x.is_finite()) {
+            assert!(ulps(x) <= 4.0, "tanh({x}) is {} ULP off", ulps(x));
+        }
     }
 
     #[test]
@@ -148,7 +144,7 @@ mod tests {
     fn off(f: fn(f32) -> f32, exact: fn(f64) -> f64, x: f32) -> f64 {
         let (got, want) = (f64::from(f(x)), exact(f64::from(x)));
         let rounded = want as f32;
-        if f64::from(rounded) == got || !rounded.is_finite() && !got.is_finite() {
+        if f64::from(rounded) == got {
             return 0.0;
         }
         let ulp = f64::from(f32::from_bits(rounded.abs().to_bits() + 1)) - f64::from(rounded.abs());

@@ -616,27 +616,34 @@ fn windows_are_what_they_say() {
 #[test]
 fn sample() {
     // Temperature, top-k, top-p.
-    let shapes = [(1.0, 0, 1.0), (0.0, 0, 1.0), (0.8, 3, 1.0), (2.0, 0, 0.7), (1.5, 5, 0.6), (1.0, 1, 0.1)];
-    for (b, v) in [(1, 1), (3, 85), (65, 7), (131, 20), (2, 300)] {
+    let shapes =
+        [(1.0, 0, 1.0), (0.0, 0, 1.0), (0.8, 3, 1.0), (2.0, 0, 0.7), (1.5, 5, 0.6), (1.0, 1, 0.1), (1.0, 999, 1.0)];
+    for (b, v) in [(2, 1), (131, 7), (67, 63), (5, 64), (65, 65), (67, 85), (33, 129), (17, 300)] {
         for (temperature, top_k, top_p) in shapes {
             check(&format!("sample {b} {v} {temperature} {top_k} {top_p}"), 0.0, |device, g| {
-                let logits: Vec<f32> = values(8, b * v).iter().map(|z| 4.0 * z).collect();
-                // Every third lane stops at token 0.
-                let control = (0..b as u32).flat_map(|lane| [42, top_k, if lane % 3 == 0 { 0 } else { NO_TARGET }]);
-                let counter = device.upload_u32("counter", &[b], &tokens(1, b, 1000))?;
-                let tokens = device.zeros("tokens", &[b], DType::U32)?;
+                // Of ten values, with both zeros, so that there are ties; a NaN and an infinity in some lanes.
+                let mut logits: Vec<f32> = tokens(8, b * v, 10).iter().map(|&z| 0.5 * (z as f32 - 5.0)).collect();
+                logits.iter_mut().step_by(7).filter(|z| **z == 0.0).for_each(|z| *z = -0.0);
+                for lane in (1..b).step_by(5).filter(|_| v > 2) {
+                    logits[lane * v + lane % v] = f32::NAN;
+                    logits[lane * v + (lane + 1) % v] = f32::NEG_INFINITY;
+                }
+                // Every third lane stops at token 1, and some have drawn it.
+                let control = (0..b as u32).flat_map(|lane| [42, top_k, if lane % 3 == 0 { 1 } else { NO_TARGET }]);
+                let counter = device.upload_u32("counter", &[b], &tokens(1, b, 5))?;
+                let last = device.upload_u32("tokens", &[b], &tokens(3, b, 4))?;
                 let ring = device.zeros("ring", &[5, b], DType::U32)?;
                 let draw = Draw {
                     logits: &device.upload("logits", &[b, v], &logits)?,
                     shape: &device.upload("shape", &[b, 2], &[temperature, top_p].repeat(b))?,
                     control: &device.upload_u32("control", &[b, 3], &control.collect::<Vec<_>>())?,
                     counter: &counter,
-                    tokens: &tokens,
+                    tokens: &last,
                     ring: &ring,
                 };
                 kernels::sample::sample(g, draw)?;
                 kernels::sample::sample(g, draw)?;
-                Ok(vec![tokens, counter, ring])
+                Ok(vec![last, counter, ring])
             });
         }
     }

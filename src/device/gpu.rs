@@ -58,8 +58,8 @@ impl PipelineCache {
         let path = folder.join(wgpu::util::pipeline_cache_key(adapter.info())?);
         let data = std::fs::read(&path).ok();
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("elman"), data: data.as_deref(), fallback: true };
-        // SAFETY: the file holds what `get_data` gave for this adapter and driver: they are its name, and `save` writes it
-        // whole or not at all. wgpu checks its header too.
+        // SAFETY: the file holds what `get_data` gave for an adapter of this name, and `save` writes it whole or not at all;
+        // what another version of the driver made, wgpu refuses by its header.
         let cache = unsafe { device.create_pipeline_cache(&descriptor) };
         Some(Self { cache, path, saved: Mutex::new(0) })
     }

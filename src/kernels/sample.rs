@@ -79,6 +79,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     for (lane, z) in logits.read().chunks_exact(p.V as usize).enumerate() {
         let (temperature, top_p) = (shape[2 * lane], shape[2 * lane + 1]);
         let [seed, top_k, stop] = [0, 1, 2].map(|i| control[3 * lane + i]);
+        // A NaN counts as the least likely.
+        let z: Vec<F> = z.iter().map(|&z| if z.is_nan() { F::min_value() } else { z }).collect();
+        let z = z.as_slice();
         let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
         if temperature > F::zero() {
             let bits = threefry2x32([seed, lane as u32], [counter[lane], 0])[0];
@@ -102,7 +105,7 @@ fn draw<F: Real>(z: &[F], most: F, temperature: F, top_k: usize, top_p: F, unifo
     let mut sorted: Vec<F> = Vec::new();
     if (top_k > 0 && top_k < z.len()) || top_p < F::one() {
         sorted.extend(z);
-        sorted.sort_unstable_by(|a, b| b.partial_cmp(a).unwrap_or(std::cmp::Ordering::Equal));
+        sorted.sort_by(|a, b| b.partial_cmp(a).expect("no NaN is left"));
     }
     let keep = |weights: &mut [F], least: F| {
         weights.iter_mut().zip(z).filter(|&(_, &z)| z < least).for_each(|(weight, _)| *weight = F::zero());
@@ -121,10 +124,14 @@ fn draw<F: Real>(z: &[F], most: F, temperature: F, top_k: usize, top_p: F, unifo
     }
     let shares: Vec<F> = runs(&weights).map(|run| run.iter().copied().sum()).collect();
     let mut left = uniform * shares.iter().copied().sum();
+    // The run that holds the draw; rounding may leave it past the last that holds anything.
     let mut run = 0;
-    while run + 1 < shares.len() && left >= shares[run] {
-        left = left - shares[run];
-        run += 1;
+    for (i, &share) in shares.iter().enumerate().filter(|&(_, &share)| share > F::zero()) {
+        run = i;
+        if left < share {
+            break;
+        }
+        left = left - share;
     }
     let first = run * run_length(z.len());
     let mut last = None;
