@@ -63,8 +63,8 @@
 //!   is a sum for each token, in fixed order.
 //! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024): a
 //!   workgroup takes its entries through the whole sequence. Above that, a product and a dispatch a step. The plan says
-//!   which. [`kernels::sequence`] has what all cells share; a cell adds its two kernels and its
-//!   arms to the matches there and where biases and states are handed on ([`nn`]).
+//!   which. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file
+//!   with what is its own, and an arm to one match.
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.

@@ -1,11 +1,10 @@
 //! Long short-term memory, forward.
 
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, Recurrent, RowTile, Steps, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-use crate::tensor::Tensor;
 
 params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, save: u32 }
 
@@ -29,14 +28,8 @@ pub static KERNEL: Kernel = Kernel {
 };
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn lstm_forward(
-    g: &mut Graph,
-    launch: &Launch,
-    s: &Sequence,
-    w: &Tensor,
-    product: &Tensor,
-    nowhere: &Tensor,
-) -> Result<()> {
+pub(super) fn lstm_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
+    let Forward { launch, s, w, product, nowhere } = forward;
     let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
     let params = Params {
         T: steps as u32,

@@ -1,14 +1,11 @@
 //! The gradient of [`super::rnn_forward`].
 
-use super::sequence::{
-    Launch, RowTile, Sequence, SequenceGradients, Steps, add_in_place, for_each_tile, matrix_of, tiles, twin_rows,
-};
+use super::sequence::{Backward, RowTile, Steps, add_in_place, for_each_tile, matrix_of, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::product::{Matrix, product};
 use crate::real::Real;
-use crate::tensor::Tensor;
 
 params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, relu: u32, has_dy: u32, has_dend: u32 }
 
@@ -31,15 +28,8 @@ pub static KERNEL: Kernel = Kernel {
 };
 
 /// Records some steps; [`super::sequence::backward`] checks shapes and says which.
-pub(super) fn rnn_backward(
-    g: &mut Graph,
-    launch: &Launch,
-    s: &Sequence,
-    d: &SequenceGradients,
-    w: &Tensor,
-    none: &Tensor,
-    relu: bool,
-) -> Result<()> {
+pub(super) fn rnn_backward(g: &mut Graph, backward: Backward<'_>, relu: bool) -> Result<()> {
+    let Backward { launch, s, d, w, none } = backward;
     let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
     let params = Params {
         T: steps as u32,

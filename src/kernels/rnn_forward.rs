@@ -1,11 +1,10 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use super::sequence::{Launch, Recurrent, RowTile, Sequence, Steps, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, Recurrent, RowTile, Steps, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-use crate::tensor::Tensor;
 
 params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, relu: u32 }
 
@@ -20,14 +19,8 @@ pub static KERNEL: Kernel = Kernel {
 };
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn rnn_forward(
-    g: &mut Graph,
-    launch: &Launch,
-    s: &Sequence,
-    w: &Tensor,
-    product: &Tensor,
-    relu: bool,
-) -> Result<()> {
+pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Result<()> {
+    let Forward { launch, s, w, product, .. } = forward;
     let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
     let params = Params {
         T: steps as u32,

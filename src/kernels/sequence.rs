@@ -8,10 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::matmul::{Factor, matmul, t};
-use super::{
-    expect, expect_indices, expect_len, expect_lengths, gru_backward, gru_forward, lstm_backward, lstm_forward, pack,
-    rnn_backward, rnn_forward,
-};
+use super::{expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::product::{Matrix, product};
@@ -34,27 +31,72 @@ pub enum Cell {
 }
 
 impl Cell {
+    /// All that is the cell's own.
+    pub(crate) fn kind(self) -> &'static CellKind {
+        match self {
+            Self::Tanh => &rnn::TANH,
+            Self::Relu => &rnn::RELU,
+            Self::Gru => &gru::GRU,
+            Self::Lstm => &lstm::LSTM,
+        }
+    }
+
     /// Blocks of H columns in the input and in the recurrent matrix.
     pub fn gates(self) -> usize {
-        match self {
-            Self::Tanh | Self::Relu => 1,
-            Self::Gru => 3,
-            Self::Lstm => 4,
-        }
+        self.kind().gates
     }
 
     /// Tensors of the carried state: h, and c.
     pub fn states(self) -> usize {
-        if self == Self::Lstm { 2 } else { 1 }
+        self.kind().states
     }
 
     /// Blocks of H columns that the forward pass saves for the backward pass, beside the states.
     pub fn saved(self) -> usize {
-        match self {
-            Self::Tanh | Self::Relu => 0,
-            Self::Gru | Self::Lstm => 4,
-        }
+        self.kind().saved
     }
+}
+
+/// What a cell is to the code that all cells share; each has one in its own file, `rnn.rs`, `gru.rs`, `lstm.rs`.
+pub(crate) struct CellKind {
+    /// See [`Cell::gates`].
+    pub gates: usize,
+    /// See [`Cell::states`].
+    pub states: usize,
+    /// See [`Cell::saved`].
+    pub saved: usize,
+    /// Whether `b_hh` is apart from the input, inside a product that a gate scales. The backward pass then leaves the
+    /// gradient of `h Wᵀ + b_hh` in the first G H columns of `saved`, where it is `dx` for other cells.
+    pub separate_bias: bool,
+    /// Records some steps of the forward pass.
+    pub forward: fn(&mut Graph, Forward<'_>) -> Result<()>,
+    /// Records some steps of the backward pass.
+    pub backward: fn(&mut Graph, Backward<'_>) -> Result<()>,
+}
+
+/// What a forward kernel is recorded with.
+#[derive(Clone, Copy)]
+pub(crate) struct Forward<'a> {
+    pub(super) launch: &'a Launch,
+    pub(super) s: &'a Sequence,
+    /// The recurrent matrix as `pack` laid it out, or a dummy.
+    pub(super) w: &'a Tensor,
+    /// The recurrent product, or a dummy.
+    pub(super) product: &'a Tensor,
+    /// A dummy to be written.
+    pub(super) nowhere: &'a Tensor,
+}
+
+/// What a backward kernel is recorded with.
+#[derive(Clone, Copy)]
+pub(crate) struct Backward<'a> {
+    pub(super) launch: &'a Launch,
+    pub(super) s: &'a Sequence,
+    pub(super) d: &'a SequenceGradients,
+    /// The recurrent matrix, padded, or a dummy.
+    pub(super) w: &'a Tensor,
+    /// A dummy to be read.
+    pub(super) none: &'a Tensor,
 }
 
 /// The tensors of a recurrence.
@@ -199,12 +241,7 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let (none, nowhere) = (g.zeros("none", &[4])?, g.zeros("nowhere", &[4])?);
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor, product: &Tensor| {
         let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
-        match cell {
-            Cell::Tanh => rnn_forward::rnn_forward(g, &launch, s, w, product, false),
-            Cell::Relu => rnn_forward::rnn_forward(g, &launch, s, w, product, true),
-            Cell::Gru => gru_forward::gru_forward(g, &launch, s, w, product, &nowhere),
-            Cell::Lstm => lstm_forward::lstm_forward(g, &launch, s, w, product, &nowhere),
-        }?;
+        (cell.kind().forward)(g, Forward { launch: &launch, s, w, product, nowhere: &nowhere })?;
         launch.cost(g, gates);
         Ok(())
     };
@@ -250,12 +287,7 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     let none = g.zeros("none", &[4])?;
     let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor| {
         let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
-        match cell {
-            Cell::Tanh => rnn_backward::rnn_backward(g, &launch, s, d, w, &none, false),
-            Cell::Relu => rnn_backward::rnn_backward(g, &launch, s, d, w, &none, true),
-            Cell::Gru => gru_backward::gru_backward(g, &launch, s, d, w, &none),
-            Cell::Lstm => lstm_backward::lstm_backward(g, &launch, s, d, w, &none),
-        }?;
+        (cell.kind().backward)(g, Backward { launch: &launch, s, d, w, none: &none })?;
         launch.cost(g, gates);
         Ok(())
     };
@@ -279,8 +311,8 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
 
 /// Where [`backward`] leaves the gradient of `h Wᵀ` (the first G H columns), and how many columns that tensor has.
 pub(crate) fn recurrent_gradient<'a>(cell: Cell, s: &'a Sequence, d: &'a SequenceGradients) -> (&'a Tensor, usize) {
-    let tensor = match (cell, &s.saved) {
-        (Cell::Gru, Some(saved)) => saved,
+    let tensor = match &s.saved {
+        Some(saved) if cell.kind().separate_bias => saved,
         _ => &d.dx,
     };
     (tensor, tensor.rows_and_columns().1)
@@ -303,10 +335,10 @@ fn check(cell: Cell, s: &Sequence) -> Result<(usize, usize, usize)> {
     expect_lengths("recurrence", &s.lengths, batch, steps)?;
     expect("recurrence", &s.h, &[steps + 1, batch, hidden])?;
     let missing = |name: &str| Error::shape("recurrence", name, "the tensor that this cell needs", &[]);
-    if cell == Cell::Gru {
+    if cell.kind().separate_bias {
         expect_len("recurrence", s.bias.as_ref().ok_or_else(|| missing("bias"))?, gates * hidden)?;
     }
-    if cell == Cell::Lstm {
+    if cell.states() == 2 {
         expect("recurrence", s.c.as_ref().ok_or_else(|| missing("c"))?, &[steps + 1, batch, hidden])?;
     }
     if let Some(saved) = &s.saved {

@@ -502,14 +502,14 @@ pub fn recurrence(
     };
     let device = g.device().clone();
     let w = g.tensor(weight)?;
-    if bias.is_some() && cell != Cell::Gru {
+    if bias.is_some() && !cell.kind().separate_bias {
         return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
     }
     if let Some(start) = start {
         check_states(cell, start)?;
     }
-    let bias_tensor = match (cell, bias) {
-        (Cell::Gru, None) => Some(g.zeros("no bias", &[width])?),
+    let bias_tensor = match (cell.kind().separate_bias, bias) {
+        (true, None) => Some(g.zeros("no bias", &[width])?),
         (_, bias) => bias.map(|bias| g.tensor(bias)).transpose()?,
     };
     let chain = |name: &str| device.zeros(&format!("{name}({})", w.name()), &[steps + 1, batch, hidden], DType::F32);

@@ -178,10 +178,10 @@ impl Layer {
             Some([b_ih, b_hh]) => Some((g.parameter(b_ih)?, g.parameter(b_hh)?)),
         };
         // The GRU's b_hh is inside the product that its reset gate scales; elsewhere the two add up.
-        let (below, recurrent) = match (biases, cell) {
+        let (below, recurrent) = match (biases, cell.kind().separate_bias) {
             (None, _) => (vec![], None),
-            (Some((b_ih, b_hh)), Cell::Gru) => (vec![b_ih], Some(b_hh)),
-            (Some((b_ih, b_hh)), _) => (vec![b_ih, b_hh], None),
+            (Some((b_ih, b_hh)), true) => (vec![b_ih], Some(b_hh)),
+            (Some((b_ih, b_hh)), false) => (vec![b_ih, b_hh], None),
         };
         let weight_ih = g.parameter(self.weight_ih)?;
         let projected = functional::linear_with_biases(g, x, weight_ih, &below)?;

@@ -1,0 +1,14 @@
+//! The gated recurrent unit as a cell.
+
+use super::sequence::CellKind;
+use super::{gru_backward, gru_forward};
+
+/// Gates r, z, n; saved are they and the product that r scales.
+pub(super) static GRU: CellKind = CellKind {
+    gates: 3,
+    states: 1,
+    saved: 4,
+    separate_bias: true,
+    forward: gru_forward::gru_forward,
+    backward: gru_backward::gru_backward,
+};
