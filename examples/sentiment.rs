@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use common::decoder::time_major;
 use common::{DeviceArgs, announce, argmax, say};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy, dropout, reshape, swap_axes};
 use elman::nn::{Embedding, Gru, Init, Linear, RnnOptions};
@@ -126,8 +127,7 @@ fn batch(device: &Device, reviews: &[(&str, &str)], vocabulary: &BTreeMap<String
     let rows: Vec<Vec<u32>> = reviews.iter().map(|(_, text)| words(text).map(token).collect()).collect();
     let steps = rows.iter().map(Vec::len).max().unwrap_or(0);
     let tokens = device.tokens("words", &[steps, rows.len()], vocabulary.len() + 1)?;
-    let padded = (0..steps).flat_map(|t| rows.iter().map(move |row| row.get(t).copied().unwrap_or(0)));
-    tokens.write_u32(&padded.collect::<Vec<_>>())?;
+    tokens.write_u32(&time_major(&rows, steps))?;
     let lengths = device.lengths("lengths", rows.len(), steps)?;
     lengths.write_u32(&rows.iter().map(|row| row.len() as u32).collect::<Vec<_>>())?;
     let labels = reviews.iter().map(|(label, _)| u32::from(*label == "positive")).collect();

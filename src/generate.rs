@@ -188,7 +188,7 @@ impl Generator {
         }
         self.lanes.tokens.write_u32(&vec![last; lanes])?;
         self.drawn = 0;
-        self.lanes.counter.write_u32(&vec![0; lanes])
+        Ok(())
     }
 
     /// Draws `length` tokens on every lane, handing each chunk to `each` as it comes: the tokens of all lanes, step by
@@ -208,7 +208,7 @@ impl Generator {
         let lanes = self.lanes.tokens.len();
         let mut left = length;
         let mut first = Some(&self.constants);
-        // A run of the plan by hand, or one whose tokens could not be read, has moved it on.
+        // Priming, a run of the plan by hand, or one whose tokens could not be read, has moved it on.
         self.lanes.counter.write_u32(&vec![self.drawn as u32; lanes])?;
         while left > 0 {
             let steps = left.min(RING);

@@ -1,7 +1,8 @@
 //! The kernels: one file for each `shaders/<name>.wgsl`, with its parameters, shape checks, grid and CPU twin.
 //!
-//! The sequence kernels of all cells share [`sequence`]. Each other file has a function of the kernel's name that checks shapes and records it into a [`crate::Graph`]; the
-//! differentiable operations made of them are in [`crate::nn::functional`].
+//! The sequence kernels of all cells share [`sequence`], and each cell says what is its own in `rnn.rs`, `gru.rs` or
+//! `lstm.rs`. Each other file has a function of the kernel's name that checks shapes and records it into a
+//! [`crate::Graph`]; the differentiable operations made of them are in [`crate::nn::functional`].
 
 pub mod accumulate;
 pub mod activation;
