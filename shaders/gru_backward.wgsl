@@ -1,13 +1,13 @@
 // The gradient of gru_forward. With dh = dy[t] + carried (+ dend at an entry's last step):
 //   dn = dh (1 - z)(1 - n²)    dz = dh (h - n) z (1 - z)    dr = dn m r (1 - r)    dm = dn r
 //   dx[t] = dr, dz, dn         carried = dh z + dr W_r + dz W_z + dm W_n            t = last - 1 .. first
-// Steps, lengths and fused as in rnn_backward.
+// Steps, lengths and complete as in rnn_backward.
 //
 // params   T, B, H
 //          first, last        the steps to compute, from last - 1 down
-//          fused              whether the recurrent product is made here
+//          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [3, HP, HP / 4] vec4   W_g of each gate, zero-padded; a dummy unless fused
+// w        [3, HP, HP / 4] vec4   W_g of each gate, zero-padded
 // lengths  [B] u32
 // h        [T + 1, B, H]
 // dy       [T, B, H]          gradient of every step's output
@@ -22,7 +22,7 @@ struct Params {
     H: u32,
     first: u32,
     last: u32,
-    fused: u32,
+    complete: u32,
     has_dy: u32,
     has_dend: u32,
 }
@@ -38,69 +38,79 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 3u;
-const MOST_SUMS: u32 = 4u;
 
 @compute @workgroup_size(THREADS)
 fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    var carried = array<vec4<f32>, MOST_SUMS>();
+    var carried = carried_in(place);
     for (var t = p.last; t > p.first; t--) {
-        var dr = array<vec4<f32>, MOST_SUMS>();
-        var dz = array<vec4<f32>, MOST_SUMS>();
-        var dm = array<vec4<f32>, MOST_SUMS>();
+        var gates = array<Sums, GATES>(); // dr, dz, dm
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
+            let part = i / ROWS;
+            let row = i % ROWS;
+            var d4 = array<vec4<f32>, GATES>();
+            var rest = vec4<f32>();
             if entry < p.B {
-                if p.fused == 0u && t < p.T { carried[i] = dstart4(0u, entry, column); }
+                let step = (t - 1u) * p.B + entry;
                 let valid = t <= lengths[entry];
                 var dh = vec4<f32>();
-                if valid { dh = gradient_of_state(t - 1u, entry, column, carried[i]); }
-                carried[i] = vec4<f32>();
-                let row = (t - 1u) * p.B + entry;
+                if valid { dh = gradient_of_state(t - 1u, entry, column, carried[part][row]); }
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H {
-                        let at = row * 4u * p.H + column + j;
+                        let at = step * 4u * p.H + column + j;
+                        var dr = 0.0;
+                        var dz = 0.0;
                         var dn = 0.0;
+                        var dm = 0.0;
                         if valid {
                             let r = saved[at];
                             let z = saved[at + p.H];
                             let n = saved[at + 2u * p.H];
                             let m = saved[at + 3u * p.H];
-                            let before = h[row * p.H + column + j];
+                            let before = h[step * p.H + column + j];
                             dn = dh[j] * (1.0 - z) * (1.0 - n * n);
-                            dz[i][j] = dh[j] * (before - n) * z * (1.0 - z);
-                            dr[i][j] = dn * m * r * (1.0 - r);
-                            dm[i][j] = dn * r;
-                            carried[i][j] = dh[j] * z;
+                            dz = dh[j] * (before - n) * z * (1.0 - z);
+                            dr = dn * m * r * (1.0 - r);
+                            dm = dn * r;
+                            rest[j] = dh[j] * z;
                         }
-                        let to = row * 3u * p.H + column + j;
-                        dx[to] = dr[i][j];
-                        dx[to + p.H] = dz[i][j];
+                        let to = step * 3u * p.H + column + j;
+                        dx[to] = dr;
+                        dx[to + p.H] = dz;
                         dx[to + 2u * p.H] = dn;
-                        saved[at] = dr[i][j];
-                        saved[at + p.H] = dz[i][j];
-                        saved[at + 2u * p.H] = dm[i][j];
+                        saved[at] = dr;
+                        saved[at + p.H] = dz;
+                        saved[at + 2u * p.H] = dm;
+                        d4[0][j] = dr;
+                        d4[1][j] = dz;
+                        d4[2][j] = dm;
                     }
                 }
             }
+            carried[part][row] = rest;
+            for (var gate = 0u; gate < GATES; gate++) { gates[gate][part][row] = d4[gate]; }
         }
-        if p.fused != 0u {
-            for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, dr[i]); }
-            workgroupBarrier();
-            carried = multiply_rows(place, 0u, carried);
-            workgroupBarrier();
-            for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, dz[i]); }
-            workgroupBarrier();
-            carried = multiply_rows(place, 1u, carried);
-            workgroupBarrier();
-            for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, dm[i]); }
-            workgroupBarrier();
-            carried = multiply_rows(place, 2u, carried);
-            workgroupBarrier();
+        if passes_on(t - 1u) {
+            for (var gate = 0u; gate < GATES; gate++) {
+                for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, gates[gate][i / ROWS][i % ROWS]); }
+                workgroupBarrier();
+                multiply(place, t - 1u, gate, &carried);
+                workgroupBarrier();
+            }
         }
     }
     for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        if entry_of(place, i) < p.B { store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i]); }
+        store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
     }
+}
+
+// dr[t], dz[t] or dm[t] of an entry.
+fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if entry < p.B && column + j < p.H { value[j] = saved[((t * p.B + entry) * 4u + gate) * p.H + column + j]; }
+    }
+    return value;
 }

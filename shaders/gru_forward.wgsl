@@ -2,17 +2,16 @@
 //   r = σ(x_r + h W_rᵀ + b_r)    z = σ(x_z + h W_zᵀ + b_z)    m = h W_nᵀ + b_n    n = tanh(x_n + r m)
 //   h[t + 1] = (1 - z) n + z h          h = h[t], x_. = x[index[t]], t = first .. last - 1
 //
-// Steps, lengths and fused as in rnn_forward.
+// Steps and lengths as in rnn_forward.
 //
 // params   T, B, H
 //          first, last        the steps to compute
-//          fused              whether the recurrent product is made here
+//          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 // x        [N, 3 H]           gates r, z, n; b_ih included
 // index    [T, B] u32         the row of x for each step and entry
 // lengths  [B] u32
-// w        [3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; a dummy unless fused
-// product  [B, 3 H]           h[first] Wᵀ; a dummy if fused
+// w        [3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
 // bias     [3 H]              b_hh
 // h        [T + 1, B, H]      slot 0 is the incoming state
 // saved    [T, B, 4 H]        r, z, n, m for the backward pass
@@ -23,7 +22,7 @@ struct Params {
     H: u32,
     first: u32,
     last: u32,
-    fused: u32,
+    has_h_0: u32,
     save: u32,
 }
 
@@ -32,34 +31,30 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> product: array<f32>;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
-@group(0) @binding(7) var<storage, read_write> h: array<f32>;
-@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> bias: array<f32>;
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;
+@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
 
 const GATES: u32 = 3u;
-const MOST_SUMS: u32 = 4u;
 
 @compute @workgroup_size(THREADS)
 fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
     keep_incoming(place);
     for (var t = p.first; t < p.last; t++) {
-        workgroupBarrier();
-        var sum_r = recurrent(place, 0u);
-        var sum_z = recurrent(place, 1u);
-        var sum_n = recurrent(place, 2u);
-        workgroupBarrier();
+        var sums = recurrent(place, t);
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
+            let part = i / ROWS;
+            let row = i % ROWS;
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
-                    let before = state4(t, entry, column);
-                    let r = sigmoid4(below(t, entry, 0u, column) + sum_r[i] + bias4(0u, column));
-                    let z = sigmoid4(below(t, entry, 1u, column) + sum_z[i] + bias4(1u, column));
-                    let m = sum_n[i] + bias4(2u, column);
+                    let before = row4(t, entry, 0u, column);
+                    let r = sigmoid4(below(t, entry, 0u, column) + sums[part][row] + bias4(0u, column));
+                    let z = sigmoid4(below(t, entry, 1u, column) + sums[COLUMNS + part][row] + bias4(1u, column));
+                    let m = sums[2u * COLUMNS + part][row] + bias4(2u, column);
                     let n = tanh4(below(t, entry, 2u, column) + r * m);
                     state = (1.0 - z) * n + z * before;
                     let at = (t * p.B + entry) * 4u * p.H + column;

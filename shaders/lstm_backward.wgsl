@@ -2,13 +2,13 @@
 //   dc += dh o (1 - u²)
 //   dx[t] = dc g i (1 - i),  dc c f (1 - f),  dc i (1 - g²),  dh u o (1 - o)        c = c[t], t = last - 1 .. first
 //   carried: dh = dx[t] W, dc = dc f
-// Steps, lengths and fused as in rnn_backward.
+// Steps, lengths and complete as in rnn_backward.
 //
 // params   T, B, H
 //          first, last        the steps to compute, from last - 1 down
-//          fused              whether the recurrent product is made here
+//          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [4, HP, HP / 4] vec4   W_g of each gate, zero-padded; a dummy unless fused
+// w        [4, HP, HP / 4] vec4   W_g of each gate, zero-padded
 // lengths  [B] u32
 // c        [T + 1, B, H]
 // saved    [T, B, 4 H]        i, f, g, o
@@ -23,7 +23,7 @@ struct Params {
     H: u32,
     first: u32,
     last: u32,
-    fused: u32,
+    complete: u32,
     has_dy: u32,
     has_dend: u32,
 }
@@ -39,28 +39,30 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 4u;
-const MOST_SUMS: u32 = 4u;
 
 @compute @workgroup_size(THREADS)
 fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    var carried = array<vec4<f32>, MOST_SUMS>();
-    var carried_c = array<vec4<f32>, MOST_SUMS>();
+    var carried = carried_in(place);
+    var carried_c = Sums();
+    if p.last < p.T {
+        for (var k = 0u; k < ROWS * COLUMNS; k++) {
+            carried_c[k / ROWS][k % ROWS] = dstart4(1u, entry_of(place, k), column_of(place, k));
+        }
+    }
     for (var t = p.last; t > p.first; t--) {
-        var gates = array<array<vec4<f32>, MOST_SUMS>, 4>();
+        var gates = array<Sums, GATES>();
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
+            let part = k / ROWS;
+            let r = k % ROWS;
+            var d4 = array<vec4<f32>, GATES>();
             if entry < p.B {
-                if p.fused == 0u && t < p.T {
-                    carried[k] = dstart4(0u, entry, column);
-                    carried_c[k] = dstart4(1u, entry, column);
-                }
                 let row = (t - 1u) * p.B + entry;
-                let valid = t <= lengths[entry];
-                if valid {
-                    let dh = gradient_of_state(t - 1u, entry, column, carried[k]);
-                    var dc = carried_c[k];
+                if t <= lengths[entry] {
+                    let dh = gradient_of_state(t - 1u, entry, column, carried[part][r]);
+                    var dc = carried_c[part][r];
                     if p.has_dend != 0u && t == lengths[entry] { dc += dend4(1u, entry, column); }
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
@@ -72,36 +74,44 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                             let before = c[row * p.H + column + j];
                             let u = tanh4(vec4<f32>(c[(row + p.B) * p.H + column + j])).x;
                             let d = dc[j] + dh[j] * o * (1.0 - u * u);
-                            gates[0][k][j] = d * g * i * (1.0 - i);
-                            gates[1][k][j] = d * before * f * (1.0 - f);
-                            gates[2][k][j] = d * i * (1.0 - g * g);
-                            gates[3][k][j] = dh[j] * u * o * (1.0 - o);
-                            carried_c[k][j] = d * f;
+                            d4[0][j] = d * g * i * (1.0 - i);
+                            d4[1][j] = d * before * f * (1.0 - f);
+                            d4[2][j] = d * i * (1.0 - g * g);
+                            d4[3][j] = dh[j] * u * o * (1.0 - o);
+                            dc[j] = d * f;
                         }
                     }
+                    carried_c[part][r] = dc;
                 }
-                for (var gate = 0u; gate < 4u; gate++) {
+                for (var gate = 0u; gate < GATES; gate++) {
                     for (var j = 0u; j < 4u; j++) {
-                        if column + j < p.H { dx[(row * 4u + gate) * p.H + column + j] = gates[gate][k][j]; }
+                        if column + j < p.H { dx[(row * GATES + gate) * p.H + column + j] = d4[gate][j]; }
                     }
                 }
             }
+            for (var gate = 0u; gate < GATES; gate++) { gates[gate][part][r] = d4[gate]; }
         }
-        carried = array<vec4<f32>, MOST_SUMS>();
-        if p.fused != 0u {
-            for (var gate = 0u; gate < 4u; gate++) {
-                for (var k = 0u; k < ROWS * COLUMNS; k++) { keep(place, k, gates[gate][k]); }
+        carried = Sums();
+        if passes_on(t - 1u) {
+            for (var gate = 0u; gate < GATES; gate++) {
+                for (var k = 0u; k < ROWS * COLUMNS; k++) { keep(place, k, gates[gate][k / ROWS][k % ROWS]); }
                 workgroupBarrier();
-                carried = multiply_rows(place, gate, carried);
+                multiply(place, t - 1u, gate, &carried);
                 workgroupBarrier();
             }
         }
     }
     for (var k = 0u; k < ROWS * COLUMNS; k++) {
-        let entry = entry_of(place, k);
-        if entry < p.B {
-            store_dstart4(0u, entry, column_of(place, k), carried[k]);
-            store_dstart4(1u, entry, column_of(place, k), carried_c[k]);
-        }
+        store_dstart4(0u, entry_of(place, k), column_of(place, k), carried[k / ROWS][k % ROWS]);
+        store_dstart4(1u, entry_of(place, k), column_of(place, k), carried_c[k / ROWS][k % ROWS]);
     }
+}
+
+// dx[t] of an entry and gate.
+fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if entry < p.B && column + j < p.H { value[j] = dx[((t * p.B + entry) * GATES + gate) * p.H + column + j]; }
+    }
+    return value;
 }

@@ -2,17 +2,16 @@
 //   i = σ(x_i + h W_iᵀ)    f = σ(x_f + h W_fᵀ)    g = tanh(x_g + h W_gᵀ)    o = σ(x_o + h W_oᵀ)
 //   c[t + 1] = f c + i g        h[t + 1] = o tanh(c[t + 1])        h = h[t], c = c[t], x_. = x[index[t]], t = first .. last - 1
 //
-// Steps, lengths and fused as in rnn_forward.
+// Steps and lengths as in rnn_forward.
 //
 // params   T, B, H
 //          first, last        the steps to compute
-//          fused              whether the recurrent product is made here
+//          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 // x        [N, 4 H]           gates i, f, g, o, biases included
 // index    [T, B] u32         the row of x for each step and entry
 // lengths  [B] u32
-// w        [4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; a dummy unless fused
-// product  [B, 4 H]           h[first] Wᵀ; a dummy if fused
+// w        [4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
 // h, c     [T + 1, B, H]      slot 0 is the incoming state
 // saved    [T, B, 4 H]        i, f, g, o for the backward pass
 // grid     entries, columns   joins lib/rows, lib/forward, lib/math
@@ -22,7 +21,7 @@ struct Params {
     H: u32,
     first: u32,
     last: u32,
-    fused: u32,
+    has_h_0: u32,
     save: u32,
 }
 
@@ -31,37 +30,32 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> product: array<f32>;
-@group(0) @binding(6) var<storage, read_write> h: array<f32>;
-@group(0) @binding(7) var<storage, read_write> c: array<f32>;
-@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read_write> h: array<f32>;
+@group(0) @binding(6) var<storage, read_write> c: array<f32>;
+@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
 
 const GATES: u32 = 4u;
-const MOST_SUMS: u32 = 4u;
 
 @compute @workgroup_size(THREADS)
 fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
     keep_incoming(place);
     for (var t = p.first; t < p.last; t++) {
-        workgroupBarrier();
-        var sum_i = recurrent(place, 0u);
-        var sum_f = recurrent(place, 1u);
-        var sum_g = recurrent(place, 2u);
-        var sum_o = recurrent(place, 3u);
-        workgroupBarrier();
+        var sums = recurrent(place, t);
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
+            let part = k / ROWS;
+            let r = k % ROWS;
             var state = vec4<f32>();
             var cell = vec4<f32>();
             if entry < p.B {
                 let slot = (t * p.B + entry) * p.H + column;
                 if t < lengths[entry] {
-                    let i = sigmoid4(below(t, entry, 0u, column) + sum_i[k]);
-                    let f = sigmoid4(below(t, entry, 1u, column) + sum_f[k]);
-                    let g = tanh4(below(t, entry, 2u, column) + sum_g[k]);
-                    let o = sigmoid4(below(t, entry, 3u, column) + sum_o[k]);
+                    let i = sigmoid4(below(t, entry, 0u, column) + sums[part][r]);
+                    let f = sigmoid4(below(t, entry, 1u, column) + sums[COLUMNS + part][r]);
+                    let g = tanh4(below(t, entry, 2u, column) + sums[2u * COLUMNS + part][r]);
+                    let o = sigmoid4(below(t, entry, 3u, column) + sums[3u * COLUMNS + part][r]);
                     let at = (t * p.B + entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {

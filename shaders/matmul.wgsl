@@ -10,7 +10,7 @@
 // b        [k, n], or [n, k] with transpose_b
 // bias, bias2   [n]
 // c        [slices, m, n]
-// grid     ceil(n / 64), ceil(m / 64), slices      joins lib/tile
+// grid     columns, rows of tiles, slices      joins lib/tile
 struct Params {
     m: u32,
     n: u32,
@@ -48,14 +48,14 @@ fn load_b(k: u32, n: u32) -> f32 {
 fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let origin = TILE * group.yx;
     let start = group.z * p.slice;
-    var sum = multiply_tile(origin, vec2<u32>(start, min(start + p.slice, p.k)), local);
-    for (var i = 0u; i < 16u; i++) {
-        let row = origin.x + tile_row(local, i / 2u);
-        let column = origin.y + tile_column(local, i % 2u);
+    var sums = multiply_tile(origin, vec2<u32>(start, min(start + p.slice, p.k)), local);
+    for (var i = 0u; i < 4u * A_VECTORS * B_VECTORS; i++) {
+        let row = origin.x + tile_row(local, i / B_VECTORS);
+        let column = origin.y + tile_column(local, i % B_VECTORS);
         for (var j = 0u; j < 4u; j++) {
             if row < p.m && column + j < p.n {
                 let at = (group.z * p.m + row) * p.n + column + j;
-                var value = sum[i][j];
+                var value = sums[i / B_VECTORS][i % B_VECTORS][j];
                 if p.biases == 1u { value += bias[column + j]; }
                 if p.biases == 2u { value += bias[column + j] + bias2[column + j]; }
                 if p.accumulate != 0u { value += c[at]; }

@@ -2,14 +2,15 @@
 //   dh    = dy[t] + dx[t + 1] W (+ dend at an entry's last step)
 //   dx[t] = dh (1 - h[t + 1]²), or dh where h[t + 1] > 0 with relu      t = last - 1 .. first
 //   dstart = dx[0] W
-// Past an entry's length, dx is 0. Unless fused, dstart holds dx[t + 1] W before, and a matmul adds dx[t] W to it after.
+// Past an entry's length, dx is 0. One dispatch computes all steps, or one of them, from dx of the one after it; without
+// `complete`, dstart then lacks the product of dx[first], which a dispatch of no steps adds.
 //
 // params   T, B, H
 //          first, last        the steps to compute, from last - 1 down
-//          fused              whether the recurrent product is made here
+//          complete           whether the product of dx[first] is made here
 //          relu               as in rnn_forward
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [HP, HP / 4] vec4  W, zero-padded; a dummy unless fused
+// w        [HP, HP / 4] vec4  W, zero-padded
 // lengths  [B] u32
 // h        [T + 1, B, H]
 // dy       [T, B, H]          gradient of every step's output
@@ -23,7 +24,7 @@ struct Params {
     H: u32,
     first: u32,
     last: u32,
-    fused: u32,
+    complete: u32,
     relu: u32,
     has_dy: u32,
     has_dend: u32,
@@ -39,21 +40,19 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 1u;
-const MOST_SUMS: u32 = 16u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    var carried = array<vec4<f32>, MOST_SUMS>();
+    var carried = carried_in(place);
     for (var t = p.last; t > p.first; t--) {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
             var d = vec4<f32>();
             if entry < p.B {
-                if p.fused == 0u && t < p.T { carried[i] = dstart4(0u, entry, column); }
                 if t <= lengths[entry] {
-                    let dh = gradient_of_state(t - 1u, entry, column, carried[i]);
+                    let dh = gradient_of_state(t - 1u, entry, column, carried[i / ROWS][i % ROWS]);
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
                             let y = h[(t * p.B + entry) * p.H + column + j];
@@ -67,12 +66,21 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
             }
             keep(place, i, d);
         }
+        carried = Sums();
         workgroupBarrier();
-        carried = array<vec4<f32>, MOST_SUMS>();
-        if p.fused != 0u { carried = multiply_rows(place, 0u, carried); }
+        if passes_on(t - 1u) { multiply(place, t - 1u, 0u, &carried); }
         workgroupBarrier();
     }
     for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        if entry_of(place, i) < p.B { store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i]); }
+        store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
     }
+}
+
+// dx[t] of an entry.
+fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if entry < p.B && column + j < p.H { value[j] = dx[(t * p.B + entry) * p.H + column + j]; }
+    }
+    return value;
 }

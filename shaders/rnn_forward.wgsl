@@ -1,17 +1,16 @@
 // h[t + 1] = f(x[index[t]] + h[t] Wᵀ)      f = tanh, or max(0, ·) with relu; t = first .. last - 1
 //
-// All steps in one dispatch if fused: a workgroup owns batch entries, their state stays in workgroup memory, the matrix
-// streams from cache, and nothing crosses workgroups. Past an entry's length, h is 0.
+// All steps in one dispatch, where a workgroup can keep the states of its batch entries; otherwise one step, of some of
+// the columns. Past an entry's length, h is 0.
 //
 // params   T, B, H
 //          first, last   the steps to compute
-//          fused              whether the recurrent product is made here
-//          relu               max(0, ·) in place of tanh
+//          has_h_0       whether the incoming state may be other than 0
+//          relu          max(0, ·) in place of tanh
 // x        [N, H]             what comes in from below, biases included
 // index    [T, B] u32         the row of x for each step and entry
 // lengths  [B] u32
-// w        [HP, HP / 4] vec4  Wᵀ, zero-padded (pack makes it); a dummy unless fused
-// product  [B, H]             h[first] Wᵀ; a dummy if fused
+// w        [HP, HP / 4] vec4  Wᵀ, zero-padded (pack makes it)
 // h        [T + 1, B, H]      slot 0 is the incoming state
 // grid     entries, columns   joins lib/rows, lib/forward, lib/math
 struct Params {
@@ -20,7 +19,7 @@ struct Params {
     H: u32,
     first: u32,
     last: u32,
-    fused: u32,
+    has_h_0: u32,
     relu: u32,
 }
 
@@ -29,27 +28,23 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> product: array<f32>;
-@group(0) @binding(6) var<storage, read_write> h: array<f32>;
+@group(0) @binding(5) var<storage, read_write> h: array<f32>;
 
 const GATES: u32 = 1u;
-const MOST_SUMS: u32 = 16u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
     keep_incoming(place);
     for (var t = p.first; t < p.last; t++) {
-        workgroupBarrier();
-        var sum = recurrent(place, 0u);
-        workgroupBarrier();
+        var sums = recurrent(place, t);
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
-                    state = below(t, entry, 0u, column) + sum[i];
+                    state = below(t, entry, 0u, column) + sums[i / ROWS][i % ROWS];
                     if p.relu != 0u { state = select(state, vec4<f32>(), state < vec4<f32>()); } else { state = tanh4(state); }
                 }
                 let to = ((t + 1u) * p.B + entry) * p.H + column;

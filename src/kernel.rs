@@ -12,7 +12,7 @@ pub struct Kernel {
     pub name: &'static str,
     /// The WGSL file followed by the `shaders/lib/` pieces it joins.
     pub source: &'static str,
-    /// Pipeline-overridable constants that a dispatch sets.
+    /// Constants of the WGSL file that a dispatch sets: `const NAME: u32 = default;`, a line each.
     pub constants: &'static [&'static str],
     /// The fields of the uniform `Params`, binding 0. All are 4 bytes wide.
     pub params: &'static [Field],
@@ -20,6 +20,21 @@ pub struct Kernel {
     pub bindings: &'static [Binding],
     /// The same operation on the CPU.
     pub twin: Twin,
+}
+
+impl Kernel {
+    /// The source with these values of its constants. WGSL's own override constants cannot size a thread's arrays.
+    pub fn source_with(&self, constants: &[(&str, u32)]) -> String {
+        let value = |line: &str| {
+            let name = line.strip_prefix("const ")?.split_once(": u32 = ")?.0;
+            constants.iter().find(|(constant, _)| *constant == name)
+        };
+        let lines = self.source.lines().map(|line| match value(line) {
+            Some((name, value)) => format!("const {name}: u32 = {value}u;\n"),
+            None => format!("{line}\n"),
+        });
+        lines.collect()
+    }
 }
 
 /// A field of a kernel's parameter struct.

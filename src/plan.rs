@@ -86,7 +86,7 @@ impl Dispatch {
         self.work.flops
     }
 
-    /// The values of its override constants.
+    /// The values of its constants.
     pub fn constants(&self) -> &[(&'static str, u32)] {
         &self.constants
     }

@@ -125,7 +125,9 @@ fn sizes() -> Vec<(Cell, (usize, usize, usize))> {
     let few = [(1, 1, 1), (4, 5, 7), (3, 67, 33), (2, 6, 258), (3, 5, 1030)];
     let of = |cell| few.map(|size| (cell, size));
     let tanh = SEQUENCES.map(|size| (Cell::Tanh, size));
-    [&tanh[..], &of(Cell::Relu)[1..3], &of(Cell::Gru), &of(Cell::Lstm)].concat()
+    // Work enough for the large tile of a software driver.
+    let large = [(Cell::Tanh, (4, 200, 257)), (Cell::Gru, (2, 70, 350)), (Cell::Lstm, (2, 50, 364))];
+    [&tanh[..], &of(Cell::Relu)[1..3], &of(Cell::Gru), &of(Cell::Lstm), &large].concat()
 }
 
 /// A recurrence with random tensors; the recurrent matrix keeps its products near 1.
@@ -144,6 +146,7 @@ fn sequence(device: &Device, cell: Cell, (steps, batch, hidden): (usize, usize, 
         h: random(device, "h", &[steps + 1, batch, hidden])?,
         c: (cell == Cell::Lstm).then(|| random(device, "c", &[steps + 1, batch, hidden])).transpose()?,
         saved: (cell.saved() > 0).then(|| zeros(device, "saved", &[steps, batch, 4 * hidden])).transpose()?,
+        has_h_0: true,
     })
 }
 
@@ -177,6 +180,7 @@ fn recurrence_backward(cell: Cell, size: (usize, usize, usize), (has_dy, has_den
             dend: has_dend.then(|| random(device, "dend", &states)).transpose()?,
             dx: zeros(device, "dx", &[steps, batch, cell.gates() * hidden])?,
             dstart: zeros(device, "dstart", &states)?,
+            wants_dstart: true,
         };
         kernels::sequence::forward(g, cell, &s)?;
         kernels::sequence::backward(g, cell, &s, &d)?;
@@ -195,7 +199,53 @@ fn recurrences_take_the_path_that_fits() {
         g.finish().unwrap().kernels()
     };
     assert_eq!(kernels(1024), ["pack", "lstm_forward"]);
-    assert_eq!(kernels(1025), ["matmul", "lstm_forward"].repeat(3));
+    assert_eq!(kernels(1025), ["pack", "lstm_forward", "lstm_forward", "lstm_forward"]);
+}
+
+/// From zero states, and with no gradient for them: the products left out change nothing.
+#[test]
+fn recurrences_from_zero_states() {
+    let run = |g: &mut Graph, device: &Device, cell, size @ (steps, batch, hidden), leave_out: bool| -> Result<_> {
+        let s = Sequence { has_h_0: !leave_out, ..sequence(device, cell, size)? };
+        let states = [cell.states(), batch, hidden];
+        for chain in std::iter::once(&s.h).chain(&s.c) {
+            chain.write(&vec![0.0; chain.len()])?;
+        }
+        let d = SequenceGradients {
+            dy: Some(random(device, "dy", &[steps, batch, hidden])?),
+            dend: None,
+            dx: zeros(device, "dx", &[steps, batch, cell.gates() * hidden])?,
+            dstart: zeros(device, "dstart", &states)?,
+            wants_dstart: !leave_out,
+        };
+        kernels::sequence::forward(g, cell, &s)?;
+        kernels::sequence::backward(g, cell, &s, &d)?;
+        Ok(vec![s.h, d.dx.reshape(&[1, d.dx.len()])?])
+    };
+    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+        for stepwise in [false, true] {
+            let size = (4, 5, 70);
+            let whole = {
+                let device = Device::reference();
+                let mut g = Graph::without_parameters(&device);
+                let results = run(&mut g, &device, cell, size, false).unwrap();
+                g.finish().unwrap().run().unwrap();
+                results.iter().map(|tensor| tensor.to_vec_f64().unwrap()).collect::<Vec<_>>()
+            };
+            check(&format!("{cell:?}, stepwise: {stepwise}"), TOLERANCE, |device, g| {
+                g.set_stepwise(stepwise);
+                run(g, device, cell, size, true)
+            });
+            let device = Device::reference();
+            let mut g = Graph::without_parameters(&device);
+            g.set_stepwise(stepwise);
+            let results = run(&mut g, &device, cell, size, true).unwrap();
+            g.finish().unwrap().run().unwrap();
+            for (tensor, whole) in results.iter().zip(&whole) {
+                assert_eq!(&tensor.to_vec_f64().unwrap(), whole, "{cell:?}, stepwise: {stepwise}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -2,11 +2,31 @@
 //   lengths: array<u32>    [B]
 //   dy: array<f32>         [T, B, H]; a dummy unless has_dy
 //   dend: array<f32>       [S, B, H]: gradient of the last state(s); a dummy unless has_dend
-//   dstart: array<f32>     [S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back
+//   dstart: array<f32>     [S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back beside
+//                          the product of the step computed last
+// and has Params with has_dy, has_dend, complete.
 //
 // The gradient of h[t + 1]: from the output, from the step after (`carried`), and, at an entry's last step, of h_n.
+const PARTS: u32 = COLUMNS;
 
-// A vec4 of slot `slot` of a tensor of states.
+// What the first step computed here gets from the step after it.
+fn carried_in(place: Place) -> Sums {
+    var carried = Sums();
+    if p.last < p.T {
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            carried[i / ROWS][i % ROWS] = dstart4(0u, entry_of(place, i), column_of(place, i));
+        }
+        for (var gate = 0u; gate < GATES; gate++) { multiply(place, p.last, gate, &carried); }
+    }
+    return carried;
+}
+
+// Is the product of what step t passes back made here?
+fn passes_on(t: u32) -> bool {
+    return t > p.first || p.complete != 0u;
+}
+
+// A vec4 of slot `slot` of a tensor of states; 0 outside.
 fn dend4(slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
@@ -18,14 +38,14 @@ fn dend4(slot: u32, entry: u32, column: u32) -> vec4<f32> {
 fn dstart4(slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if column + j < p.H { value[j] = dstart[(slot * p.B + entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dstart[(slot * p.B + entry) * p.H + column + j]; }
     }
     return value;
 }
 
 fn store_dstart4(slot: u32, entry: u32, column: u32, value: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
-        if column + j < p.H { dstart[(slot * p.B + entry) * p.H + column + j] = value[j]; }
+        if entry < p.B && column + j < p.H { dstart[(slot * p.B + entry) * p.H + column + j] = value[j]; }
     }
 }
 

@@ -1,23 +1,17 @@
 // The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
 //   x: array<f32>          [N, GATES H]
 //   index: array<u32>      [T, B]
-//   product: array<f32>    [B, GATES H]; a dummy if fused
 //   h: array<f32>          [T + 1, B, H]; slot 0 is the incoming state
+// and has Params with has_h_0.
+const PARTS: u32 = GATES * COLUMNS;
 
-// h Wᵀ of one gate: computed here, or made before.
-fn recurrent(place: Place, gate: u32) -> array<vec4<f32>, MOST_SUMS> {
-    var sum = array<vec4<f32>, MOST_SUMS>();
-    if p.fused != 0u { return multiply_rows(place, gate, sum); }
-    for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        let entry = entry_of(place, i);
-        let column = column_of(place, i);
-        for (var j = 0u; j < 4u; j++) {
-            if entry < p.B && column + j < p.H {
-                sum[i][j] = product[(entry * GATES + gate) * p.H + column + j];
-            }
-        }
-    }
-    return sum;
+// h[t] Wᵀ of all gates.
+fn recurrent(place: Place, t: u32) -> Sums {
+    var sums = Sums();
+    workgroupBarrier();
+    if t > 0u || p.has_h_0 != 0u { multiply(place, t, 0u, &sums); }
+    workgroupBarrier();
+    return sums;
 }
 
 // What comes in from below for one gate: a vec4 of a row of x.
@@ -30,8 +24,8 @@ fn below(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     return value;
 }
 
-// h[t] of an entry; 0 outside.
-fn state4(t: u32, entry: u32, column: u32) -> vec4<f32> {
+// h[t] of an entry.
+fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
         if entry < p.B && column + j < p.H { value[j] = h[(t * p.B + entry) * p.H + column + j]; }
@@ -41,5 +35,5 @@ fn state4(t: u32, entry: u32, column: u32) -> vec4<f32> {
 
 // Puts the incoming state where the first product reads it.
 fn keep_incoming(place: Place) {
-    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, state4(0u, entry_of(place, i), column_of(place, i))); }
+    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, row4(0u, entry_of(place, i), 0u, column_of(place, i))); }
 }

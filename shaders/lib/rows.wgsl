@@ -1,70 +1,93 @@
-// What the sequence kernels of all cells share: a workgroup owns batch entries for all its time steps.
+// What the sequence kernels of all cells share: a workgroup owns batch entries, and multiplies their rows of HP values
+// (the hidden size, padded to a multiple of 4) with the recurrent matrix of each gate.
 //
-// fused: their rows of HP values (the hidden size, padded to a multiple of 4) stay in workgroup memory, and the recurrent
-// matrix of each gate streams past them once per step. Otherwise one step is computed, and the product of the state and
-// the recurrent matrix has been made by a matmul before.
+// FUSED: for all time steps. The rows stay in workgroup memory, and the matrix streams past them once a step. Otherwise
+// a dispatch computes one step of some of the columns, and the rows come through workgroup memory in blocks.
 //
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
 // GROUPS groups make a workgroup.
 //
 // The kernel that joins this has
-//   Params with T, B, H, first, last, fused
-//   const GATES, MOST_SUMS: u32        MOST_SUMS >= ROWS * COLUMNS
-//   w: array<vec4<f32>>                [GATES, HP, HP / 4]; a dummy unless fused
-override HP: u32 = 8u;
-override ROWS: u32 = 4u;
-override COLUMNS: u32 = 1u;
-override GROUPS: u32 = 1u;
-override WIDTH: u32 = 2u;
-override THREADS: u32 = 2u; // GROUPS * WIDTH, at most 256
-override ROW_VECTORS: u32 = 8u; // GROUPS * ROWS * HP / 4, at most 1,024: 16 KiB; 1 unless fused
+//   Params with T, B, H, first, last
+//   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
+//   w: array<vec4<f32>>                [gates, HP, HP / 4]
+//   fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows, unless they are kept; 0 outside
+const HP: u32 = 8u;
+const ROWS: u32 = 4u;
+const COLUMNS: u32 = 1u;
+const GROUPS: u32 = 1u;
+const WIDTH: u32 = 2u;
+const FUSED: u32 = 1u;
+const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory; GROUPS * ROWS * DEPTH is at most 1,024: 16 KiB
 
-var<workgroup> rows: array<vec4<f32>, ROW_VECTORS>; // [GROUPS * ROWS, HP / 4]
+const VECTORS: u32 = HP / 4u;
+const THREADS: u32 = GROUPS * WIDTH; // at most 256
+const ENTRIES: u32 = GROUPS * ROWS;
+
+// As long as the loops over it, or software drivers do not keep it in registers.
+alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
+
+var<workgroup> rows: array<vec4<f32>, ENTRIES * DEPTH>; // [ENTRIES, DEPTH]
 
 struct Place {
-    row: u32,    // first row of the thread, within the workgroup
+    local: u32,  // the thread
+    row: u32,    // its first row, within the workgroup
     entry: u32,  // the batch entry of that row
-    vector: u32, // first vec4 column of the thread
+    vector: u32, // its first vec4 column
 }
 
 fn place_of(group: vec3<u32>, local: u32) -> Place {
     let row = ROWS * (local / WIDTH);
-    return Place(row, group.x * GROUPS * ROWS + row, group.y * COLUMNS * WIDTH + local % WIDTH);
+    return Place(local, row, group.x * ENTRIES + row, group.y * COLUMNS * WIDTH + local % WIDTH);
 }
 
-// The batch entry and the first column of the i-th vec4 of a thread; is it one?
+// The batch entry and the first column of the i-th of a thread's ROWS COLUMNS vec4, sums[i / ROWS][i % ROWS]; is it one?
 fn entry_of(place: Place, i: u32) -> u32 {
-    return place.entry + i / COLUMNS;
+    return place.entry + i % ROWS;
 }
 
 fn column_of(place: Place, i: u32) -> u32 {
-    return 4u * (place.vector + i % COLUMNS * WIDTH);
+    return 4u * (place.vector + i / ROWS * WIDTH);
 }
 
 // Puts the i-th vec4 of a thread where the next product reads it.
 fn keep(place: Place, i: u32, value: vec4<f32>) {
     let vector = column_of(place, i) / 4u;
-    if p.fused != 0u && vector < HP / 4u { rows[(place.row + i / COLUMNS) * (HP / 4u) + vector] = value; }
+    if FUSED != 0u && vector < VECTORS { rows[(place.row + i % ROWS) * DEPTH + vector] = value; }
 }
 
-// sum[i] += rows[..] * w[gate], for the i-th vec4 of a thread
-fn multiply_rows(place: Place, gate: u32, sums: array<vec4<f32>, MOST_SUMS>) -> array<vec4<f32>, MOST_SUMS> {
-    let vectors = HP / 4u;
-    var sum = sums;
-    for (var k = 0u; k < vectors; k++) {
-        var matrix = array<vec4<f32>, 8>(); // [COLUMNS, 4], for at most two columns
-        for (var c = 0u; c < COLUMNS; c++) {
-            // Past the last column the last one is computed again, and not stored.
-            let at = (gate * HP + 4u * k) * vectors + min(place.vector + c * WIDTH, vectors - 1u);
-            for (var i = 0u; i < 4u; i++) { matrix[4u * c + i] = w[at + i * vectors]; }
+// sums += rows * w of `gate` and those after it. The rows are those kept, or those of step t and this gate.
+fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
+    if FUSED != 0u {
+        multiply_block(place, 0u, gate, sums);
+        return;
+    }
+    for (var start = 0u; start < VECTORS; start += DEPTH) {
+        workgroupBarrier();
+        for (var slot = place.local; slot < ENTRIES * DEPTH; slot += THREADS) {
+            rows[slot] = row4(t, place.entry - place.row + slot / DEPTH, gate, 4u * (start + slot % DEPTH));
         }
-        for (var r = 0u; r < ROWS; r++) {
-            let h = rows[(place.row + r) * vectors + k];
-            for (var c = 0u; c < COLUMNS; c++) {
-                sum[r * COLUMNS + c] += h.x * matrix[4u * c] + h.y * matrix[4u * c + 1u]
-                    + h.z * matrix[4u * c + 2u] + h.w * matrix[4u * c + 3u];
+        workgroupBarrier();
+        multiply_block(place, start, gate, sums);
+    }
+}
+
+// The part of the product that the vec4 columns from `start` on of the rows make, which are in workgroup memory.
+fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < min(DEPTH, VECTORS - start); k++) {
+        var row = array<vec4<f32>, ROWS>();
+        for (var r = 0u; r < ROWS; r++) { row[r] = rows[(place.row + r) * DEPTH + k]; }
+        for (var part = 0u; part < PARTS; part++) {
+            // Past the last column the last one is computed again, and not stored.
+            let vector = min(place.vector + part % COLUMNS * WIDTH, VECTORS - 1u);
+            let at = ((gate + part / COLUMNS) * HP + 4u * (start + k)) * VECTORS + vector;
+            let w0 = w[at];
+            let w1 = w[at + VECTORS];
+            let w2 = w[at + 2u * VECTORS];
+            let w3 = w[at + 3u * VECTORS];
+            for (var r = 0u; r < ROWS; r++) {
+                (*sums)[part][r] += row[r].x * w0 + row[r].y * w1 + row[r].z * w2 + row[r].w * w3;
             }
         }
     }
-    return sum;
 }

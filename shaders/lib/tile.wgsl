@@ -1,73 +1,78 @@
-// One 64 x 64 tile of a matrix product  A [M, K] B [K, N], computed by a workgroup of 64; each thread keeps 8 x 8 sums,
-// which is what makes loads from workgroup memory few: 16 for 64 products.
+// One tile of a matrix product  A [M, K] B [K, N], computed by a workgroup of 8 x 8 threads; each thread keeps
+// 4 A_VECTORS x 4 B_VECTORS sums, which is what makes loads from workgroup memory few: 16 for 64 products of 8 x 8 sums.
 //
 // The kernel that joins this defines
 //   fn load_a(m: u32, k: u32) -> f32    an element of A, 0 outside
 //   fn load_b(k: u32, n: u32) -> f32    an element of B, 0 outside
 //   fn a_is_transposed() -> bool        whether A lies in memory as [K, M]; neighbouring threads load neighbours
 //   fn b_is_transposed() -> bool        whether B lies in memory as [N, K]
-const TILE: u32 = 64u;
+const A_VECTORS: u32 = 2u;
+const B_VECTORS: u32 = 2u;
+
+const A_WIDTH: u32 = 8u * A_VECTORS;
+const B_WIDTH: u32 = 8u * B_VECTORS;
+const TILE: vec2<u32> = vec2<u32>(4u * A_WIDTH, 4u * B_WIDTH);
 const DEPTH: u32 = 16u;
 const TILE_THREADS: u32 = 64u;
 
-var<workgroup> tile_a: array<vec4<f32>, 256>; // [DEPTH, TILE / 4]
-var<workgroup> tile_b: array<vec4<f32>, 256>; // [DEPTH, TILE / 4]
+// As long as the loops over it, or software drivers do not keep it in registers.
+alias TileSums = array<array<vec4<f32>, B_VECTORS>, 4u * A_VECTORS>;
 
-// Rows origin.x .. + 64, columns origin.y .. + 64 of the product, summed over k in range.x .. range.y.
-// sum[2 i + j] is row tile_row(local, i) and columns tile_column(local, j) .. + 4, for i < 8, j < 2.
-fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> array<vec4<f32>, 16> {
-    var sum = array<vec4<f32>, 16>();
+var<workgroup> tile_a: array<vec4<f32>, DEPTH * A_WIDTH>; // [DEPTH, A_WIDTH]
+var<workgroup> tile_b: array<vec4<f32>, DEPTH * B_WIDTH>; // [DEPTH, B_WIDTH]
+
+// The k and the vector of a slot of a tile: along memory first.
+fn place_of_slot(slot: u32, width: u32, vectors_first: bool) -> vec2<u32> {
+    return select(vec2<u32>(slot % DEPTH, slot / DEPTH), vec2<u32>(slot / width, slot % width), vectors_first);
+}
+
+// Rows from origin.x on, columns from origin.y on of the product, summed over k in range.x .. range.y.
+// sums[i][j] is row tile_row(local, i) and columns tile_column(local, j) .. + 4.
+fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
+    var sums = TileSums();
     let row = local / 8u;
     let column = local % 8u;
     for (var k0 = range.x; k0 < range.y; k0 += DEPTH) {
-        for (var slot = local; slot < 256u; slot += TILE_THREADS) {
-            // k, and which four rows of A or columns of B: along memory first
-            let along = vec2<u32>(slot % 16u, slot / 16u);
-            let a_slot = select(along, along.yx, a_is_transposed());
-            let b_slot = select(along.yx, along, b_is_transposed());
-            let ka = k0 + a_slot.x;
-            let kb = k0 + b_slot.x;
-            let m = origin.x + 4u * a_slot.y;
-            let n = origin.y + 4u * b_slot.y;
-            tile_a[a_slot.x * 16u + a_slot.y] =
-                vec4<f32>(load_a(m, ka), load_a(m + 1u, ka), load_a(m + 2u, ka), load_a(m + 3u, ka));
-            tile_b[b_slot.x * 16u + b_slot.y] =
-                vec4<f32>(load_b(kb, n), load_b(kb, n + 1u), load_b(kb, n + 2u), load_b(kb, n + 3u));
+        for (var slot = local; slot < DEPTH * A_WIDTH; slot += TILE_THREADS) {
+            let place = place_of_slot(slot, A_WIDTH, a_is_transposed());
+            let k = k0 + place.x;
+            let m = origin.x + 4u * place.y;
+            tile_a[place.x * A_WIDTH + place.y] =
+                vec4<f32>(load_a(m, k), load_a(m + 1u, k), load_a(m + 2u, k), load_a(m + 3u, k));
+        }
+        for (var slot = local; slot < DEPTH * B_WIDTH; slot += TILE_THREADS) {
+            let place = place_of_slot(slot, B_WIDTH, !b_is_transposed());
+            let k = k0 + place.x;
+            let n = origin.y + 4u * place.y;
+            tile_b[place.x * B_WIDTH + place.y] =
+                vec4<f32>(load_b(k, n), load_b(k, n + 1u), load_b(k, n + 2u), load_b(k, n + 3u));
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
-            let a0 = tile_a[k * 16u + row];
-            let a1 = tile_a[k * 16u + 8u + row];
-            let b0 = tile_b[k * 16u + column];
-            let b1 = tile_b[k * 16u + 8u + column];
-            sum[0] += a0.x * b0;
-            sum[1] += a0.x * b1;
-            sum[2] += a0.y * b0;
-            sum[3] += a0.y * b1;
-            sum[4] += a0.z * b0;
-            sum[5] += a0.z * b1;
-            sum[6] += a0.w * b0;
-            sum[7] += a0.w * b1;
-            sum[8] += a1.x * b0;
-            sum[9] += a1.x * b1;
-            sum[10] += a1.y * b0;
-            sum[11] += a1.y * b1;
-            sum[12] += a1.z * b0;
-            sum[13] += a1.z * b1;
-            sum[14] += a1.w * b0;
-            sum[15] += a1.w * b1;
+            var a = array<vec4<f32>, A_VECTORS>();
+            var b = array<vec4<f32>, B_VECTORS>();
+            for (var i = 0u; i < A_VECTORS; i++) { a[i] = tile_a[k * A_WIDTH + 8u * i + row]; }
+            for (var j = 0u; j < B_VECTORS; j++) { b[j] = tile_b[k * B_WIDTH + 8u * j + column]; }
+            for (var i = 0u; i < A_VECTORS; i++) {
+                for (var j = 0u; j < B_VECTORS; j++) {
+                    sums[4u * i][j] += a[i].x * b[j];
+                    sums[4u * i + 1u][j] += a[i].y * b[j];
+                    sums[4u * i + 2u][j] += a[i].z * b[j];
+                    sums[4u * i + 3u][j] += a[i].w * b[j];
+                }
+            }
         }
         workgroupBarrier();
     }
-    return sum;
+    return sums;
 }
 
-// Row i < 8 of a thread's sums, within the tile.
+// Row i of a thread's sums, within the tile.
 fn tile_row(local: u32, i: u32) -> u32 {
     return 32u * (i / 4u) + 4u * (local / 8u) + i % 4u;
 }
 
-// First of the four columns j < 2 of a thread's sums, within the tile.
+// First of the four columns j of a thread's sums, within the tile.
 fn tile_column(local: u32, j: u32) -> u32 {
     return 32u * j + 4u * (local % 8u);
 }

@@ -32,7 +32,7 @@ pub(crate) struct Gpu {
 /// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
 
-/// A kernel and the values of its override constants.
+/// A kernel and the values of its constants.
 type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
 
 pub(crate) struct Pipeline {
@@ -209,7 +209,7 @@ impl Gpu {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
+            source: wgpu::ShaderSource::Wgsl(kernel.source_with(constants).into()),
         };
         let checks = wgpu::ShaderRuntimeChecks {
             bounds_checks: std::env::var("ELMAN_BOUNDS_CHECKS").is_ok_and(|value| value == "1"),
@@ -243,14 +243,13 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let values: Vec<_> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some(kernel.name),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &values,
+                constants: &[],
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },

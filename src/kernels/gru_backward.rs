@@ -1,13 +1,14 @@
 //! The gradient of [`super::gru_forward`].
 
-use super::sequence::{Backward, RowTile, Steps, add_in_place, for_each_tile, matrix_of, split_mut, tiles, twin_rows};
+use super::sequence::{
+    Backward, RowTile, Steps, add_gradients, add_in_place, for_each_tile, split_mut, tiles, twin_rows,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::product::{Matrix, product};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, has_dy: u32, has_dend: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/gru_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -31,14 +32,14 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::backward`] checks shapes and says which.
 pub(super) fn gru_backward(g: &mut Graph, backward: Backward<'_>) -> Result<()> {
     let Backward { launch, s, d, w, none } = backward;
-    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let Steps { steps, batch, hidden, first, last } = launch.steps;
     let params = Params {
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
         first: first as u32,
         last: last as u32,
-        fused: fused.into(),
+        complete: launch.complete.into(),
         has_dy: d.dy.is_some().into(),
         has_dend: d.dend.is_some().into(),
     };
@@ -58,23 +59,20 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         .zip(tiles(dstart.write(), batch, hidden));
     for_each_tile(per_tile, |tile, ((mut dx, mut saved), mut dstart)| {
         let carried = &mut *dstart[0];
-        if p.last == p.T {
-            carried.fill(F::zero());
+        match saved.get(p.last as usize) {
+            Some(next) => add_gradients(carried, next, 3, w, hidden),
+            None => carried.fill(F::zero()),
         }
         let start = tile * twin_rows(batch);
-        // dr, dz, dm, each [rows, H]: the left factors of the recurrent product.
-        let mut gates = [0, 1, 2].map(|_| vec![F::zero(); carried.len()]);
         for t in (p.first as usize..p.last as usize).rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
                 let saved = &mut saved[t][row * 4 * hidden..][..4 * hidden];
                 let dx = &mut dx[t][row * 3 * hidden..][..3 * hidden];
-                let here = row * hidden..(row + 1) * hidden;
                 if t >= length {
                     dx.fill(F::zero());
                     carried.fill(F::zero());
                     saved[..3 * hidden].fill(F::zero());
-                    gates.iter_mut().for_each(|gate| gate[here.clone()].fill(F::zero()));
                     continue;
                 }
                 let at = (t * batch + entry) * hidden;
@@ -98,14 +96,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                         r[j] = dr[j];
                     }
                 });
-                for (gate, d) in gates.iter_mut().zip([r, z, n]) {
-                    gate[here.clone()].copy_from_slice(d);
-                }
             }
-            if p.fused != 0 {
-                for (gate, d) in gates.iter().enumerate() {
-                    product(carried, Matrix::new(d, d.len() / hidden, hidden), matrix_of(w, gate, hidden), true, false);
-                }
+            if t > p.first as usize || p.complete != 0 {
+                add_gradients(carried, saved[t], 3, w, hidden);
             }
         }
     });

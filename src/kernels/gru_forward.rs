@@ -1,12 +1,12 @@
 //! The gated recurrent unit, forward.
 
-use super::sequence::{Forward, Recurrent, RowTile, Steps, add_in_place, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, RowTile, Steps, add_in_place, add_product, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, save: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32 }
 
 /// See `shaders/gru_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -19,7 +19,6 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
-        reads("product"),
         reads("bias"),
         writes("h"),
         writes("saved"),
@@ -29,35 +28,32 @@ pub static KERNEL: Kernel = Kernel {
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn gru_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
-    let Forward { launch, s, w, product, nowhere } = forward;
-    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let Forward { launch, s, w, nowhere } = forward;
+    let Steps { steps, batch, hidden, first, last } = launch.steps;
     let params = Params {
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
         first: first as u32,
         last: last as u32,
-        fused: fused.into(),
+        has_h_0: s.has_h_0.into(),
         save: s.saved.is_some().into(),
     };
     let Some(bias) = &s.bias else { unreachable!("`sequence` checks that it is there") };
     let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, product, bias, &s.h, saved];
+    let tensors = [&s.x, &s.index, &s.lengths, w, bias, &s.h, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, made, bias, h, saved] = args.all();
+    let [x, index, lengths, w, bias, h, saved] = args.all();
     let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
-    let (made, bias, one) = (made.read(), bias.read(), F::one());
+    let (bias, one) = (bias.read(), F::one());
     let (batch, hidden) = (p.B as usize, p.H as usize);
     let per_tile = tiles(h.write(), batch, hidden).into_iter().zip(tiles(saved.write(), batch, 4 * hidden));
     for_each_tile(per_tile, |tile, (mut slots, mut saved)| {
         let start = tile * twin_rows(batch);
-        let recurrent = match p.fused {
-            0 => Recurrent::Made { product: &made[start * 3 * hidden..], gates: 3 },
-            _ => Recurrent::Fused(w),
-        };
+        let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
         for t in p.first as usize..p.last as usize {
             let (past, future) = slots.split_at_mut(t + 1);
@@ -66,7 +62,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 for row in sum.chunks_exact_mut(hidden) {
                     row.copy_from_slice(&bias[gate * hidden..][..hidden]);
                 }
-                recurrent.add_to(sum, previous, gate, hidden);
+                if has_state(t) {
+                    add_product(sum, previous, w, gate, hidden);
+                }
             }
             let [r, z, m] = &mut gates;
             let below = |row: usize, gate: usize| {

@@ -1,15 +1,14 @@
 //! The gradient of [`super::lstm_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Steps, add_in_place, for_each_tile, matrix_of, split, split_mut, tiles, twin_rows,
+    Backward, RowTile, Steps, add_gradients, add_in_place, for_each_tile, split, split_mut, tiles, twin_rows,
 };
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::product::{Matrix, product};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, has_dy: u32, has_dend: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/lstm_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -33,14 +32,14 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::backward`] checks shapes and says which.
 pub(super) fn lstm_backward(g: &mut Graph, backward: Backward<'_>) -> Result<()> {
     let Backward { launch, s, d, w, none } = backward;
-    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let Steps { steps, batch, hidden, first, last } = launch.steps;
     let params = Params {
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
         first: first as u32,
         last: last as u32,
-        fused: fused.into(),
+        complete: launch.complete.into(),
         has_dy: d.dy.is_some().into(),
         has_dend: d.dend.is_some().into(),
     };
@@ -58,12 +57,11 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let per_tile = tiles(dx.write(), batch, 4 * hidden).into_iter().zip(tiles(dstart.write(), batch, hidden));
     for_each_tile(per_tile, |tile, (mut dx, mut dstart)| {
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
-        if p.last == p.T {
-            carried.fill(F::zero());
-            carried_c.fill(F::zero());
+        match dx.get(p.last as usize) {
+            Some(next) => add_gradients(carried, next, 4, w, hidden),
+            None => [&mut *carried, carried_c].iter_mut().for_each(|carried| carried.fill(F::zero())),
         }
         let start = tile * twin_rows(batch);
-        let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); carried.len()]);
         let mut u = vec![F::zero(); carried.len()];
         for t in (p.first as usize..p.last as usize).rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);
@@ -74,10 +72,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 let d = &mut dx[t][4 * here.start..4 * here.end];
                 if t >= length {
                     d.fill(F::zero());
-                    gates.iter_mut().for_each(|gate| gate[here.clone()].fill(F::zero()));
                     continue;
                 }
-                let (dh, dc) = (&mut carried[here.clone()], &mut carried_c[here.clone()]);
+                let (dh, dc) = (&mut carried[here.clone()], &mut carried_c[here]);
                 if p.has_dend != 0 && t + 1 == length {
                     add_in_place(dh, &dend[entry * hidden..]);
                     add_in_place(dc, &dend[(batch + entry) * hidden..]);
@@ -97,15 +94,10 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                         dc[j] = sum * f[j];
                     }
                 });
-                for (gate, d) in gates.iter_mut().zip([di, df, dg, d_o]) {
-                    gate[here.clone()].copy_from_slice(d);
-                }
             }
             carried.fill(F::zero());
-            if p.fused != 0 {
-                for (gate, d) in gates.iter().enumerate() {
-                    product(carried, Matrix::new(d, d.len() / hidden, hidden), matrix_of(w, gate, hidden), true, false);
-                }
+            if t > p.first as usize || p.complete != 0 {
+                add_gradients(carried, dx[t], 4, w, hidden);
             }
         }
     });

@@ -1,12 +1,12 @@
 //! Long short-term memory, forward.
 
-use super::sequence::{Forward, Recurrent, RowTile, Steps, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, RowTile, Steps, add_product, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, save: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32 }
 
 /// See `shaders/lstm_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -19,7 +19,6 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
-        reads("product"),
         writes("h"),
         writes("c"),
         writes("saved"),
@@ -29,26 +28,26 @@ pub static KERNEL: Kernel = Kernel {
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn lstm_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
-    let Forward { launch, s, w, product, nowhere } = forward;
-    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let Forward { launch, s, w, nowhere } = forward;
+    let Steps { steps, batch, hidden, first, last } = launch.steps;
     let params = Params {
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
         first: first as u32,
         last: last as u32,
-        fused: fused.into(),
+        has_h_0: s.has_h_0.into(),
         save: s.saved.is_some().into(),
     };
     let Some(c) = &s.c else { unreachable!("`sequence` checks that it is there") };
     let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, product, &s.h, c, saved];
+    let tensors = [&s.x, &s.index, &s.lengths, w, &s.h, c, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, made, h, c, saved] = args.all();
-    let (x, index, lengths, w, made) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), made.read());
+    let [x, index, lengths, w, h, c, saved] = args.all();
+    let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
     let (batch, hidden) = (p.B as usize, p.H as usize);
     let per_tile = tiles(h.write(), batch, hidden).into_iter().zip(tiles(c.write(), batch, hidden)).zip(tiles(
         saved.write(),
@@ -57,10 +56,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     ));
     for_each_tile(per_tile, |tile, ((mut h, mut c), mut saved)| {
         let start = tile * twin_rows(batch);
-        let recurrent = match p.fused {
-            0 => Recurrent::Made { product: &made[start * 4 * hidden..], gates: 4 },
-            _ => Recurrent::Fused(w),
-        };
+        let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
         for t in p.first as usize..p.last as usize {
             let (past, future) = h.split_at_mut(t + 1);
@@ -70,7 +66,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     let i = index[t * batch + start + row] as usize;
                     sum.copy_from_slice(&x[(i * 4 + gate) * hidden..][..hidden]);
                 }
-                recurrent.add_to(sum, previous, gate, hidden);
+                if has_state(t) {
+                    add_product(sum, previous, w, gate, hidden);
+                }
                 if gate == 2 { F::tanh_in_place(sum) } else { F::sigmoid_in_place(sum) }
             }
             let (past, future) = c.split_at_mut(t + 1);

@@ -1,6 +1,6 @@
 //! `c = op(a) op(b) + bias + bias2`.
 
-use super::{column_sum, expect_len, slices};
+use super::{LARGE_TILE_FLOPS, column_sum, expect_len, slices};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
@@ -14,7 +14,7 @@ params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: 
 pub static KERNEL: Kernel = Kernel {
     name: "matmul",
     source: wgsl!("matmul", "tile"),
-    constants: &[],
+    constants: &["A_VECTORS", "B_VECTORS"],
     params: FIELDS,
     bindings: &[reads("a"), reads("b"), reads("bias"), reads("bias2"), writes("c")],
     twin: twin!(twin),
@@ -68,8 +68,15 @@ pub fn t(tensor: &Tensor) -> Factor<'_> {
     Factor::from(tensor).t()
 }
 
-const TILE: usize = 64;
+/// Terms that a workgroup keeps at a time.
 const DEPTH: usize = 16;
+
+/// Vectors of four rows of a, and of four columns of b, of a thread; 8 x 8 threads share a tile.
+///
+/// On a software driver a load costs hundreds of products, so a large product gets the largest tile that fits into 16 KiB.
+fn vectors(g: &Graph, m: usize, n: usize, k: usize) -> [usize; 2] {
+    if !g.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { [4, 4] } else { [2, 2] }
+}
 
 /// Records `c = a b + bias`, or `c += a b + bias`. `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` of `m n` elements.
 ///
@@ -115,8 +122,10 @@ pub fn matmul_with_biases<'a>(
     for bias in biases {
         expect_len("matmul", bias, n)?;
     }
-    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), tiles, k) };
+    let vectors = vectors(g, m, n, k);
+    let [down, across] = [m.div_ceil(32 * vectors[0]), n.div_ceil(32 * vectors[1])];
+    let constants = [("A_VECTORS", vectors[0] as u32), ("B_VECTORS", vectors[1] as u32)];
+    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), down * across, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
     let slices = k.div_ceil(slice);
@@ -132,13 +141,13 @@ pub fn matmul_with_biases<'a>(
         biases: biases.len() as u32,
         accumulate: accumulate.into(),
     };
-    let grid = [n.div_ceil(TILE), m.div_ceil(TILE), slices];
+    let grid = [across, down, slices];
     let bias = |i: usize| *biases.get(i).unwrap_or(&a.tensor);
     let mut record = |c: &Tensor, accumulate: bool| {
         let tensors = [a.tensor, b.tensor, bias(0), bias(1), c];
-        g.dispatch(&KERNEL, &[], params(accumulate), &tensors, grid)?;
+        g.dispatch(&KERNEL, &constants, params(accumulate), &tensors, grid)?;
         // Each row of tiles reads b, each column of tiles a.
-        let rereads = (m.div_ceil(TILE) - 1) * k * n + (n.div_ceil(TILE) - 1) * m * k;
+        let rereads = (down - 1) * k * n + (across - 1) * m * k;
         g.cost(2 * m * n * k, 4 * rereads);
         Ok(())
     };

@@ -1,13 +1,12 @@
 //! The gradient of [`super::rnn_forward`].
 
-use super::sequence::{Backward, RowTile, Steps, add_in_place, for_each_tile, matrix_of, tiles, twin_rows};
+use super::sequence::{Backward, RowTile, Steps, add_gradients, add_in_place, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::product::{Matrix, product};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, relu: u32, has_dy: u32, has_dend: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, relu: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/rnn_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -30,14 +29,14 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::backward`] checks shapes and says which.
 pub(super) fn rnn_backward(g: &mut Graph, backward: Backward<'_>, relu: bool) -> Result<()> {
     let Backward { launch, s, d, w, none } = backward;
-    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let Steps { steps, batch, hidden, first, last } = launch.steps;
     let params = Params {
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
         first: first as u32,
         last: last as u32,
-        fused: fused.into(),
+        complete: launch.complete.into(),
         has_dy: d.dy.is_some().into(),
         has_dend: d.dend.is_some().into(),
         relu: relu.into(),
@@ -55,8 +54,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     for_each_tile(per_tile, |tile, (mut dx, mut dstart)| {
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let carried = &mut *dstart[0];
-        if p.last == p.T {
-            carried.fill(F::zero());
+        match dx.get(p.last as usize) {
+            Some(next) => add_gradients(carried, next, 1, w, hidden),
+            None => carried.fill(F::zero()),
         }
         let start = tile * twin_rows(batch);
         for t in (p.first as usize..p.last as usize).rev() {
@@ -82,11 +82,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     F::vectorize(|| steps.for_each(|((d, &dh), &y)| *d = dh * (F::one() - y * y)));
                 }
             }
-            if p.fused != 0 {
-                let d = Matrix::new(dx[t], dx[t].len() / hidden, hidden);
-                product(carried, d, matrix_of(w, 0, hidden), false, false);
-            } else {
-                carried.fill(F::zero());
+            carried.fill(F::zero());
+            if t > p.first as usize || p.complete != 0 {
+                add_gradients(carried, dx[t], 1, w, hidden);
             }
         }
     });

@@ -1,12 +1,12 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use super::sequence::{Forward, Recurrent, RowTile, Steps, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, RowTile, Steps, add_product, for_each_tile, tiles, twin_rows};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, fused: u32, relu: u32 }
+params! { T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, relu: u32 }
 
 /// See `shaders/rnn_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -14,43 +14,42 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("rnn_forward", "rows", "forward", "math"),
     constants: RowTile::CONSTANTS,
     params: FIELDS,
-    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("product"), writes("h")],
+    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), writes("h")],
     twin: twin!(twin),
 };
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Result<()> {
-    let Forward { launch, s, w, product, .. } = forward;
-    let Steps { steps, batch, hidden, first, last, fused } = launch.steps;
+    let Forward { launch, s, w, .. } = forward;
+    let Steps { steps, batch, hidden, first, last } = launch.steps;
     let params = Params {
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
         first: first as u32,
         last: last as u32,
-        fused: fused.into(),
+        has_h_0: s.has_h_0.into(),
         relu: relu.into(),
     };
-    g.dispatch(&KERNEL, &launch.constants, params, &[&s.x, &s.index, &s.lengths, w, product, &s.h], launch.grid)
+    g.dispatch(&KERNEL, &launch.constants, params, &[&s.x, &s.index, &s.lengths, w, &s.h], launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, made, h] = args.all();
-    let (x, index, lengths, w, made) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), made.read());
+    let [x, index, lengths, w, h] = args.all();
+    let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
     let (batch, hidden) = (p.B as usize, p.H as usize);
     for_each_tile(tiles(h.write(), batch, hidden).into_iter(), |tile, mut slots| {
         let first = tile * twin_rows(batch);
-        let recurrent = match p.fused {
-            0 => Recurrent::Made { product: &made[first * hidden..], gates: 1 },
-            _ => Recurrent::Fused(w),
-        };
+        let has_state = |t| t > 0 || p.has_h_0 != 0;
         for t in p.first as usize..p.last as usize {
             let (past, future) = slots.split_at_mut(t + 1);
             let (previous, next) = (&*past[t], &mut *future[0]);
             for (row, &i) in next.chunks_exact_mut(hidden).zip(&index[t * batch + first..]) {
                 row.copy_from_slice(&x[i as usize * hidden..][..hidden]);
             }
-            recurrent.add_to(next, previous, 0, hidden);
+            if has_state(t) {
+                add_product(next, previous, w, 0, hidden);
+            }
             if p.relu != 0 {
                 // Not `max`, which hides a NaN.
                 next.iter_mut().filter(|next| **next < F::zero()).for_each(|next| *next = F::zero());

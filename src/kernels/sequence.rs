@@ -1,14 +1,13 @@
 //! Recurrences over a whole sequence: what is the same for all cells.
 //!
-//! A cell has a forward and a backward kernel ([`Cell`]). Each runs in one of two ways: *fused*, all steps in one
-//! dispatch with the recurrent product inside, where a workgroup can hold the state of four batch entries; or *stepwise*,
-//! a matrix product and a dispatch for each step.
+//! A cell has a forward and a backward kernel ([`Cell`]), with the recurrent product inside. Each runs in one of two
+//! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries; or *stepwise*, a
+//! dispatch for each step.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::matmul::{Factor, matmul, t};
-use super::{expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn};
+use super::{LARGE_TILE_FLOPS, expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::product::{Matrix, product};
@@ -79,10 +78,8 @@ pub(crate) struct CellKind {
 pub(crate) struct Forward<'a> {
     pub(super) launch: &'a Launch,
     pub(super) s: &'a Sequence,
-    /// The recurrent matrix as `pack` laid it out, or a dummy.
+    /// The recurrent matrix, transposed by `pack`.
     pub(super) w: &'a Tensor,
-    /// The recurrent product, or a dummy.
-    pub(super) product: &'a Tensor,
     /// A dummy to be written.
     pub(super) nowhere: &'a Tensor,
 }
@@ -93,7 +90,7 @@ pub(crate) struct Backward<'a> {
     pub(super) launch: &'a Launch,
     pub(super) s: &'a Sequence,
     pub(super) d: &'a SequenceGradients,
-    /// The recurrent matrix, padded, or a dummy.
+    /// The recurrent matrix, padded.
     pub(super) w: &'a Tensor,
     /// A dummy to be read.
     pub(super) none: &'a Tensor,
@@ -118,6 +115,8 @@ pub struct Sequence {
     pub c: Option<Tensor>,
     /// `[T, B, 4 H]`: gates, for the backward pass, if there is to be one.
     pub saved: Option<Tensor>,
+    /// Whether the incoming state may be other than 0; if not, the first step needs no product.
+    pub has_h_0: bool,
 }
 
 /// The gradients of a recurrence.
@@ -131,6 +130,8 @@ pub struct SequenceGradients {
     pub dx: Tensor,
     /// `[S, B, H]`: of the incoming states, to be written.
     pub dstart: Tensor,
+    /// Whether `dstart` is wanted; if not, what it holds in the end is not the whole gradient.
+    pub wants_dstart: bool,
 }
 
 /// How `shaders/lib/rows.wgsl` lays batch entries over workgroups.
@@ -138,12 +139,13 @@ pub(super) struct RowTile {
     padded: usize,
     /// Batch entries of a thread.
     rows: usize,
-    /// Vectors of four columns of a thread.
+    /// Vectors of four columns of a thread, of each gate.
     columns: usize,
     /// Threads that share their batch entries.
     width: usize,
     /// Groups of such threads in a workgroup.
     groups: usize,
+    /// All steps in one dispatch.
     fused: bool,
 }
 
@@ -151,35 +153,42 @@ pub(super) struct RowTile {
 const TILE_VALUES: usize = 4096;
 
 impl RowTile {
-    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "THREADS", "ROW_VECTORS"];
+    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "FUSED", "DEPTH"];
 
-    /// The fused layout for a hidden size, or the stepwise one if not even four entries fit.
+    /// The fused layout for a hidden size, or the stepwise one if not even four entries fit. A thread multiplies with
+    /// `gates` gates at once.
     ///
-    /// A wide device gets 4 x 4 sums a thread and just enough groups to fill a workgroup of 64 threads: that makes the
-    /// most workgroups. A software driver, where a load costs a hundred products, gets 8 x 8 for a cell of one gate; 16 x 16
-    /// run faster there (lavapipe, T 8, B 512, H 256: 0.20 s in place of 0.27) but take 10 s to compile in place of 2.
-    fn new(g: &Graph, batch: usize, hidden: usize, gates: usize) -> Self {
-        let wide = g.is_wide();
+    /// A GPU gets 4 x 4 sums a gate and thread, and just enough groups to fill a workgroup of 64 threads: that makes the
+    /// most workgroups. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
+    fn new(g: &Graph, (steps, batch, hidden): (usize, usize, usize), gates: usize, cell_gates: usize) -> Self {
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
         let fused = fit >= 4 && !g.is_stepwise();
-        let (rows, columns) = match (fused && !wide, gates) {
-            (false, _) => (4, 1),
-            (true, 1) => (fit.min(8), vectors.min(2)),
-            (true, _) => (4, 1),
-        };
-        let width = vectors.div_ceil(columns).min(256);
-        let groups = if wide && fused { (64 / width).max(1) } else { 1 };
+        let large = fused && !g.is_wide() && 2 * steps * batch * cell_gates * hidden * hidden >= LARGE_TILE_FLOPS;
+        let (rows, columns) = if large { (fit.min(16), vectors.min(8 / gates)) } else { (4, 1) };
         let rows = rows.min(batch);
-        Self { padded, rows, columns, width, groups: groups.min(batch.div_ceil(rows)), fused }
+        let most = batch.div_ceil(rows);
+        let (width, groups) = if fused {
+            let width = vectors.div_ceil(columns).min(256);
+            (width, if large { 1 } else { (64 / width).clamp(1, most) })
+        } else {
+            let groups = most.min(4);
+            (vectors.min(64 / groups), groups)
+        };
+        Self { padded, rows, columns, width, groups, fused }
     }
 
     fn entries(&self) -> usize {
         self.rows * self.groups
     }
 
+    /// Vectors of four columns of the rows in workgroup memory.
+    fn depth(&self) -> usize {
+        let vectors = self.padded / 4;
+        if self.fused { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
+    }
+
     fn constants(&self) -> [(&'static str, u32); 7] {
-        let vectors = if self.fused { self.entries() * self.padded / 4 } else { 1 };
         let of = |name, value: usize| (name, value as u32);
         [
             of("HP", self.padded),
@@ -187,17 +196,18 @@ impl RowTile {
             of("COLUMNS", self.columns),
             of("GROUPS", self.groups),
             of("WIDTH", self.width),
-            of("THREADS", self.groups * self.width),
-            of("ROW_VECTORS", vectors),
+            of("FUSED", self.fused.into()),
+            of("DEPTH", self.depth()),
         ]
     }
 
     fn grid(&self, batch: usize) -> [usize; 3] {
-        [batch.div_ceil(self.entries()), (self.padded / 4).div_ceil(self.columns * self.width), 1]
+        let columns = if self.fused { 1 } else { (self.padded / 4).div_ceil(self.columns * self.width) };
+        [batch.div_ceil(self.entries()), columns, 1]
     }
 }
 
-/// What the kernels of all cells take, forward.
+/// What the kernels of all cells take.
 #[derive(Clone, Copy)]
 pub(super) struct Steps {
     pub steps: usize,
@@ -205,7 +215,6 @@ pub(super) struct Steps {
     pub hidden: usize,
     pub first: usize,
     pub last: usize,
-    pub fused: bool,
 }
 
 /// Everything but the tensors of a dispatch of one of the sequence kernels.
@@ -213,20 +222,20 @@ pub(super) struct Launch {
     pub steps: Steps,
     pub constants: [(&'static str, u32); 7],
     pub grid: [usize; 3],
+    /// Backward: whether the product of the first step is made too.
+    pub complete: bool,
 }
 
 impl Launch {
-    fn new(steps: Steps, tile: &RowTile) -> Self {
-        Self { steps, constants: tile.constants(), grid: tile.grid(steps.batch) }
+    fn new(steps: Steps, tile: &RowTile, complete: bool) -> Self {
+        Self { steps, constants: tile.constants(), grid: tile.grid(steps.batch), complete }
     }
 
-    /// The recurrent products of the steps, for which each workgroup reads all weights in every step.
-    fn cost(&self, g: &mut Graph, gates: usize) {
-        let Steps { batch, hidden, first, last, fused, .. } = self.steps;
-        if fused {
-            let weights = gates * hidden * hidden;
-            g.cost(2 * (last - first) * batch * weights, 4 * (self.grid[0] * (last - first) - 1) * weights);
-        }
+    /// So many recurrent products, for each of which every row of workgroups reads all weights.
+    fn cost(&self, g: &mut Graph, gates: usize, products: usize) {
+        let Steps { batch, hidden, .. } = self.steps;
+        let weights = gates * hidden * hidden;
+        g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(1) * weights);
     }
 }
 
@@ -235,34 +244,32 @@ impl Launch {
 /// # Errors
 /// The shapes do not fit.
 pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
-    let (steps, batch, hidden) = check(cell, s)?;
+    let shape @ (steps, batch, hidden) = check(cell, s)?;
     let gates = cell.gates();
-    let tile = RowTile::new(g, batch, hidden, gates);
-    let (none, nowhere) = (g.zeros("none", &[4])?, g.zeros("nowhere", &[4])?);
-    let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor, product: &Tensor| {
-        let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
-        (cell.kind().forward)(g, Forward { launch: &launch, s, w, product, nowhere: &nowhere })?;
-        launch.cost(g, gates);
-        Ok(())
-    };
-    if tile.fused {
-        g.note(format!(
+    let tile = RowTile::new(g, shape, gates, gates);
+    let nowhere = g.zeros("nowhere", &[4])?;
+    g.note(if tile.fused {
+        format!(
             "{cell:?}, H {hidden}: all {steps} steps in one dispatch, {} batch entries a workgroup, {} workgroups",
             tile.entries(),
             tile.grid(batch)[0]
-        ));
-        let w_t = g.zeros(&format!("{}ᵀ", s.w.name()), &[gates, tile.padded, tile.padded])?;
-        pack::pack(g, &s.w, &w_t, true)?;
-        return launch(g, 0, steps, &w_t, &none);
-    }
-    g.note(format!("{cell:?}, H {hidden}: step by step; all steps in one dispatch need H <= {}", TILE_VALUES / 4));
-    let product = g.zeros("h Wᵀ", &[batch, gates * hidden])?;
-    for step in 0..steps {
-        let h = Factor::block(&s.h, step * batch * hidden, batch, hidden, hidden);
-        matmul(g, h, t(&s.w), None, &product, false)?;
-        launch(g, step, step + 1, &none, &product)?;
+        )
+    } else {
+        format!("{cell:?}, H {hidden}: a dispatch for each step; all steps in one need H <= {}", TILE_VALUES / 4)
+    });
+    let w_t = g.zeros(&format!("{}ᵀ", s.w.name()), &[gates, tile.padded, tile.padded])?;
+    pack::pack(g, &s.w, &w_t, true)?;
+    for (first, last) in dispatches(&tile, steps) {
+        let launch = Launch::new(Steps { steps, batch, hidden, first, last }, &tile, false);
+        (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, nowhere: &nowhere })?;
+        launch.cost(g, gates, last - first - usize::from(first == 0 && !s.has_h_0));
     }
     Ok(())
+}
+
+/// The steps of each dispatch.
+fn dispatches(tile: &RowTile, steps: usize) -> Vec<(usize, usize)> {
+    if tile.fused { vec![(0, steps)] } else { (0..steps).map(|step| (step, step + 1)).collect() }
 }
 
 /// Records the gradients of [`forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
@@ -271,7 +278,7 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
 /// # Errors
 /// The shapes do not fit.
 pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) -> Result<()> {
-    let (steps, batch, hidden) = check(cell, s)?;
+    let shape @ (steps, batch, hidden) = check(cell, s)?;
     let gates = cell.gates();
     expect("recurrence", &d.dx, &[steps, batch, gates * hidden])?;
     expect("recurrence", &d.dstart, &[cell.states(), batch, hidden])?;
@@ -283,28 +290,25 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     if cell.saved() > 0 && s.saved.is_none() {
         return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
-    let tile = RowTile::new(g, batch, hidden, gates);
+    let tile = RowTile::new(g, shape, 1, gates);
     let none = g.zeros("none", &[4])?;
-    let launch = |g: &mut Graph, first: usize, last: usize, w: &Tensor| {
-        let launch = Launch::new(Steps { steps, batch, hidden, first, last, fused: tile.fused }, &tile);
-        (cell.kind().backward)(g, Backward { launch: &launch, s, d, w, none: &none })?;
-        launch.cost(g, gates);
-        Ok(())
-    };
-    if tile.fused {
-        if tile.padded == hidden {
-            return launch(g, 0, steps, &s.w);
-        }
-        let w = g.zeros(&format!("{}, padded", s.w.name()), &[gates, tile.padded, tile.padded])?;
+    let mut w = s.w.clone();
+    if tile.padded != hidden {
+        w = g.zeros(&format!("{}, padded", s.w.name()), &[gates, tile.padded, tile.padded])?;
         pack::pack(g, &s.w, &w, false)?;
-        return launch(g, 0, steps, &w);
     }
-    let dh = d.dstart.view("carried", 0, &[batch, hidden]);
-    for step in (0..steps).rev() {
-        launch(g, step, step + 1, &none)?;
-        let (gradient, columns) = recurrent_gradient(cell, s, d);
-        let at = Factor::block(gradient, step * batch * columns, batch, gates * hidden, columns);
-        matmul(g, at, &s.w, None, &dh, true)?;
+    let mut spans = dispatches(&tile, steps);
+    spans.reverse();
+    if !tile.fused && d.wants_dstart {
+        // The product of the first step needs all columns of its dx.
+        spans.push((0, 0));
+    }
+    for (first, last) in spans {
+        let complete = tile.fused && d.wants_dstart;
+        let launch = Launch::new(Steps { steps, batch, hidden, first, last }, &tile, complete);
+        (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
+        let within = (last - first).saturating_sub(1);
+        launch.cost(g, gates, within + usize::from(last < steps) + usize::from(complete));
     }
     Ok(())
 }
@@ -376,7 +380,7 @@ pub(super) fn for_each_tile<T: Send>(tiles: impl Iterator<Item = T>, work: impl 
 }
 
 /// The recurrent matrix of one gate, as [`pack`] laid it out: `W_gᵀ` forward, `W_g` backward.
-pub(super) fn matrix_of<F: Real>(w: &[F], gate: usize, hidden: usize) -> Matrix<'_, F> {
+fn matrix_of<F: Real>(w: &[F], gate: usize, hidden: usize) -> Matrix<'_, F> {
     let padded = hidden.next_multiple_of(4);
     Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded)
 }
@@ -397,29 +401,17 @@ pub(super) fn split_mut<F, const N: usize>(values: &mut [F], each: usize) -> [&m
     std::array::from_fn(|_| parts.next().expect("as many slices as asked for"))
 }
 
-/// Where a twin has the product of the state and the recurrent matrix from.
-#[derive(Clone, Copy)]
-pub(super) enum Recurrent<'a, F> {
-    /// Makes it, with matrices as [`pack`] laid them out.
-    Fused(&'a [F]),
-    /// A matmul has made it: `[B, G H]`, from the tile's first entry on.
-    Made { product: &'a [F], gates: usize },
+/// `sum += h W_gᵀ` of one gate, for the rows of a tile; w as [`pack`] transposed it.
+pub(super) fn add_product<F: Real>(sum: &mut [F], h: &[F], w: &[F], gate: usize, hidden: usize) {
+    let h = Matrix::new(h, h.len() / hidden, hidden);
+    product(sum, h, matrix_of(w, gate, hidden), true, false);
 }
 
-impl<F: Real> Recurrent<'_, F> {
-    /// `sum += h W_gᵀ` for the rows of a tile.
-    pub fn add_to(self, sum: &mut [F], h: &[F], gate: usize, hidden: usize) {
-        match self {
-            Self::Fused(w) => {
-                let h = Matrix::new(h, h.len() / hidden, hidden);
-                product(sum, h, matrix_of(w, gate, hidden), true, false);
-            }
-            Self::Made { product, gates } => {
-                for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                    let made = &product[(row * gates + gate) * hidden..];
-                    add_in_place(sum, made);
-                }
-            }
-        }
+/// `sum += d_g W_g` of so many gates, for the rows of a tile: `d` is `[rows, gates, H]`, or has more columns after these.
+pub(super) fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[F], hidden: usize) {
+    let rows = sum.len() / hidden;
+    for gate in 0..gates {
+        let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
+        product(sum, d, matrix_of(w, gate, hidden), true, false);
     }
 }

@@ -523,6 +523,7 @@ pub fn recurrence(
         h: chain("h")?,
         c: is_lstm.then(|| chain("c")).transpose()?,
         saved: (saved > 0 && g.is_training()).then(|| g.zeros("gates", &[steps, batch, saved * hidden])).transpose()?,
+        has_h_0: start.is_some(),
     };
     let state_shape = [1, batch, hidden];
     let mut parents = vec![x, weight];
@@ -573,12 +574,17 @@ pub fn recurrence(
             }
         };
         let dx = g.zeros("d recurrence", &[steps, batch, width])?;
-        let d = SequenceGradients { dy, dend, dx, dstart: g.zeros("d incoming states", &states)? };
+        let wants_dstart =
+            start.is_some_and(|start| g.is_differentiable(start.h) || start.c.is_some_and(|c| g.is_differentiable(c)));
+        let d = SequenceGradients { dy, dend, dx, dstart: g.zeros("d incoming states", &states)?, wants_dstart };
         sequence::backward(g, cell, &s, &d)?;
         let (gradient, stride) = sequence::recurrent_gradient(cell, &s, &d);
         if let Some((dw, accumulate)) = g.gradient_target(weight)? {
-            let before = s.h.view("h[..T]", 0, &[steps * batch, hidden]);
-            let rows = Factor::block(gradient, 0, steps * batch, width, stride);
+            // The first step adds nothing if it starts at 0.
+            let first = if s.has_h_0 || steps == 1 { 0 } else { batch };
+            let count = steps * batch - first;
+            let before = s.h.view("h[..T]", first * hidden, &[count, hidden]);
+            let rows = Factor::block(gradient, first * stride, count, width, stride);
             matmul(g, rows.t(), &before, None, &dw, accumulate)?;
         }
         if let Some(bias) = bias
