@@ -44,13 +44,11 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     let place = place_of(group, local);
     var carried = carried_in(place);
     for (var t = p.last; t > p.first; t--) {
-        var gates = array<Sums, GATES>(); // dr, dz, dm
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
             let part = i / ROWS;
             let row = i % ROWS;
-            var d4 = array<vec4<f32>, GATES>();
             var rest = vec4<f32>();
             if entry < p.B {
                 let step = (t - 1u) * p.B + entry;
@@ -83,18 +81,14 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
                         saved[at] = dr;
                         saved[at + p.H] = dz;
                         saved[at + 2u * p.H] = dm;
-                        d4[0][j] = dr;
-                        d4[1][j] = dz;
-                        d4[2][j] = dm;
                     }
                 }
             }
             carried[part][row] = rest;
-            for (var gate = 0u; gate < GATES; gate++) { gates[gate][part][row] = d4[gate]; }
         }
         if passes_on(t - 1u) {
             for (var gate = 0u; gate < GATES; gate++) {
-                for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, gates[gate][i / ROWS][i % ROWS]); }
+                keep_rows(place, t - 1u, gate);
                 workgroupBarrier();
                 multiply(place, t - 1u, gate, &carried);
                 workgroupBarrier();

@@ -40,7 +40,7 @@ const GATES: u32 = 3u;
 @compute @workgroup_size(THREADS)
 fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    keep_incoming(place);
+    keep_rows(place, p.first, 0u);
     for (var t = p.first; t < p.last; t++) {
         var sums = recurrent(place, t);
         for (var i = 0u; i < ROWS * COLUMNS; i++) {

@@ -45,13 +45,12 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     let place = place_of(group, local);
     var carried = carried_in(place);
     var carried_c = Sums();
-    if p.last < p.T {
+    if FUSED == 0u && p.last < p.T {
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             carried_c[k / ROWS][k % ROWS] = dstart4(1u, entry_of(place, k), column_of(place, k));
         }
     }
     for (var t = p.last; t > p.first; t--) {
-        var gates = array<Sums, GATES>();
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
@@ -89,12 +88,11 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                     }
                 }
             }
-            for (var gate = 0u; gate < GATES; gate++) { gates[gate][part][r] = d4[gate]; }
         }
         carried = Sums();
         if passes_on(t - 1u) {
             for (var gate = 0u; gate < GATES; gate++) {
-                for (var k = 0u; k < ROWS * COLUMNS; k++) { keep(place, k, gates[gate][k / ROWS][k % ROWS]); }
+                keep_rows(place, t - 1u, gate);
                 workgroupBarrier();
                 multiply(place, t - 1u, gate, &carried);
                 workgroupBarrier();

@@ -12,7 +12,7 @@ const PARTS: u32 = COLUMNS;
 // What the first step computed here gets from the step after it.
 fn carried_in(place: Place) -> Sums {
     var carried = Sums();
-    if p.last < p.T {
+    if FUSED == 0u && p.last < p.T {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             carried[i / ROWS][i % ROWS] = dstart4(0u, entry_of(place, i), column_of(place, i));
         }

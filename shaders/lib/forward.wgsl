@@ -32,8 +32,3 @@ fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     }
     return value;
 }
-
-// Puts the incoming state where the first product reads it.
-fn keep_incoming(place: Place) {
-    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, row4(0u, entry_of(place, i), 0u, column_of(place, i))); }
-}

@@ -11,7 +11,7 @@
 //   Params with T, B, H, first, last
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
 //   w: array<vec4<f32>>                [gates, HP, HP / 4]
-//   fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows, unless they are kept; 0 outside
+//   fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
 const HP: u32 = 8u;
 const ROWS: u32 = 4u;
 const COLUMNS: u32 = 1u;
@@ -54,6 +54,11 @@ fn column_of(place: Place, i: u32) -> u32 {
 fn keep(place: Place, i: u32, value: vec4<f32>) {
     let vector = column_of(place, i) / 4u;
     if FUSED != 0u && vector < VECTORS { rows[(place.row + i % ROWS) * DEPTH + vector] = value; }
+}
+
+// Puts all that a thread has written of a step where the next product reads it.
+fn keep_rows(place: Place, t: u32, gate: u32) {
+    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, row4(t, entry_of(place, i), gate, column_of(place, i))); }
 }
 
 // sums += rows * w of `gate` and those after it. The rows are those kept, or those of step t and this gate.

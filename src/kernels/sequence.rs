@@ -165,7 +165,7 @@ impl RowTile {
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
         let fused = fit >= 4 && !g.is_stepwise();
         let large = fused && !g.is_wide() && 2 * steps * batch * cell_gates * hidden * hidden >= LARGE_TILE_FLOPS;
-        let (rows, columns) = if large { (fit.min(16), vectors.min(8 / gates)) } else { (4, 1) };
+        let (rows, columns) = if large { (fit.min(16), vectors.min(4 / gates)) } else { (4, 1) };
         let rows = rows.min(batch);
         let most = batch.div_ceil(rows);
         let (width, groups) = if fused {
