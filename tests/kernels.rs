@@ -633,16 +633,16 @@ fn sample() {
                 let counter = device.upload_u32("counter", &[b], &tokens(1, b, 5))?;
                 let last = device.upload_u32("tokens", &[b], &tokens(3, b, 4))?;
                 let ring = device.zeros("ring", &[5, b], DType::U32)?;
+                let logits = device.upload("logits", &[b, v], &logits)?;
                 let draw = Draw {
-                    logits: &device.upload("logits", &[b, v], &logits)?,
                     shape: &device.upload("shape", &[b, 2], &[temperature, top_p].repeat(b))?,
                     control: &device.upload_u32("control", &[b, 3], &control.collect::<Vec<_>>())?,
                     counter: &counter,
                     tokens: &last,
                     ring: &ring,
                 };
-                kernels::sample::sample(g, draw)?;
-                kernels::sample::sample(g, draw)?;
+                kernels::sample::sample(g, &logits, draw)?;
+                kernels::sample::sample(g, &logits, draw)?;
                 Ok(vec![last, counter, ring])
             });
         }
