@@ -77,6 +77,7 @@ enum Kind {
 }
 
 /// Something to time.
+#[allow(clippy::large_enum_variant, reason = "there is one")]
 enum Work {
     Training(Trainer),
     Forward(Plan),
