@@ -77,6 +77,7 @@ enum Kind {
 }
 
 /// Something to time.
+#[allow(clippy::large_enum_variant, reason = "there is one")]
 enum Work {
     Training(Trainer),
     Forward(Plan),
@@ -285,7 +286,9 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
     let per_run = |n: u64| n / runs as u64;
     let (submits, dispatches) =
         (per_run(after.submits - before.submits), per_run(after.dispatches - before.dispatches));
-    let repeats = dispatches / count.dispatches.max(1) as u64;
+    // A generator's plan is of one token, whose dispatches may be those of many.
+    let repeats =
+        if workload == Workload::W4 { CHARACTERS as u64 } else { dispatches / count.dispatches.max(1) as u64 };
     let (bytes, flops) = (count.bytes * repeats, count.flops * repeats);
     let name = format!("{workload:?}").to_lowercase();
     if options.json {

@@ -1,17 +1,22 @@
-// y[g, i, j] = x[g, i, j], or x[g, j, i] with transpose; zero where x has no such element
+// y[at + (g, i, j)] = x[g, i, j], or x[g, j, i] with transpose; zero where x has no such element
 //
-// Recurrent matrices in the form that the sequence kernels stream: one for each gate, padded to vec4 rows.
+// Matrices in the form that kernels stream: padded to vec4 rows, and of a recurrent layer one for each gate.
 //
-// params   G, H          gates, hidden size
-//          HP            H padded
+// params   G               matrices
+//          R, C            rows and columns of each, in y
+//          RP, CP          those padded
+//          at              where the first of them starts in y
 //          transpose
-// x        [G, H, H]
-// y        [G, HP, HP]
+// x        [G, R, C], or [G, C, R] with transpose
+// y        [.., G, RP, CP, ..]
 // grid     256 elements a workgroup, striding
 struct Params {
     G: u32,
-    H: u32,
-    HP: u32,
+    R: u32,
+    C: u32,
+    RP: u32,
+    CP: u32,
+    at: u32,
     transpose: u32,
 }
 
@@ -21,14 +26,14 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn pack(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    for (var at = id.x; at < p.G * p.HP * p.HP; at += 256u * groups.x) {
-        let g = at / (p.HP * p.HP);
-        let i = at / p.HP % p.HP;
-        let j = at % p.HP;
+    for (var at = id.x; at < p.G * p.RP * p.CP; at += 256u * groups.x) {
+        let g = at / (p.RP * p.CP);
+        let i = at / p.CP % p.RP;
+        let j = at % p.CP;
         var value = 0.0;
-        if i < p.H && j < p.H {
-            value = x[(g * p.H + select(i, j, p.transpose != 0u)) * p.H + select(j, i, p.transpose != 0u)];
+        if i < p.R && j < p.C {
+            value = x[g * p.R * p.C + select(i * p.C + j, j * p.R + i, p.transpose != 0u)];
         }
-        y[at] = value;
+        y[p.at + at] = value;
     }
 }

@@ -1,21 +1,48 @@
 //! Text from a trained network: the next token is drawn on the device and fed back there.
 
+use std::time::Instant;
+
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::kernels::sample::{self, Draw};
+use crate::kernels::generate::{MOST_WORKGROUP_BYTES, generate};
+use crate::kernels::sample::{Draw, sample};
 use crate::nn::functional::InitialState;
-use crate::nn::{LanguageModel, Parameters, State};
+use crate::nn::{CharRnn, LanguageModel, Parameters, State};
 use crate::plan::Plan;
 use crate::tensor::{DType, NO_TARGET, Tensor};
 
-/// Tokens drawn between reads: one submission, one read.
+/// The most tokens drawn between reads: one submission, one read.
 const RING: usize = 64;
 
-/// Draws one token at a time with the hidden state carried. Its state is its own: training goes on undisturbed.
+/// The most lanes that are drawn in one dispatch. Each is a workgroup that reads all weights by itself: so many run at the
+/// same time even on a small GPU, while the chain's products share the weights between lanes.
+const MOST_LANES: usize = 16;
+
+/// The same on a software driver, which runs them one after the other (lavapipe, W4: 1.1 ms a token and lane, the chain
+/// 5.6 ms for one lane and 7.2 ms for 16).
+const MOST_LANES_OF_SOFTWARE: usize = 4;
+
+/// How long a submission may take: a system resets a device that one has kept busy for too long, Windows after 2 s.
+const SUBMISSION_SECONDS: f64 = 0.5;
+
+/// Bytes and operations a second, together, before anything is measured: few for the slowest adapter.
+const SLOWEST: f64 = 1e9;
+
+/// The tokens of a submission, if each takes so long.
+fn tokens_at_once(seconds: f64) -> usize {
+    ((SUBMISSION_SECONDS / seconds) as usize).clamp(1, RING)
+}
+
+/// Draws tokens with the hidden state carried. Its state is its own: training goes on undisturbed.
 pub struct Generator {
     /// What depends on the parameters alone: run once for each text, or piece of one.
     constants: Plan,
     plan: Plan,
+    /// [`RING`] tokens in one dispatch, where that is possible.
+    chunk: Option<Plan>,
+    /// For a token of every lane: estimated, then measured.
+    seconds: f64,
     state: State,
     lanes: Lanes,
     /// Tokens drawn on each lane since it was primed: what `counter` is on the device.
@@ -99,9 +126,9 @@ impl Lanes {
         })
     }
 
-    fn record(&self, g: &mut Graph, logits: &Tensor) -> Result<()> {
+    fn draw(&self) -> Draw<'_> {
         let Self { tokens, shape, control, counter, ring } = self;
-        sample::sample(g, Draw { logits, shape, control, counter, tokens, ring })
+        Draw { shape, control, counter, tokens, ring }
     }
 
     fn set(&self, sampling: &[Sampling]) -> Result<()> {
@@ -127,16 +154,38 @@ impl Generator {
     /// # Errors
     /// As [`Self::new`].
     pub async fn new_async(model: &dyn LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
-        let state = model.state(parameters.device(), lanes)?;
+        let device = parameters.device();
+        let state = model.state(device, lanes)?;
         let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
         g.set_repeated();
-        let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
-        let logits = g.tensor(logits)?;
-        draw.record(&mut g, &logits)?;
+        let chunk = match in_one_dispatch(model, device, lanes) {
+            Ok(rnn) => {
+                g.note(format!("generation: {RING} tokens in one dispatch, a workgroup for each of {lanes} lanes"));
+                let weights = rnn.network(&mut g)?.pack(&mut g)?;
+                let sizes = rnn.sizes();
+                let shape = [sizes.layers, lanes, sizes.hidden];
+                let h = state.tensor("h", &shape)?;
+                let c = if sizes.cell.states() == 2 { Some(state.tensor("c", &shape)?) } else { None };
+                let states = (&h, c.as_ref());
+                generate(&mut g, sizes, &weights, draw.draw(), states, 1)?;
+                let mut chunk = Graph::inference(parameters);
+                generate(&mut chunk, sizes, &weights, draw.draw(), states, RING)?;
+                Some(chunk.finish_async().await?)
+            }
+            Err(needed) => {
+                g.note(format!("generation: dispatches for each token; {RING} tokens in one need {needed}"));
+                let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
+                let logits = g.tensor(logits)?;
+                sample(&mut g, &logits, draw.draw())?;
+                None
+            }
+        };
         let (constants, plan) = g.finish_in_two_async().await?;
         draw.set(&vec![Sampling::default(); lanes])?;
-        Ok(Self { constants, plan, state, lanes: draw, drawn: 0, stops: vec![None; lanes] })
+        let count = plan.count();
+        let seconds = (count.bytes + count.rereads + count.flops) as f64 / SLOWEST;
+        Ok(Self { constants, plan, chunk, seconds, state, lanes: draw, drawn: 0, stops: vec![None; lanes] })
     }
 
     /// How all lanes draw their tokens.
@@ -211,9 +260,17 @@ impl Generator {
         // Priming, a run of the plan by hand, or one whose tokens could not be read, has moved it on.
         self.lanes.counter.write_u32(&vec![self.drawn as u32; lanes])?;
         while left > 0 {
-            let steps = left.min(RING);
-            self.plan.run_after(first.take(), steps)?;
+            let steps = left.min(tokens_at_once(self.seconds));
+            // Not of the first, which makes the constants, and for which some drivers compile. A browser has no such clock.
+            let start = (first.is_none() && !cfg!(target_arch = "wasm32")).then(Instant::now);
+            match &self.chunk {
+                Some(chunk) if steps == RING => chunk.run_after(first.take(), 1)?,
+                _ => self.plan.run_after(first.take(), steps)?,
+            }
             let ring = self.lanes.ring.to_vec_u32_async().await?;
+            if let Some(start) = start {
+                self.seconds = start.elapsed().as_secs_f64() / steps as f64;
+            }
             let drawn = (self.drawn..self.drawn + steps).flat_map(|step| &ring[step % RING * lanes..][..lanes]);
             self.drawn += steps;
             left -= steps;
@@ -227,9 +284,29 @@ impl Generator {
         Ok(())
     }
 
-    /// The plan of one step. What depends on the parameters alone is not in it.
+    /// The plan of one token. What depends on the parameters alone is not in it.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+}
+
+/// The network whose tokens can be drawn many in one dispatch, or what that would need.
+fn in_one_dispatch<'a>(
+    model: &'a dyn LanguageModel,
+    device: &Device,
+    lanes: usize,
+) -> std::result::Result<&'a CharRnn, String> {
+    if !device.is_gpu() {
+        return Err("a GPU".into());
+    }
+    let most = if device.is_wide() { MOST_LANES } else { MOST_LANES_OF_SOFTWARE };
+    if lanes > most {
+        return Err(format!("at most {most} lanes, not {lanes}"));
+    }
+    let rnn = model.char_rnn().ok_or("a `CharRnn`")?;
+    match rnn.sizes().workgroup_bytes() {
+        bytes if bytes <= MOST_WORKGROUP_BYTES => Ok(rnn),
+        bytes => Err(format!("at most {MOST_WORKGROUP_BYTES} bytes of workgroup memory, not {bytes}")),
     }
 }
 
@@ -260,7 +337,7 @@ impl SlidingWindow {
         let mut g = Graph::inference(parameters);
         let logits = model.forward(&mut g, &tokens, InitialState::Zero)?;
         let logits = g.tensor(logits)?;
-        lanes.record(&mut g, &logits)?;
+        sample(&mut g, &logits, lanes.draw())?;
         Ok(Self { plan: g.finish_async().await?, window: tokens, lanes })
     }
 
@@ -293,5 +370,19 @@ impl SlidingWindow {
             all.push(next);
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_keeps_to_its_time() {
+        for (seconds, tokens) in [(0.0, 64), (1e-3, 64), (0.5 / 64.5, 64), (0.01, 50), (0.1, 5), (0.4, 1), (3.0, 1)] {
+            assert_eq!(tokens_at_once(seconds), tokens, "{seconds} s a token");
+            assert!(tokens == 1 || tokens as f64 * seconds <= SUBMISSION_SECONDS);
+        }
+        assert_eq!(tokens_at_once(f64::INFINITY), 1);
     }
 }

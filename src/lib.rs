@@ -73,6 +73,9 @@
 //!   one by itself, no cutting of long plans yet.
 //! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
 //!   runs once for each piece of text, the rest once for each token.
+//! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,
+//!   the state in its 16 KiB. Other networks, many lanes and the CPU take a chain of dispatches for each token; the plan
+//!   says which, and why.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod device;

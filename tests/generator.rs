@@ -5,8 +5,8 @@ mod common;
 use common::f32_devices;
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::InitialState;
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
-use elman::{Device, Error, Graph, rng};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, Hidden, Init, LanguageModel, Parameters, State};
+use elman::{Device, Error, Graph, Result, Tensor, Var, rng};
 
 const VOCABULARY: usize = 11;
 
@@ -272,6 +272,90 @@ fn a_chunk_of_characters_is_one_submission() {
         assert_eq!((after.submits - before.submits, after.downloads - before.downloads), (5, 5));
         assert_eq!(after.uploads - before.uploads, 1, "the counter, once");
     }
+}
+
+/// A network that the generator does not know to be a `CharRnn`.
+struct Unknown(CharRnn);
+
+impl LanguageModel for Unknown {
+    fn vocabulary(&self) -> usize {
+        self.0.vocabulary()
+    }
+
+    fn state(&self, device: &Device, batch: usize) -> Result<State> {
+        self.0.state(device, batch)
+    }
+
+    fn hidden(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Hidden> {
+        self.0.hidden(g, tokens, initial)
+    }
+
+    fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {
+        self.0.logits(g, hidden)
+    }
+}
+
+/// Greedy and drawn, on one adapter: the same tokens, whatever the pieces.
+#[test]
+fn one_dispatch_and_the_chain_agree() {
+    let Some(device) = common::gpu() else { return };
+    let small = CharRnnOptions::new(VOCABULARY, 4, 8);
+    let sizes = [
+        small,
+        small.cell(Cell::Relu).num_layers(3),
+        CharRnnOptions::new(VOCABULARY, 4, 7).cell(Cell::Gru).num_layers(2),
+        CharRnnOptions::new(VOCABULARY, 4, 70).cell(Cell::Lstm).num_layers(2),
+    ];
+    for options in sizes {
+        let (model, parameters) = model_of(&device, options);
+        let greedy = Sampling::default();
+        let drawn = Sampling { temperature: 1.0, top_k: Some(7), top_p: Some(0.9), seed: 3, stop: Some(2) };
+        let text = |model: &dyn LanguageModel, kernel: &str| {
+            let mut generator = Generator::new(model, &parameters, 3).unwrap();
+            assert!(generator.plan().kernels().contains(&kernel), "{}", generator.plan());
+            generator.set_sampling_of_lanes(&[greedy, drawn, Sampling { seed: 4, ..drawn }]).unwrap();
+            generator.prime(&[3, 1, 4]).unwrap();
+            [64, 3, 64, 10].map(|length| collect(&mut generator, length)).concat()
+        };
+        assert_eq!(text(&model, "generate"), text(&Unknown(model.clone()), "sample"), "{options:?}");
+    }
+}
+
+#[test]
+fn one_dispatch_draws_many_tokens() {
+    let Some(device) = common::own_gpu() else { return };
+    let (model, parameters) = model(&device);
+    let mut generator = Generator::new(&model, &parameters, 1).unwrap();
+    let dispatches = |generator: &mut Generator, length| {
+        let before = device.count();
+        collect(generator, length);
+        device.count().dispatches - before.dispatches
+    };
+    let constants = dispatches(&mut generator, 64) - 1;
+    assert_eq!(dispatches(&mut generator, 3 * 64) - constants, 3);
+    assert_eq!(dispatches(&mut generator, 3) - constants, 3, "less than the ring holds goes token by token");
+}
+
+/// The plan says which way was taken, and why not the other.
+#[test]
+fn what_does_not_fit_takes_the_chain() {
+    let options = CharRnnOptions::new(VOCABULARY, 4, 8);
+    let large = CharRnnOptions::new(VOCABULARY, 4, 700).cell(Cell::Lstm).num_layers(2);
+    let check = |device: &Device, options, lanes, unknown: bool, note: &str| {
+        let (model, parameters) = model_of(device, options);
+        let unknown = unknown.then(|| Unknown(model.clone()));
+        let model: &dyn LanguageModel = unknown.as_ref().map_or(&model, |unknown| unknown);
+        let generator = Generator::new(model, &parameters, lanes).unwrap();
+        let plan = generator.plan();
+        assert_eq!(plan.kernels() == ["generate"], note.contains("64 tokens in one dispatch"), "{plan}");
+        assert!(plan.to_string().contains(note), "{note:?} is not in {plan}");
+    };
+    check(&Device::cpu(), options, 1, false, "need a GPU");
+    let Some(device) = common::gpu() else { return };
+    check(&device, options, 2, false, "64 tokens in one dispatch, a workgroup for each of 2 lanes");
+    check(&device, options, 17, false, "lanes, not 17");
+    check(&device, options, 1, true, "need a `CharRnn`");
+    check(&device, large, 1, false, "need at most 16384 bytes of workgroup memory, not ");
 }
 
 /// What is made of the parameters alone is made anew for each piece of text, primed or not.

@@ -10,11 +10,14 @@ use std::sync::Mutex;
 use common::{assert_close, f32_devices, tokens, values};
 use elman::kernels::activation::Activation;
 use elman::kernels::cross_entropy::ClassLoss;
+use elman::kernels::generate::Sizes;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::sample::Draw;
 use elman::kernels::sequence::{Cell, Sequence, SequenceGradients};
 use elman::kernels::{self, adam, rms_prop, sgd};
+use elman::nn::LanguageModel;
+use elman::nn::functional::InitialState;
 use elman::optim::{Adam, Clip, RmsProp, Sgd};
 use elman::{DType, Device, Graph, NO_TARGET, Result, Tensor, rng};
 
@@ -683,18 +686,103 @@ fn sample() {
                 let counter = device.upload_u32("counter", &[b], &tokens(1, b, 5))?;
                 let last = device.upload_u32("tokens", &[b], &tokens(3, b, 4))?;
                 let ring = device.zeros("ring", &[5, b], DType::U32)?;
+                let logits = device.upload("logits", &[b, v], &logits)?;
                 let draw = Draw {
-                    logits: &device.upload("logits", &[b, v], &logits)?,
                     shape: &device.upload("shape", &[b, 2], &[temperature, top_p].repeat(b))?,
                     control: &device.upload_u32("control", &[b, 3], &control.collect::<Vec<_>>())?,
                     counter: &counter,
                     tokens: &last,
                     ring: &ring,
                 };
-                kernels::sample::sample(g, draw)?;
-                kernels::sample::sample(g, draw)?;
+                kernels::sample::sample(g, &logits, draw)?;
+                kernels::sample::sample(g, &logits, draw)?;
                 Ok(vec![last, counter, ring])
             });
+        }
+    }
+}
+
+/// Cells, layers, vocabulary, hidden size, lanes: around each edge of a vector, of the slices, of the threads.
+fn generate_sizes() -> Vec<(Sizes, usize)> {
+    let cells = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm];
+    let small = [(1, 7, 1, 1), (2, 11, 5, 2), (3, 85, 18, 5), (1, 1, 4, 1), (2, 67, 65, 1), (1, 1031, 32, 2)];
+    let sizes =
+        |(layers, vocabulary, hidden, lanes)| cells.map(|cell| (Sizes { cell, layers, vocabulary, hidden }, lanes));
+    let wide = Sizes { cell: Cell::Lstm, layers: 1, vocabulary: 9, hidden: 261 };
+    small.into_iter().flat_map(sizes).chain([(wide, 1)]).collect()
+}
+
+/// tokens, shape, control, counter, ring: greedy on even lanes, drawn on odd ones.
+fn draws(device: &Device, vocabulary: usize, lanes: usize) -> Result<[Tensor; 5]> {
+    let shape: Vec<f32> = (0..lanes).flat_map(|lane| [(lane % 2) as f32, 0.9]).collect();
+    Ok([
+        indices(device, "tokens", &[1, lanes], vocabulary)?,
+        device.upload("shape", &[lanes, 2], &shape)?,
+        device.upload_u32("control", &[lanes, 3], &[42, 6, NO_TARGET].repeat(lanes))?,
+        device.upload_u32("counter", &[lanes], &tokens(1, lanes, 5))?,
+        device.zeros("ring", &[7, lanes], DType::U32)?,
+    ])
+}
+
+/// Records draws of so many steps each; the states, what has been drawn and the ring.
+fn record_generate(
+    device: &Device,
+    g: &mut Graph,
+    (sizes, lanes): (Sizes, usize),
+    dispatches: &[usize],
+) -> Result<Vec<Tensor>> {
+    let weights = common::network(device, sizes)?.2.pack(g)?;
+    let [tokens, shape, control, counter, ring] = draws(device, sizes.vocabulary, lanes)?;
+    let draw = Draw { tokens: &tokens, shape: &shape, control: &control, counter: &counter, ring: &ring };
+    let state = |name| random(device, name, &[sizes.layers, lanes, sizes.hidden]);
+    let states: Vec<_> = ["h", "c"][..sizes.cell.states()].iter().map(|name| state(name)).collect::<Result<_>>()?;
+    for &steps in dispatches {
+        kernels::generate::generate(g, sizes, &weights, draw, (&states[0], states.get(1)), steps)?;
+    }
+    Ok(states.into_iter().chain([tokens, counter, ring]).collect())
+}
+
+#[test]
+fn generate() {
+    for case in generate_sizes() {
+        check(&format!("generate {case:?}"), 1e-4, |device, g| record_generate(device, g, case, &[1, 9]));
+    }
+}
+
+/// In f64, what the network's forward pass and `sample` give, token by token.
+#[test]
+fn generate_equals_the_chain() {
+    let device = Device::reference();
+    for (sizes, lanes) in generate_sizes() {
+        let steps = 10;
+        let mut g = Graph::without_parameters(&device);
+        let got = record_generate(&device, &mut g, (sizes, lanes), &[steps]).unwrap();
+        let states: elman::nn::Snapshot = ["h", "c"]
+            .iter()
+            .zip(&got[..sizes.cell.states()])
+            .map(|(name, state)| ((*name).into(), state.to_vec().unwrap()))
+            .collect();
+        g.finish().unwrap().run().unwrap();
+
+        let (model, parameters, _) = common::network(&device, sizes).unwrap();
+        let state = model.state(&device, lanes).unwrap();
+        state.restore(&states).unwrap();
+        let [tokens, shape, control, counter, ring] = draws(&device, sizes.vocabulary, lanes).unwrap();
+        let draw = Draw { tokens: &tokens, shape: &shape, control: &control, counter: &counter, ring: &ring };
+        let mut g = Graph::inference(&parameters);
+        let logits = model.forward(&mut g, &tokens, InitialState::Carried(&state)).unwrap();
+        let logits = g.tensor(logits).unwrap();
+        kernels::sample::sample(&mut g, &logits, draw).unwrap();
+        g.finish().unwrap().run_times(steps).unwrap();
+
+        let what = format!("{sizes:?}, {lanes} lanes");
+        let (states, drawn) = got.split_at(sizes.cell.states());
+        for (got, want) in states.iter().zip(["h", "c"].map(|name| state.save().unwrap().remove(name))) {
+            let want = common::widen(&want.unwrap());
+            assert_close(&what, &common::widen(&got.to_vec().unwrap()), &want, sizes.hidden, 1e-6);
+        }
+        for (got, want) in drawn.iter().zip([tokens, counter, ring]) {
+            assert_eq!(got.to_vec_u32().unwrap(), want.to_vec_u32().unwrap(), "{what}: {want:?}");
         }
     }
 }
@@ -784,7 +872,7 @@ fn indices_that_were_not_checked_are_refused() {
 
 #[test]
 fn every_kernel_is_tested_here() {
-    let tests: [fn(); 22] = [
+    let tests: [fn(); 23] = [
         || matmul_case(3, 5, 2),
         || [Cell::Tanh, Cell::Gru, Cell::Lstm].iter().for_each(|&c| recurrence_backward(c, (3, 2, 5), (true, true))),
         last_step_and_reverse,
@@ -807,6 +895,7 @@ fn every_kernel_is_tested_here() {
         clip,
         windows,
         sample,
+        generate,
     ];
     tests.iter().for_each(|test| test());
     let tested = TESTED.lock().unwrap();

@@ -6,11 +6,13 @@ mod common;
 use std::collections::BTreeSet;
 
 use elman::kernel::{Access, Kernel};
+use elman::kernels::generate::Sizes;
+use elman::kernels::sample::Draw;
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel};
 use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
-use elman::{DType, Device, Trainer, kernels, rng};
+use elman::{DType, Device, Graph, Trainer, kernels, rng};
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, Layouter};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -46,7 +48,37 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
             }
         }
     }
+    let i = kernels::ALL.iter().position(|k| k.name == "generate").unwrap();
+    for (cell, layers, vocabulary, hidden) in [
+        (Cell::Tanh, 1, 85, 256),
+        (Cell::Relu, 3, 7, 1),
+        (Cell::Gru, 2, 300, 250),
+        (Cell::Lstm, 2, 85, 512),
+        (Cell::Tanh, 1, 3000, 64),
+        (Cell::Tanh, 1, 9, 1880),
+    ] {
+        found.insert((i, generate_constants(Sizes { cell, layers, vocabulary, hidden })));
+    }
     found.into_iter().map(|(i, constants)| (kernels::ALL[i], constants)).collect()
+}
+
+/// The constants of a dispatch that draws tokens.
+fn generate_constants(sizes: Sizes) -> Vec<(&'static str, u32)> {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let tensor = |name, shape: &[usize], dtype| device.zeros(name, shape, dtype).unwrap();
+    let draw = Draw {
+        shape: &tensor("shape", &[1, 2], DType::F32),
+        control: &tensor("control", &[1, 3], DType::U32),
+        counter: &tensor("counter", &[1], DType::U32),
+        tokens: &tensor("tokens", &[1], DType::U32),
+        ring: &tensor("ring", &[1, 1], DType::U32),
+    };
+    let [h, c] = ["h", "c"].map(|name| tensor(name, &[sizes.layers, 1, sizes.hidden], DType::F32));
+    let weights = common::network(&device, sizes).unwrap().2.pack(&mut g).unwrap();
+    kernels::generate::generate(&mut g, sizes, &weights, draw, (&h, Some(&c)), 1).unwrap();
+    let plan = g.finish().unwrap();
+    plan.dispatches().last().unwrap().constants().to_vec()
 }
 
 fn char_rnn_trainer(cell: Cell, hidden: usize, batch: usize, wide: bool) -> Trainer {

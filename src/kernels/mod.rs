@@ -15,6 +15,7 @@ pub mod count_targets;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod gather;
+pub mod generate;
 mod gru;
 pub mod gru_backward;
 pub mod gru_forward;
@@ -61,6 +62,7 @@ pub const ALL: &[&Kernel] = &[
     &cross_entropy::KERNEL,
     &dropout::KERNEL,
     &gather::KERNEL,
+    &generate::KERNEL,
     &gru_backward::KERNEL,
     &gru_forward::KERNEL,
     &last_step::KERNEL,

@@ -1,4 +1,4 @@
-//! Recurrent matrices in the form that the sequence kernels stream: one for each gate, transposed or not, padded.
+//! Matrices in the form that kernels stream: transposed or not, padded; of a recurrent layer one for each gate.
 
 use super::{expect_len, striding_grid};
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { G: u32, H: u32, HP: u32, transpose: u32 }
+params! { G: u32, R: u32, C: u32, RP: u32, CP: u32, at: u32, transpose: u32 }
 
 /// See `shaders/pack.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -24,23 +24,57 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// The shapes do not fit.
 pub fn pack(g: &mut Graph, x: &Tensor, y: &Tensor, transpose: bool) -> Result<()> {
-    let (&[_, hidden], &[gates, padded, _]) = (x.shape(), y.shape()) else {
-        return Err(Error::shape("pack", x.name(), "[G H, H]", x.shape()));
+    let &[gates, padded, columns] = y.shape() else {
+        return Err(Error::shape("pack", y.name(), "[G, HP, HP]", y.shape()));
     };
-    expect_len("pack", x, gates * hidden * hidden)?;
-    expect_len("pack", y, gates * padded * padded)?;
-    let params = Params { G: gates as u32, H: hidden as u32, HP: padded as u32, transpose: transpose.into() };
-    g.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(y.len()))
+    expect_len("pack", y, pack_at(g, x, y, 0, [gates, padded, columns], transpose)?)
+}
+
+/// [`pack`] into a part of a larger tensor: `x` `[G R, C]` as `[G, RP, CP]` (`[G C, R]` with `transpose`) from element `at`
+/// of `y` on. Gives where the part ends.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn pack_at(
+    g: &mut Graph,
+    x: &Tensor,
+    y: &Tensor,
+    at: usize,
+    [gates, padded_rows, padded_columns]: [usize; 3],
+    transpose: bool,
+) -> Result<usize> {
+    let (all_rows, x_columns) = x.rows_and_columns();
+    let (x_rows, end) = (all_rows / gates.max(1), at + gates * padded_rows * padded_columns);
+    let (rows, columns) = if transpose { (x_columns, x_rows) } else { (x_rows, x_columns) };
+    if x_rows * gates != all_rows || rows > padded_rows || columns > padded_columns {
+        let expected = format!("{gates} matrices, each at most {padded_rows} by {padded_columns} when packed");
+        return Err(Error::shape("pack", x.name(), expected, x.shape()));
+    }
+    if end > y.len() {
+        return Err(Error::shape("pack", y.name(), format!("of at least {end} elements"), y.shape()));
+    }
+    let params = Params {
+        G: gates as u32,
+        R: rows as u32,
+        C: columns as u32,
+        RP: padded_rows as u32,
+        CP: padded_columns as u32,
+        at: at as u32,
+        transpose: transpose.into(),
+    };
+    g.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(end - at))?;
+    Ok(end)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, y] = args.all();
-    let (hidden, padded) = (p.H as usize, p.HP as usize);
-    for (x, y) in x.read().chunks_exact(hidden * hidden).zip(y.write().chunks_exact_mut(padded * padded)) {
-        for (i, row) in y.chunks_exact_mut(padded).enumerate() {
+    let [rows, columns, padded_rows, padded_columns] = [p.R, p.C, p.RP, p.CP].map(|n| n as usize);
+    let y = y.write()[p.at as usize..].chunks_exact_mut(padded_rows * padded_columns);
+    for (x, y) in x.read().chunks_exact(rows * columns).zip(y) {
+        for (i, row) in y.chunks_exact_mut(padded_columns).enumerate() {
             for (j, y) in row.iter_mut().enumerate() {
-                let (from_row, from_column) = if p.transpose != 0 { (j, i) } else { (i, j) };
-                *y = if i < hidden && j < hidden { x[from_row * hidden + from_column] } else { F::zero() };
+                let place = if p.transpose != 0 { j * rows + i } else { i * columns + j };
+                *y = if i < rows && j < columns { x[place] } else { F::zero() };
             }
         }
     }

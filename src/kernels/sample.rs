@@ -13,7 +13,7 @@ params! { B: u32, V: u32, capacity: u32 }
 /// See `shaders/sample.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "sample",
-    source: wgsl!("sample", "threefry", "reduce"),
+    source: wgsl!("sample", "draw", "threefry", "reduce"),
     constants: &[],
     params: FIELDS,
     bindings: &[
@@ -27,11 +27,9 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// The tensors of a draw. All but `logits` and `shape` are u32.
+/// The tensors of a draw. All but `shape` are u32.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw<'a> {
-    /// `[B, V]`
-    pub logits: &'a Tensor,
     /// `[B, 2]`: temperature (0 takes the most likely token) and top-p (1: all).
     pub shape: &'a Tensor,
     /// `[B, 3]`: seed, top-k (0: all), stop token ([`crate::NO_TARGET`]: none).
@@ -44,56 +42,82 @@ pub struct Draw<'a> {
     pub ring: &'a Tensor,
 }
 
-/// Records the draw.
+impl Draw<'_> {
+    /// Checks all sizes, for `v` logits a lane; gives the ring's capacity and the number of lanes.
+    pub(super) fn check(&self, op: &'static str, v: usize) -> Result<(usize, usize)> {
+        let Self { shape, control, counter, tokens, ring } = self;
+        let &[capacity, b] = ring.shape() else {
+            return Err(Error::shape(op, ring.name(), "[capacity, B]", ring.shape()));
+        };
+        for (tensor, each) in [(shape, 2), (control, 3), (counter, 1), (tokens, 1)] {
+            expect_len(op, tensor, each * b)?;
+        }
+        if tokens.vocabulary().is_some_and(|vocabulary| vocabulary < v) {
+            let expected = format!("tokens of at least {v}, the number of logits");
+            return Err(Error::argument(op, "tokens", expected, format!("`{}`", tokens.name())));
+        }
+        Ok((capacity, b))
+    }
+}
+
+/// Records the draw. `logits` `[B, V]`.
 ///
 /// # Errors
 /// The sizes differ.
-pub fn sample(g: &mut Graph, draw: Draw<'_>) -> Result<()> {
-    let Draw { logits, shape, control, counter, tokens, ring } = draw;
-    let &[capacity, b] = ring.shape() else {
-        return Err(Error::shape("sample", ring.name(), "[capacity, B]", ring.shape()));
-    };
-    for (tensor, each) in [(shape, 2), (control, 3), (counter, 1), (tokens, 1)] {
-        expect_len("sample", tensor, each * b)?;
-    }
+pub fn sample(g: &mut Graph, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
     let (rows, v) = logits.rows_and_columns();
+    let (capacity, b) = draw.check("sample", v)?;
     if rows != b {
         return Err(Error::shape("sample", logits.name(), format!("[{b}, V]"), logits.shape()));
     }
-    if tokens.vocabulary().is_some_and(|vocabulary| vocabulary < v) {
-        let expected = format!("tokens of at least {v}, the number of logits");
-        return Err(Error::argument("sample", "tokens", expected, format!("`{}`", tokens.name())));
-    }
+    let Draw { shape, control, counter, tokens, ring } = draw;
     let params = Params { B: b as u32, V: v as u32, capacity: capacity as u32 };
     let (across, down) = folded_grid(b);
     g.dispatch(&KERNEL, &[], params, &[logits, shape, control, counter, tokens, ring], [across, down, 1])
 }
 
-/// The threads that share a lane's tokens in the shader; sums go in the same order here.
-const THREADS: usize = 64;
+/// The runs that the shader cuts a lane's tokens into; sums go in the same order here.
+const RUNS: usize = 64;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [logits, shape, control, counter, tokens, ring] = args.all();
     let (shape, control) = (shape.read(), control.read_u32());
     let (counter, tokens, ring) = (counter.write_u32(), tokens.write_u32(), ring.write_u32());
-    for (lane, z) in logits.read().chunks_exact(p.V as usize).enumerate() {
-        let (temperature, top_p) = (shape[2 * lane], shape[2 * lane + 1]);
-        let [seed, top_k, stop] = [0, 1, 2].map(|i| control[3 * lane + i]);
+    let mut lanes = Lanes { shape, control, counter, tokens, ring };
+    logits.read().chunks_exact(p.V as usize).enumerate().for_each(|(lane, z)| lanes.draw(lane, z));
+}
+
+/// The tensors of [`Draw`], as the twins see them.
+pub(super) struct Lanes<'a, F> {
+    pub shape: &'a [F],
+    pub control: &'a [u32],
+    pub counter: &'a mut [u32],
+    pub tokens: &'a mut [u32],
+    pub ring: &'a mut [u32],
+}
+
+impl<F: Real> Lanes<'_, F> {
+    /// Draws a lane's next token, by its logits.
+    pub fn draw(&mut self, lane: usize, z: &[F]) {
+        let (temperature, top_p) = (self.shape[2 * lane], self.shape[2 * lane + 1]);
+        let [seed, top_k, stop] = [0, 1, 2].map(|i| self.control[3 * lane + i]);
+        let (count, token) = (&mut self.counter[lane], &mut self.tokens[lane]);
         // A NaN counts as the least likely.
         let z: Vec<F> = z.iter().map(|&z| if z.is_nan() { F::min_value() } else { z }).collect();
         let z = z.as_slice();
         let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
         if temperature > F::zero() {
-            let bits = threefry2x32([seed, lane as u32], [counter[lane], 0])[0];
+            let bits = threefry2x32([seed, lane as u32], [*count, 0])[0];
             let uniform = F::of(f64::from(bits >> 8) / f64::from(1 << 24));
             drawn = draw(z, z[drawn], temperature, top_k as usize, top_p, uniform).unwrap_or(drawn);
         }
-        if counter[lane] > 0 && tokens[lane] == stop {
+        if *count > 0 && *token == stop {
             drawn = stop as usize;
         }
-        tokens[lane] = drawn as u32;
-        ring[(counter[lane] % p.capacity * p.B) as usize + lane] = drawn as u32;
-        counter[lane] = counter[lane].wrapping_add(1);
+        let lanes = self.tokens.len();
+        self.tokens[lane] = drawn as u32;
+        self.ring[*count as usize % (self.ring.len() / lanes) * lanes + lane] = drawn as u32;
+        *count = count.wrapping_add(1);
     }
 }
 
@@ -148,10 +172,10 @@ fn draw<F: Real>(z: &[F], most: F, temperature: F, top_k: usize, top_p: F, unifo
 }
 
 fn run_length(v: usize) -> usize {
-    v.div_ceil(THREADS)
+    v.div_ceil(RUNS)
 }
 
-/// Each thread's run of tokens.
+/// Each run of tokens.
 fn runs<F>(weights: &[F]) -> impl Iterator<Item = &[F]> {
     weights.chunks(run_length(weights.len()))
 }

@@ -7,6 +7,7 @@ use super::{Cell, Embedding, Init, Linear, Recurrent, RnnOptions, State};
 use crate::device::Device;
 use crate::error::Result;
 use crate::graph::{Graph, Var};
+use crate::kernels::generate::{Network, Sizes};
 use crate::tensor::Tensor;
 
 /// A network that predicts the token after a sequence of tokens.
@@ -31,6 +32,12 @@ pub trait LanguageModel {
     /// # Errors
     /// The shapes do not fit.
     fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var>;
+
+    /// The embedding, recurrent layers and linear layer that this network is, if it is no more: then
+    /// [`crate::Generator`] can draw many tokens in one dispatch.
+    fn char_rnn(&self) -> Option<&CharRnn> {
+        None
+    }
 
     /// `tokens` `[T, B]` to the logits of what comes after the last of them, `[1, B, V]`.
     ///
@@ -129,11 +136,33 @@ impl CharRnn {
     pub fn options(&self) -> CharRnnOptions {
         self.options
     }
+
+    pub(crate) fn sizes(&self) -> Sizes {
+        let CharRnnOptions { vocabulary, hidden, cell, num_layers: layers, .. } = self.options;
+        Sizes { cell, layers, vocabulary, hidden }
+    }
+
+    /// Its parameters, for the kernel that draws many tokens.
+    pub(crate) fn network(&self, g: &mut Graph) -> Result<Network> {
+        let layers = self.rnn.parameters(g)?;
+        let mut tensor = |id| g.parameter(id).and_then(|var| g.tensor(var));
+        Ok(Network {
+            cell: self.options.cell,
+            embedding: tensor(self.embedding_layer.weight)?,
+            layers,
+            weight: tensor(self.output_layer.weight)?,
+            bias: tensor(self.output_layer.bias.expect("a layer with a bias"))?,
+        })
+    }
 }
 
 impl LanguageModel for CharRnn {
     fn vocabulary(&self) -> usize {
         self.options.vocabulary
+    }
+
+    fn char_rnn(&self) -> Option<&CharRnn> {
+        Some(self)
     }
 
     fn state(&self, device: &Device, batch: usize) -> Result<State> {

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 /// A lookup table (`torch.nn.Embedding`): parameter `weight` `[V, E]` from N(0, 1).
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    weight: ParameterId,
+    pub(super) weight: ParameterId,
 }
 
 impl Embedding {

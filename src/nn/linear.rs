@@ -8,8 +8,8 @@ use crate::graph::{Graph, Var};
 /// `y = x Wᵀ + b` (`torch.nn.Linear`): parameters `weight` `[O, I]` and `bias` `[O]` from U(-1/√I, 1/√I).
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: ParameterId,
-    bias: Option<ParameterId>,
+    pub(super) weight: ParameterId,
+    pub(super) bias: Option<ParameterId>,
 }
 
 impl Linear {

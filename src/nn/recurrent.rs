@@ -5,6 +5,7 @@ use super::{Init, ParameterId, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
+use crate::kernels::generate;
 use crate::kernels::sequence::Cell;
 use crate::rng::threefry2x32;
 use crate::tensor::{DType, Tensor};
@@ -254,6 +255,22 @@ impl Recurrent {
     /// What happens at each step.
     pub fn cell(&self) -> Cell {
         self.cell
+    }
+
+    /// The parameters of each layer, as [`crate::kernels::generate`] takes them: of one direction, with biases, without a
+    /// projection.
+    pub(super) fn parameters(&self, g: &mut Graph) -> Result<Vec<generate::Layer>> {
+        let layer = |layer: &Layer| {
+            let mut tensor = |id| g.parameter(id).and_then(|var| g.tensor(var));
+            let [bias_ih, bias_hh] = layer.biases.expect("a layer with biases");
+            Ok(generate::Layer {
+                weight_ih: tensor(layer.weight_ih)?,
+                weight_hh: tensor(layer.weight_hh)?,
+                bias_ih: tensor(bias_ih)?,
+                bias_hh: tensor(bias_hh)?,
+            })
+        };
+        self.layers.iter().map(layer).collect()
     }
 
     /// The shapes of `h_n` and `c_n` for a batch.

@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use elman::Device;
+use elman::kernels::generate::{Layer, Network, Sizes};
+use elman::nn::{CharRnn, CharRnnOptions, Init, Parameters};
 
 /// The GPU under test, a software one included. Without one: an error under `ELMAN_REQUIRE_GPU=1`, otherwise one loud
 /// line, and the caller goes on without.
@@ -49,6 +51,32 @@ pub fn f32_devices() -> Vec<Device> {
 /// `n` values in [-1, 1), irregular, the same everywhere.
 pub fn values(seed: u32, n: usize) -> Vec<f32> {
     elman::rng::manual_seed(seed.into()).uniform(n, -1.0, 1.0)
+}
+
+/// A network of these sizes and its parameters, loud enough for texts that differ.
+pub fn network(device: &Device, sizes: Sizes) -> elman::Result<(CharRnn, Parameters, Network)> {
+    let Sizes { cell, layers, vocabulary, hidden } = sizes;
+    let mut init = Init::new(elman::rng::manual_seed(9));
+    let model = CharRnn::new(&mut init, CharRnnOptions::new(vocabulary, 3, hidden).cell(cell).num_layers(layers))?;
+    let parameters = init.upload(device)?;
+    for (_, tensor) in parameters.iter() {
+        tensor.write(&tensor.to_vec()?.iter().map(|w| 2.0 * w).collect::<Vec<_>>())?;
+    }
+    let get = |name: &str| parameters.get(name).unwrap_or_else(|| panic!("no {name}"));
+    let layer = |i: usize| {
+        let get = |name: &str| get(&format!("rnn.{name}_l{i}"));
+        let [weight_ih, weight_hh] = ["weight_ih", "weight_hh"].map(get);
+        let [bias_ih, bias_hh] = ["bias_ih", "bias_hh"].map(get);
+        Layer { weight_ih, weight_hh, bias_ih, bias_hh }
+    };
+    let network = Network {
+        cell,
+        embedding: get("embedding_layer.weight"),
+        layers: (0..layers).map(layer).collect(),
+        weight: get("output_layer.weight"),
+        bias: get("output_layer.bias"),
+    };
+    Ok((model, parameters, network))
 }
 
 /// `n` tokens below `vocabulary`.

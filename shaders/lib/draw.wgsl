@@ -1,0 +1,130 @@
+// The draw of a lane's next token from softmax(logits / temperature), fed back:
+//   tokens[b] = ring[counter[b] mod capacity, b] = the draw, then counter[b] goes on by one
+//
+// Temperature 0 takes the most likely token, the first of equals. Of the others, top_k keeps the k most likely (0: all),
+// then top_p the fewest of the most likely that have this share of what is kept (1: all); equals are kept together.
+// A NaN counts as the least likely. A lane that has drawn its stop token goes on drawing it. The uniform number is
+// Threefry-2x32-20 (Salmon et al. 2011) of key (seed, lane) and counter (counter[b], 0): the same seed gives the same text.
+//
+// The kernel that joins this, beside lib/threefry and lib/reduce, has
+//   Params with B, V, capacity
+//   const THREADS: u32                     a power of two, at least RUNS
+//   fn logit(lane: u32, v: u32) -> f32
+//   shape: array<f32>      [B, 2]          temperature, top_p
+//   control: array<u32>    [B, 3]          seed, top_k, stop token (2³² - 1: none)
+//   counter: array<u32>    [B]             draws so far
+//   tokens: array<u32>     [B]
+//   ring: array<u32>       [capacity, B]
+
+// The tokens are cut into so many runs, one a thread, so that sums go in their order whatever the workgroup's size.
+const RUNS: u32 = 64u;
+
+// The sum of the weights of each run.
+var<workgroup> share: array<f32, RUNS>;
+var<workgroup> next: u32;
+
+const LOWEST: f32 = -3.4028234663852886e38;
+
+fn score(lane: u32, v: u32) -> f32 {
+    let value = logit(lane, v);
+    // By its bits, since compilers may take it that there are no NaNs.
+    return select(value, LOWEST, (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u);
+}
+
+// Floats in the order of unsigned integers; 0 and -0 are one.
+fn order(x: f32) -> u32 {
+    let bits = bitcast<u32>(select(x, 0.0, x == 0.0));
+    return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+}
+
+// The weight of a token, 0 if it is not kept.
+fn weight(lane: u32, v: u32, most: f32, temperature: f32, least: u32) -> f32 {
+    let value = score(lane, v);
+    return select(0.0, exp((value - most) / temperature), order(value) >= least);
+}
+
+// All threads call this together, when all logits are there, and get the token.
+fn draw(lane: u32, local: u32) -> u32 {
+    let run = (p.V + RUNS - 1u) / RUNS;
+    let first = min(local * run, p.V);
+    let end = min(first + run, p.V);
+
+    var most = score(lane, 0u);
+    for (var v = first; v < end; v++) { most = max(most, score(lane, v)); }
+    most = workgroup_max(local, most);
+    // The first token that has it: the largest of the negated places.
+    var place = -f32(p.V);
+    for (var v = first; v < end; v++) {
+        if score(lane, v) == most { place = max(place, -f32(v)); }
+    }
+    var drawn = min(u32(-workgroup_max(local, place)), p.V - 1u);
+
+    let temperature = shape[2u * lane];
+    let top_p = shape[2u * lane + 1u];
+    let top_k = control[3u * lane + 1u];
+    let count = counter[lane];
+    if temperature > 0.0 {
+        // The largest bound that keeps enough tokens, bit by bit.
+        var least = 0u;
+        if top_k > 0u && top_k < p.V {
+            for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
+                var kept = 0.0;
+                for (var v = first; v < end; v++) {
+                    kept += select(0.0, 1.0, order(score(lane, v)) >= (least | bit));
+                }
+                if workgroup_sum(local, kept) >= f32(top_k) { least |= bit; }
+            }
+        }
+        if top_p < 1.0 {
+            var all = 0.0;
+            for (var v = first; v < end; v++) { all += weight(lane, v, most, temperature, least); }
+            let enough = top_p * workgroup_sum(local, all);
+            var bound = 0u;
+            for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
+                var kept = 0.0;
+                for (var v = first; v < end; v++) {
+                    kept += weight(lane, v, most, temperature, max(least, bound | bit));
+                }
+                if workgroup_sum(local, kept) >= enough { bound |= bit; }
+            }
+            // At least the most likely token, whatever the rounding of the sums.
+            least = min(max(least, bound), order(most));
+        }
+        var sum = 0.0;
+        for (var v = first; v < end; v++) { sum += weight(lane, v, most, temperature, least); }
+        if local < RUNS { share[local] = sum; }
+        workgroupBarrier();
+        if local == 0u {
+            var total = 0.0;
+            for (var i = 0u; i < RUNS; i++) { total += share[i]; }
+            let key = vec2<u32>(control[3u * lane], lane);
+            var left = f32(threefry(key, vec2<u32>(count, 0u)) >> 8u) / 16777216.0 * total;
+            // The run that holds the draw, then the token in it; rounding may leave it past the last that holds anything.
+            var chosen = 0u;
+            for (var i = 0u; i < RUNS; i++) {
+                if share[i] > 0.0 {
+                    chosen = i;
+                    if left < share[i] { break; }
+                    left -= share[i];
+                }
+            }
+            for (var v = min(chosen * run, p.V); v < min((chosen + 1u) * run, p.V); v++) {
+                let here = weight(lane, v, most, temperature, least);
+                if here > 0.0 {
+                    drawn = v;
+                    left -= here;
+                    if left < 0.0 { break; }
+                }
+            }
+        }
+    }
+    if local == 0u {
+        let stop = control[3u * lane + 2u];
+        if count > 0u && tokens[lane] == stop { drawn = stop; }
+        tokens[lane] = drawn;
+        ring[(count % p.capacity) * p.B + lane] = drawn;
+        counter[lane] = count + 1u;
+        next = drawn;
+    }
+    return workgroupUniformLoad(&next);
+}

@@ -1,0 +1,298 @@
+//! Several tokens of every lane from a recurrent network, in one dispatch.
+
+use super::sample::{Draw, Lanes};
+use super::sequence::Cell;
+use super::{expect, matmul, pack};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};
+use crate::real::Real;
+use crate::tensor::Tensor;
+
+params! { B: u32, V: u32, H: u32, L: u32, cell: u32, steps: u32, capacity: u32 }
+
+/// See `shaders/generate.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "generate",
+    source: wgsl!("generate", "draw", "threefry", "reduce", "math"),
+    constants: &["GATES", "BLOCKS", "VECTORS", "STATE_VECTORS", "SUM_VECTORS"],
+    params: FIELDS,
+    bindings: &[
+        reads("weights"),
+        reads("shape"),
+        reads_u32("control"),
+        writes_u32("counter"),
+        writes_u32("tokens"),
+        writes_u32("ring"),
+        writes("h"),
+        writes("c"),
+    ],
+    twin: twin!(twin),
+};
+
+const THREADS: usize = 256;
+
+/// What `lib/draw` and `lib/reduce` take of the workgroup's memory: 64 sums, 256 parts of one, and a token.
+const DRAW_BYTES: usize = 4 * (64 + THREADS + 1);
+
+/// WebGPU's default limit.
+pub(crate) const MOST_WORKGROUP_BYTES: usize = 16 << 10;
+
+/// The sizes of a network of an embedding, recurrent layers and a linear layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// What happens at each step.
+    pub cell: Cell,
+    /// L
+    pub layers: usize,
+    /// V
+    pub vocabulary: usize,
+    /// H
+    pub hidden: usize,
+}
+
+/// Its parameters, as PyTorch shapes them.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// What happens at each step.
+    pub cell: Cell,
+    /// `[V, E]`
+    pub embedding: Tensor,
+    /// From the lowest on.
+    pub layers: Vec<Layer>,
+    /// `[V, H]`
+    pub weight: Tensor,
+    /// `[V]`
+    pub bias: Tensor,
+}
+
+/// The parameters of a recurrent layer.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// `[G H, E]`, and `[G H, H]` above the first layer.
+    pub weight_ih: Tensor,
+    /// `[G H, H]`
+    pub weight_hh: Tensor,
+    /// `[G H]`
+    pub bias_ih: Tensor,
+    /// `[G H]`
+    pub bias_hh: Tensor,
+}
+
+impl Sizes {
+    fn padded(&self) -> usize {
+        self.hidden.next_multiple_of(4)
+    }
+
+    fn vectors(&self) -> usize {
+        self.padded() / 4
+    }
+
+    /// One for each gate; the GRU sums the two halves of its last gate apart.
+    fn blocks(&self) -> usize {
+        self.cell.gates() + usize::from(self.cell.kind().separate_bias)
+    }
+
+    /// The vectors that a sum of so many columns takes, in all its slices.
+    fn sum_vectors(&self, columns: usize) -> usize {
+        columns * (THREADS / columns).clamp(1, self.vectors())
+    }
+
+    fn state_and_sum_vectors(&self) -> (usize, usize) {
+        let (gates, logits) = (self.blocks() * self.vectors(), self.vocabulary.div_ceil(4));
+        (self.layers * self.vectors(), self.sum_vectors(gates).max(self.sum_vectors(logits)))
+    }
+
+    /// The workgroup memory that the kernel takes.
+    pub fn workgroup_bytes(&self) -> usize {
+        let (state, sums) = self.state_and_sum_vectors();
+        16 * (state + sums) + DRAW_BYTES
+    }
+
+    fn constants(&self) -> [(&'static str, u32); 5] {
+        let (state, sums) = self.state_and_sum_vectors();
+        [
+            ("GATES", self.cell.gates() as u32),
+            ("BLOCKS", self.blocks() as u32),
+            ("VECTORS", self.vectors() as u32),
+            ("STATE_VECTORS", state as u32),
+            ("SUM_VECTORS", sums as u32),
+        ]
+    }
+
+    /// Elements of the token table, of a matrix of a layer with its bias, and of the last matrix with its bias.
+    fn parts(&self) -> [usize; 3] {
+        let row = self.cell.gates() * self.padded();
+        let columns = self.vocabulary.next_multiple_of(4);
+        [self.vocabulary * row, (self.padded() + 1) * row, (self.padded() + 1) * columns]
+    }
+
+    fn weights(&self) -> usize {
+        let [table, matrix, logits] = self.parts();
+        table + (2 * self.layers - 1) * matrix + logits
+    }
+}
+
+impl Network {
+    /// Its sizes.
+    pub fn sizes(&self) -> Sizes {
+        let (vocabulary, hidden) = self.weight.rows_and_columns();
+        Sizes { cell: self.cell, layers: self.layers.len(), vocabulary, hidden }
+    }
+
+    /// Records the table and the matrices in the form that the kernel streams; see `shaders/generate.wgsl`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn pack(&self, g: &mut Graph) -> Result<Tensor> {
+        let sizes = self.sizes();
+        let Sizes { cell, layers, vocabulary, hidden } = sizes;
+        let (gates, padded) = (cell.gates(), sizes.padded());
+        let Some(lowest) = self.layers.first() else {
+            return Err(Error::argument("generate", "layers", "at least 1", layers));
+        };
+        for layer in &self.layers {
+            expect("generate", &layer.weight_hh, &[gates * hidden, hidden])?;
+        }
+        let table = g.zeros("token table", &[vocabulary, gates * hidden])?;
+        let weight_ih = matmul::t(&lowest.weight_ih);
+        matmul::matmul(g, &self.embedding, weight_ih, Some(&lowest.bias_ih), &table, false)?;
+        let weights = g.zeros("weights", &[sizes.weights() / 4, 4])?;
+        let mut at = pack::pack_at(
+            g,
+            &table.reshape(&[vocabulary * gates, hidden])?,
+            &weights,
+            0,
+            [vocabulary * gates, 1, padded],
+            false,
+        )?;
+        let mut linear = |g: &mut Graph, gates: usize, weight: &Tensor, bias: &Tensor, columns: usize| {
+            at = pack::pack_at(g, weight, &weights, at, [gates, padded, columns], true)?;
+            let bias = bias.reshape(&[gates, bias.len() / gates])?;
+            at = pack::pack_at(g, &bias, &weights, at, [gates, 1, columns], false)?;
+            Ok::<_, Error>(())
+        };
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i > 0 {
+                linear(g, gates, &layer.weight_ih, &layer.bias_ih, padded)?;
+            }
+            linear(g, gates, &layer.weight_hh, &layer.bias_hh, padded)?;
+        }
+        linear(g, 1, &self.weight, &self.bias, vocabulary.next_multiple_of(4))?;
+        Ok(weights)
+    }
+}
+
+/// Records `steps` draws of every lane. `weights` as [`Network::pack`] makes them; the states `[L, B, H]`, `c` for the LSTM.
+///
+/// # Errors
+/// The shapes do not fit, or the network does not fit into a workgroup's memory.
+pub fn generate(
+    g: &mut Graph,
+    sizes: Sizes,
+    weights: &Tensor,
+    draw: Draw<'_>,
+    (h, c): (&Tensor, Option<&Tensor>),
+    steps: usize,
+) -> Result<()> {
+    let Sizes { cell, layers, vocabulary, hidden } = sizes;
+    let (capacity, lanes) = draw.check("generate", vocabulary)?;
+    super::expect_len("generate", weights, sizes.weights())?;
+    let bytes = sizes.workgroup_bytes();
+    if bytes > MOST_WORKGROUP_BYTES {
+        let expected = format!("sizes that take at most {MOST_WORKGROUP_BYTES} bytes of workgroup memory");
+        return Err(Error::argument("generate", "sizes", expected, format!("{bytes} for {sizes:?}")));
+    }
+    for state in [Some(h), c].into_iter().flatten() {
+        expect("generate", state, &[layers, lanes, hidden])?;
+    }
+    if cell.states() == 2 && c.is_none() {
+        return Err(Error::shape("generate", "c", format!("[{layers}, {lanes}, {hidden}]"), &[]));
+    }
+    let params = Params {
+        B: lanes as u32,
+        V: vocabulary as u32,
+        H: hidden as u32,
+        L: layers as u32,
+        cell: cell as u32,
+        steps: steps as u32,
+        capacity: capacity as u32,
+    };
+    let nowhere = g.zeros("nowhere", &[4])?;
+    let Draw { shape, control, counter, tokens, ring } = draw;
+    let tensors = [weights, shape, control, counter, tokens, ring, h, c.unwrap_or(&nowhere)];
+    g.dispatch(&KERNEL, &sizes.constants(), params, &tensors, [lanes, 1, 1])?;
+    // All matrices for every token of every lane.
+    let matrices = weights.len() - sizes.parts()[0];
+    g.cost(2 * steps * lanes * matrices, 4 * (steps * lanes - 1) * matrices);
+    Ok(())
+}
+
+fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
+    let [weights, shape, control, counter, tokens, ring, h, c] = args.all();
+    let (shape, control) = (shape.read(), control.read_u32());
+    let (counter, tokens, ring) = (counter.write_u32(), tokens.write_u32(), ring.write_u32());
+    let (mut lanes, h, c) = (Lanes { shape, control, counter, tokens, ring }, h.write(), c.write());
+    let [batch, vocabulary, hidden, layers] = [p.B, p.V, p.H, p.L].map(|n| n as usize);
+    let cell = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm][p.cell as usize];
+    let sizes = Sizes { cell, layers, vocabulary, hidden };
+    let (gates, padded, [table, matrix, _]) = (cell.gates(), sizes.padded(), sizes.parts());
+    let (table, matrices) = weights.read().split_at(table);
+    let matrix = |i: usize| &matrices[i * matrix..];
+    let sigmoid = |x: F| F::one() / (F::one() + (-x).exp());
+    for lane in 0..batch {
+        for _ in 0..p.steps {
+            let token = lanes.tokens[lane] as usize;
+            let mut x = Vec::new();
+            for layer in 0..layers {
+                let start = (layer * batch + lane) * hidden;
+                let before = h[start..][..hidden].to_vec();
+                let all_gates =
+                    |i, x: &[F]| (0..gates).map(|gate| affine(matrix(i), [gates, padded, padded], gate, x)).collect();
+                let below: Vec<Vec<F>> = match layer {
+                    0 => table[token * gates * padded..].chunks(padded).take(gates).map(<[F]>::to_vec).collect(),
+                    _ => all_gates(2 * layer - 1, &x),
+                };
+                let recurrent: Vec<Vec<F>> = all_gates(2 * layer, &before);
+                x = (0..hidden)
+                    .map(|unit| {
+                        let sum = |gate: usize| below[gate][unit] + recurrent[gate][unit];
+                        match cell {
+                            Cell::Tanh => sum(0).tanh(),
+                            Cell::Relu => {
+                                if sum(0) < F::zero() {
+                                    F::zero()
+                                } else {
+                                    sum(0)
+                                }
+                            }
+                            Cell::Gru => {
+                                let (r, z) = (sigmoid(sum(0)), sigmoid(sum(1)));
+                                let n = (below[2][unit] + r * recurrent[2][unit]).tanh();
+                                (F::one() - z) * n + z * before[unit]
+                            }
+                            Cell::Lstm => {
+                                let c = &mut c[start + unit];
+                                *c = sigmoid(sum(1)) * *c + sigmoid(sum(0)) * sum(2).tanh();
+                                sigmoid(sum(3)) * c.tanh()
+                            }
+                        }
+                    })
+                    .collect();
+                h[start..][..hidden].copy_from_slice(&x);
+            }
+            let logits = affine(matrix(2 * layers - 1), [1, padded, vocabulary.next_multiple_of(4)], 0, &x);
+            lanes.draw(lane, &logits[..vocabulary]);
+        }
+    }
+}
+
+/// `x Wᵀ + b` of one gate: `packed` has Wᵀ, `[gates, rows, columns]`, and its bias behind it.
+fn affine<F: Real>(packed: &[F], [gates, rows, columns]: [usize; 3], gate: usize, x: &[F]) -> Vec<F> {
+    let (matrix, bias) = packed.split_at(gates * rows * columns);
+    let mut y = bias[gate * columns..][..columns].to_vec();
+    for (row, &x) in matrix[gate * rows * columns..].chunks(columns).zip(x) {
+        y.iter_mut().zip(row).for_each(|(y, &w)| *y = *y + x * w);
+    }
+    y
+}
