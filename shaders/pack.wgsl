@@ -1,17 +1,18 @@
-// y[g, i, j] = x[g, i, j], or x[g, j, i] with transpose; zero where x has no such element
+// y[first + g, i, j] = x[g, i, j], or x[g, j, i] with transpose; zero where x has no such element
 //
 // Recurrent matrices in the form that the sequence kernels stream: one for each gate, padded to vec4 rows.
 //
 // params   G, H          gates, hidden size
 //          HP            H padded
-//          transpose
+//          first, transpose
 // x        [G, H, H]
-// y        [G, HP, HP]
+// y        [.., HP, HP]
 // grid     256 elements a workgroup, striding
 struct Params {
     G: u32,
     H: u32,
     HP: u32,
+    first: u32,
     transpose: u32,
 }
 
@@ -29,6 +30,6 @@ fn pack(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         if i < p.H && j < p.H {
             value = x[(g * p.H + select(i, j, p.transpose != 0u)) * p.H + select(j, i, p.transpose != 0u)];
         }
-        y[at] = value;
+        y[p.first * p.HP * p.HP + at] = value;
     }
 }
