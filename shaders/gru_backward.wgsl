@@ -3,20 +3,21 @@
 //   dx[t] = dr, dz, dn         carried = dh z + dr W_r + dz W_z + dm W_n            t = last - 1 .. first
 // Steps, lengths and complete as in rnn_backward.
 //
-// params   T, B, H
+// params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [3, HP, HP / 4] vec4   W_g of each gate, zero-padded
+// w        [D, 3, HP, HP / 4] vec4   W_g of each gate, zero-padded
 // lengths  [B] u32
-// h        [T + 1, B, H]
-// dy       [T, B, H]          gradient of every step's output
-// dend     [B, H]             gradient of the last state
-// saved    [T, B, 4 H]        r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
-// dx       [T, B, 3 H]
-// dstart   [B, H]
-// grid     entries, columns   joins lib/rows, lib/backward
+// h        [D, T + 1, B, H]
+// dy       [D, T, B, H]       gradient of every step's output
+// dend     [D, B, H]          gradient of the last state
+// saved    [D, T, B, 4 H]     r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
+// dx       [D, T, B, 3 H]
+// dstart   [D, B, H]
+// grid     entries, columns, directions   joins lib/rows, lib/backward
 struct Params {
+    D: u32,
     T: u32,
     B: u32,
     H: u32,
@@ -38,6 +39,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 3u;
+const STATES: u32 = 1u;
 
 @compute @workgroup_size(THREADS)
 fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -51,10 +53,11 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
             let row = i % ROWS;
             var rest = vec4<f32>();
             if entry < p.B {
-                let step = (t - 1u) * p.B + entry;
+                let step = row_of(place, p.T, t - 1u, entry);
+                let slot = row_of(place, p.T + 1u, t - 1u, entry);
                 let valid = t <= lengths[entry];
                 var dh = vec4<f32>();
-                if valid { dh = gradient_of_state(t - 1u, entry, column, carried[part][row]); }
+                if valid { dh = gradient_of_state(place, t - 1u, entry, column, carried[part][row]); }
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H {
                         let at = step * 4u * p.H + column + j;
@@ -67,7 +70,7 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
                             let z = saved[at + p.H];
                             let n = saved[at + 2u * p.H];
                             let m = saved[at + 3u * p.H];
-                            let before = h[step * p.H + column + j];
+                            let before = h[slot * p.H + column + j];
                             dn = dh[j] * (1.0 - z) * (1.0 - n * n);
                             dz = dh[j] * (before - n) * z * (1.0 - z);
                             dr = dn * m * r * (1.0 - r);
@@ -96,15 +99,16 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
         }
     }
     for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
+        store_dstart4(place, 0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
     }
 }
 
 // dr[t], dz[t] or dm[t] of an entry.
-fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    let at = (row_of(place, p.T, t, entry) * 4u + gate) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = saved[((t * p.B + entry) * 4u + gate) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = saved[at + j]; }
     }
     return value;
 }

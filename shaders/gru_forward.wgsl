@@ -4,19 +4,21 @@
 //
 // Steps and lengths as in rnn_forward.
 //
-// params   T, B, H
+// params   D, N, T, B, H    N: rows of x of a direction
 //          first, last        the steps to compute
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
-// x        [N, 3 H]           gates r, z, n; b_ih included
-// index    [T, B] u32         the row of x for each step and entry
+// x        [D, N, 3 H]        gates r, z, n; b_ih included
+// index    [D, T, B] u32      the row of x for each step and entry
 // lengths  [B] u32
-// w        [3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
-// bias     [3 H]              b_hh
-// h        [T + 1, B, H]      slot 0 is the incoming state
-// saved    [T, B, 4 H]        r, z, n, m for the backward pass
-// grid     entries, columns   joins lib/rows, lib/forward, lib/math
+// w        [D, 3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
+// bias     [D, 3 H]           b_hh
+// h        [D, T + 1, B, H]   slot 0 is the incoming state
+// saved    [D, T, B, 4 H]     r, z, n, m for the backward pass
+// grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
 struct Params {
+    D: u32,
+    N: u32,
     T: u32,
     B: u32,
     H: u32,
@@ -51,13 +53,13 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
-                    let before = row4(t, entry, 0u, column);
-                    let r = sigmoid4(below(t, entry, 0u, column) + sums[part][row] + bias4(0u, column));
-                    let z = sigmoid4(below(t, entry, 1u, column) + sums[COLUMNS + part][row] + bias4(1u, column));
-                    let m = sums[2u * COLUMNS + part][row] + bias4(2u, column);
-                    let n = tanh4(below(t, entry, 2u, column) + r * m);
+                    let before = row4(place, t, entry, 0u, column);
+                    let r = sigmoid4(below(place, t, entry, 0u, column) + sums[part][row] + bias4(place, 0u, column));
+                    let z = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][row] + bias4(place, 1u, column));
+                    let m = sums[2u * COLUMNS + part][row] + bias4(place, 2u, column);
+                    let n = tanh4(below(place, t, entry, 2u, column) + r * m);
                     state = (1.0 - z) * n + z * before;
-                    let at = (t * p.B + entry) * 4u * p.H + column;
+                    let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
                             if p.save != 0u {
@@ -71,7 +73,7 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
                         }
                     }
                 }
-                let to = ((t + 1u) * p.B + entry) * p.H + column;
+                let to = row_of(place, p.T + 1u, t + 1u, entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H { h[to + j] = state[j]; }
                 }
@@ -82,10 +84,10 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
 }
 
 // A vec4 of b_hh of one gate.
-fn bias4(gate: u32, column: u32) -> vec4<f32> {
+fn bias4(place: Place, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if column + j < p.H { value[j] = bias[gate * p.H + column + j]; }
+        if column + j < p.H { value[j] = bias[(place.direction * GATES + gate) * p.H + column + j]; }
     }
     return value;
 }

@@ -4,20 +4,21 @@
 //   carried: dh = dx[t] W, dc = dc f
 // Steps, lengths and complete as in rnn_backward.
 //
-// params   T, B, H
+// params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [4, HP, HP / 4] vec4   W_g of each gate, zero-padded
+// w        [D, 4, HP, HP / 4] vec4   W_g of each gate, zero-padded
 // lengths  [B] u32
-// c        [T + 1, B, H]
-// saved    [T, B, 4 H]        i, f, g, o
-// dy       [T, B, H]          gradient of every step's output
-// dend     [2, B, H]          gradients of the last h and c
-// dx       [T, B, 4 H]
-// dstart   [2, B, H]          of the incoming h and c
-// grid     entries, columns   joins lib/rows, lib/backward, lib/math
+// c        [D, T + 1, B, H]
+// saved    [D, T, B, 4 H]     i, f, g, o
+// dy       [D, T, B, H]       gradient of every step's output
+// dend     [D, 2, B, H]       gradients of the last h and c
+// dx       [D, T, B, 4 H]
+// dstart   [D, 2, B, H]       of the incoming h and c
+// grid     entries, columns, directions   joins lib/rows, lib/backward, lib/math
 struct Params {
+    D: u32,
     T: u32,
     B: u32,
     H: u32,
@@ -39,6 +40,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 4u;
+const STATES: u32 = 2u;
 
 @compute @workgroup_size(THREADS)
 fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -47,7 +49,7 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     var carried_c = Sums();
     if FUSED == 0u && p.last < p.T {
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
-            carried_c[k / ROWS][k % ROWS] = dstart4(1u, entry_of(place, k), column_of(place, k));
+            carried_c[k / ROWS][k % ROWS] = dstart4(place, 1u, entry_of(place, k), column_of(place, k));
         }
     }
     for (var t = p.last; t > p.first; t--) {
@@ -58,11 +60,12 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
             let r = k % ROWS;
             var d4 = array<vec4<f32>, GATES>();
             if entry < p.B {
-                let row = (t - 1u) * p.B + entry;
+                let row = row_of(place, p.T, t - 1u, entry);
+                let slot = row_of(place, p.T + 1u, t - 1u, entry);
                 if t <= lengths[entry] {
-                    let dh = gradient_of_state(t - 1u, entry, column, carried[part][r]);
+                    let dh = gradient_of_state(place, t - 1u, entry, column, carried[part][r]);
                     var dc = carried_c[part][r];
-                    if p.has_dend != 0u && t == lengths[entry] { dc += dend4(1u, entry, column); }
+                    if p.has_dend != 0u && t == lengths[entry] { dc += dend4(place, 1u, entry, column); }
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
                             let at = row * 4u * p.H + column + j;
@@ -70,8 +73,8 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                             let f = saved[at + p.H];
                             let g = saved[at + 2u * p.H];
                             let o = saved[at + 3u * p.H];
-                            let before = c[row * p.H + column + j];
-                            let u = tanh4(vec4<f32>(c[(row + p.B) * p.H + column + j])).x;
+                            let before = c[slot * p.H + column + j];
+                            let u = tanh4(vec4<f32>(c[(slot + p.B) * p.H + column + j])).x;
                             let d = dc[j] + dh[j] * o * (1.0 - u * u);
                             d4[0][j] = d * g * i * (1.0 - i);
                             d4[1][j] = d * before * f * (1.0 - f);
@@ -100,16 +103,17 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
         }
     }
     for (var k = 0u; k < ROWS * COLUMNS; k++) {
-        store_dstart4(0u, entry_of(place, k), column_of(place, k), carried[k / ROWS][k % ROWS]);
-        store_dstart4(1u, entry_of(place, k), column_of(place, k), carried_c[k / ROWS][k % ROWS]);
+        store_dstart4(place, 0u, entry_of(place, k), column_of(place, k), carried[k / ROWS][k % ROWS]);
+        store_dstart4(place, 1u, entry_of(place, k), column_of(place, k), carried_c[k / ROWS][k % ROWS]);
     }
 }
 
 // dx[t] of an entry and gate.
-fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    let at = (row_of(place, p.T, t, entry) * GATES + gate) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = dx[((t * p.B + entry) * GATES + gate) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dx[at + j]; }
     }
     return value;
 }

@@ -4,18 +4,20 @@
 //
 // Steps and lengths as in rnn_forward.
 //
-// params   T, B, H
+// params   D, N, T, B, H    N: rows of x of a direction
 //          first, last        the steps to compute
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
-// x        [N, 4 H]           gates i, f, g, o, biases included
-// index    [T, B] u32         the row of x for each step and entry
+// x        [D, N, 4 H]        gates i, f, g, o, biases included
+// index    [D, T, B] u32      the row of x for each step and entry
 // lengths  [B] u32
-// w        [4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
-// h, c     [T + 1, B, H]      slot 0 is the incoming state
-// saved    [T, B, 4 H]        i, f, g, o for the backward pass
-// grid     entries, columns   joins lib/rows, lib/forward, lib/math
+// w        [D, 4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
+// h, c     [D, T + 1, B, H]   slot 0 is the incoming state
+// saved    [D, T, B, 4 H]     i, f, g, o for the backward pass
+// grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
 struct Params {
+    D: u32,
+    N: u32,
     T: u32,
     B: u32,
     H: u32,
@@ -50,13 +52,13 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
             var state = vec4<f32>();
             var cell = vec4<f32>();
             if entry < p.B {
-                let slot = (t * p.B + entry) * p.H + column;
+                let slot = row_of(place, p.T + 1u, t, entry) * p.H + column;
                 if t < lengths[entry] {
-                    let i = sigmoid4(below(t, entry, 0u, column) + sums[part][r]);
-                    let f = sigmoid4(below(t, entry, 1u, column) + sums[COLUMNS + part][r]);
-                    let g = tanh4(below(t, entry, 2u, column) + sums[2u * COLUMNS + part][r]);
-                    let o = sigmoid4(below(t, entry, 3u, column) + sums[3u * COLUMNS + part][r]);
-                    let at = (t * p.B + entry) * 4u * p.H + column;
+                    let i = sigmoid4(below(place, t, entry, 0u, column) + sums[part][r]);
+                    let f = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][r]);
+                    let g = tanh4(below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r]);
+                    let o = sigmoid4(below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r]);
+                    let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
                             cell[j] = f[j] * c[slot + j] + i[j] * g[j];

@@ -5,20 +5,21 @@
 // Past an entry's length, dx is 0. One dispatch computes all steps, or one of them, from dx of the one after it; without
 // `complete`, dstart then lacks the product of dx[first], which a dispatch of no steps adds.
 //
-// params   T, B, H
+// params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          relu               as in rnn_forward
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [HP, HP / 4] vec4  W, zero-padded
+// w        [D, HP, HP / 4] vec4   W, zero-padded
 // lengths  [B] u32
-// h        [T + 1, B, H]
-// dy       [T, B, H]          gradient of every step's output
-// dend     [B, H]             gradient of the last state
-// dx       [T, B, H]
-// dstart   [B, H]
-// grid     entries, columns   joins lib/rows, lib/backward
+// h        [D, T + 1, B, H]
+// dy       [D, T, B, H]       gradient of every step's output
+// dend     [D, B, H]          gradient of the last state
+// dx       [D, T, B, H]
+// dstart   [D, B, H]
+// grid     entries, columns, directions   joins lib/rows, lib/backward
 struct Params {
+    D: u32,
     T: u32,
     B: u32,
     H: u32,
@@ -40,6 +41,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 1u;
+const STATES: u32 = 1u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -52,16 +54,16 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
             var d = vec4<f32>();
             if entry < p.B {
                 if t <= lengths[entry] {
-                    let dh = gradient_of_state(t - 1u, entry, column, carried[i / ROWS][i % ROWS]);
+                    let dh = gradient_of_state(place, t - 1u, entry, column, carried[i / ROWS][i % ROWS]);
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            let y = h[(t * p.B + entry) * p.H + column + j];
+                            let y = h[row_of(place, p.T + 1u, t, entry) * p.H + column + j];
                             if p.relu != 0u { d[j] = select(0.0, dh[j], y > 0.0); } else { d[j] = dh[j] * (1.0 - y * y); }
                         }
                     }
                 }
                 for (var j = 0u; j < 4u; j++) {
-                    if column + j < p.H { dx[((t - 1u) * p.B + entry) * p.H + column + j] = d[j]; }
+                    if column + j < p.H { dx[row_of(place, p.T, t - 1u, entry) * p.H + column + j] = d[j]; }
                 }
             }
             keep(place, i, d);
@@ -72,15 +74,15 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
         workgroupBarrier();
     }
     for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        store_dstart4(0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
+        store_dstart4(place, 0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
     }
 }
 
 // dx[t] of an entry.
-fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = dx[(t * p.B + entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dx[row_of(place, p.T, t, entry) * p.H + column + j]; }
     }
     return value;
 }

@@ -1,19 +1,21 @@
 // h[t + 1] = f(x[index[t]] + h[t] Wᵀ)      f = tanh, or max(0, ·) with relu; t = first .. last - 1
 //
 // All steps in one dispatch, where a workgroup can keep the states of its batch entries; otherwise one step, of some of
-// the columns. Past an entry's length, h is 0.
+// the columns. Past an entry's length, h is 0. The D directions are recurrences of their own, side by side.
 //
-// params   T, B, H
+// params   D, N, T, B, H    N: rows of x of a direction
 //          first, last   the steps to compute
 //          has_h_0       whether the incoming state may be other than 0
 //          relu          max(0, ·) in place of tanh
-// x        [N, H]             what comes in from below, biases included
-// index    [T, B] u32         the row of x for each step and entry
+// x        [D, N, H]          what comes in from below, biases included
+// index    [D, T, B] u32      the row of x for each step and entry
 // lengths  [B] u32
-// w        [HP, HP / 4] vec4  Wᵀ, zero-padded (pack makes it)
-// h        [T + 1, B, H]      slot 0 is the incoming state
-// grid     entries, columns   joins lib/rows, lib/forward, lib/math
+// w        [D, HP, HP / 4] vec4   Wᵀ, zero-padded (pack makes it)
+// h        [D, T + 1, B, H]   slot 0 is the incoming state
+// grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
 struct Params {
+    D: u32,
+    N: u32,
     T: u32,
     B: u32,
     H: u32,
@@ -44,10 +46,10 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
-                    state = below(t, entry, 0u, column) + sums[i / ROWS][i % ROWS];
+                    state = below(place, t, entry, 0u, column) + sums[i / ROWS][i % ROWS];
                     if p.relu != 0u { state = select(state, vec4<f32>(), state < vec4<f32>()); } else { state = tanh4(state); }
                 }
-                let to = ((t + 1u) * p.B + entry) * p.H + column;
+                let to = row_of(place, p.T + 1u, t + 1u, entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H { h[to + j] = state[j]; }
                 }

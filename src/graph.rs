@@ -365,6 +365,42 @@ impl Graph {
         self.device.zeros(name, shape, DType::F32)
     }
 
+    /// Places for so many tensors of a shape, one after the other in one buffer; none for one alone, or where the device's
+    /// alignment does not let kernels bind them.
+    pub(crate) fn adjacent(&self, name: &str, count: usize, shape: &[usize]) -> Result<Vec<Option<Tensor>>> {
+        let len: usize = shape.iter().product();
+        if count == 1 || !(4 * len as u64).is_multiple_of(self.device.limits().offset_alignment) {
+            return Ok(vec![None; count]);
+        }
+        let all = self.zeros(name, &[&[count], shape].concat())?;
+        Ok((0..count).map(|i| Some(all.view(name, i * len, shape))).collect())
+    }
+
+    /// Tensors of one size as one of `shape`, 0 where there is none; None if there are none at all. Copies them unless they
+    /// lie one after the other already.
+    pub(crate) fn stack(&mut self, name: &str, parts: &[Option<Tensor>], shape: &[usize]) -> Result<Option<Tensor>> {
+        let given: Vec<_> = parts.iter().flatten().cloned().collect();
+        if given.is_empty() {
+            return Ok(None);
+        }
+        if given.len() == parts.len()
+            && let Some(joined) = Tensor::joined(&given, shape)
+        {
+            return Ok(Some(joined));
+        }
+        let all = match given.iter().map(Tensor::vocabulary).collect::<Option<Vec<_>>>() {
+            Some(vocabularies) => self.device.tokens(name, shape, vocabularies.into_iter().max().unwrap_or(0))?,
+            None => self.zeros(name, shape)?,
+        };
+        let each = all.len() / parts.len();
+        for (i, part) in parts.iter().enumerate() {
+            if let Some(part) = part {
+                self.copy(part, &all.view(name, i * each, &[each]))?;
+            }
+        }
+        Ok(Some(all))
+    }
+
     /// The plan's step counter, `[steps, batches of this epoch]`: read by kernels whose work changes from step to step,
     /// advanced by `record_loss`.
     pub(crate) fn clock(&mut self) -> Result<Tensor> {

@@ -144,6 +144,16 @@ impl Tensor {
         view
     }
 
+    /// These tensors as one, if each starts where the one before it ends.
+    pub(crate) fn joined(parts: &[Self], shape: &[usize]) -> Option<Self> {
+        let follows = |pair: &[Self]| {
+            Arc::ptr_eq(&pair[0].buffer, &pair[1].buffer) && pair[0].offset + pair[0].len() == pair[1].offset
+        };
+        let joined = Self { shape: shape.into(), ..parts.first()?.clone() };
+        let fits = joined.len() == parts.iter().map(Self::len).sum::<usize>();
+        (fits && parts.windows(2).all(follows)).then_some(joined)
+    }
+
     /// The same memory in another shape.
     ///
     /// # Errors

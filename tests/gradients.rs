@@ -4,8 +4,8 @@ mod common;
 
 use common::{assert_close, tokens, values};
 use elman::kernels::sequence::Cell;
-use elman::nn::functional::{self, InitialState, Loss, Reduction, States};
-use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Rnn, RnnOptions};
+use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, States};
+use elman::nn::{CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Rnn, RnnOptions};
 use elman::{Device, Graph, NO_TARGET, Result, Tensor, Var, rng};
 
 /// Central differences of step 1e-5 in f64 leave about 1e-9.
@@ -190,6 +190,74 @@ fn recurrences() {
                 Ok(Output::Values(vec![end.h]))
             });
         }
+    }
+}
+
+/// Two directions of values of their own, of which one's output leads nowhere, or its last state.
+#[test]
+fn directions_side_by_side() {
+    let (steps, batch, hidden) = (3, 2, 5);
+    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+        let (width, state) = (cell.gates() * hidden, [1, batch, hidden]);
+        let of_one: [(&str, &[usize]); 4] =
+            [("x", &[steps, batch, width]), ("weight", &[width, hidden]), ("h_0", &state), ("bias", &[width])];
+        let of_one = match cell {
+            Cell::Gru => of_one.to_vec(),
+            Cell::Lstm => [&of_one[..3], &[("c_0", &state[..])]].concat(),
+            _ => of_one[..3].to_vec(),
+        };
+        let both = [&of_one[..], &of_one].concat();
+        for (with_lengths, stepwise) in [(false, false), (true, false), (false, true), (true, true)] {
+            for ([first, second], state) in [([true, true], true), ([true, false], true), ([false, true], false)] {
+                check_leaves(&format!("{cell:?} {with_lengths} {stepwise} {first} {second}"), &both, |g, v| {
+                    g.set_stepwise(stepwise);
+                    let lengths = g.device().lengths("lengths", batch, steps)?;
+                    lengths.write_u32(&[1, 3])?;
+                    let directions: Vec<_> = v
+                        .chunks(of_one.len())
+                        .map(|v| Direction {
+                            x: v[0],
+                            weight: v[1],
+                            bias: (cell == Cell::Gru).then(|| v[3]),
+                            start: Some(States { h: v[2], c: (cell == Cell::Lstm).then(|| v[3]) }),
+                        })
+                        .collect();
+                    let lengths = with_lengths.then_some(&lengths);
+                    let results = functional::recurrences(g, cell, &directions, lengths)?;
+                    let [(y, end), (z, other)] = results[..] else { unreachable!() };
+                    let outputs = [first.then_some(y), second.then_some(z), state.then_some(other.h)];
+                    // A gradient for every leaf: each direction leads somewhere.
+                    let outputs = outputs.into_iter().chain([(!first).then_some(end.h), end.c]);
+                    Ok(Output::Values(outputs.flatten().collect()))
+                });
+            }
+        }
+    }
+}
+
+/// Both directions read rows of one table: of its product with their weights, or of the table itself.
+#[test]
+fn directions_of_an_embedding() {
+    for (vocabulary, batch_first) in [(5, false), (17, false), (5, true)] {
+        let device = Device::reference();
+        let mut init = Init::new(rng::manual_seed(3));
+        let embedding = Embedding::new(&mut init, "embedding", vocabulary, 2).unwrap();
+        let options = RnnOptions::new(2, 3).num_layers(2).bidirectional(true).batch_first(batch_first);
+        let gru = Gru::new(&mut init, "gru", options).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let leaves: Vec<_> = parameters.iter().map(|(_, tensor)| tensor).collect();
+        check(&format!("embedding of {vocabulary}, {batch_first}"), &leaves, |_| {
+            let mut graph = Graph::new(&parameters);
+            let tokens = device.tokens("tokens", &[4, 3], vocabulary)?;
+            tokens.write_u32(&common::tokens(1, 12, vocabulary))?;
+            let lengths =
+                device.lengths("lengths", if batch_first { 4 } else { 3 }, if batch_first { 3 } else { 4 })?;
+            lengths.write_u32(&[3, 1, 2, 3][..lengths.len()])?;
+            let x = embedding.forward(&mut graph, &tokens)?;
+            let out = gru.forward_with_lengths(&mut graph, x, InitialState::Zero, &lengths)?;
+            let vars = parameters.ids().map(|id| graph.parameter(id)).collect::<Result<_>>()?;
+            Ok(Built { graph, vars, output: Output::Values(vec![out.output, out.h_n]) })
+        });
     }
 }
 

@@ -123,32 +123,51 @@ fn matmul_of_a_block() {
 const SEQUENCES: [(usize, usize, usize); 9] =
     [(1, 1, 1), (3, 2, 5), (4, 5, 4), (5, 7, 31), (3, 17, 65), (3, 67, 33), (4, 35, 256), (2, 6, 1022), (3, 5, 1030)];
 
+/// The sizes of a recurrence: D; T, B, H.
+type Recurrence = (usize, (usize, usize, usize));
+
 /// All sizes for the cell of one gate; for the others, which share its layout, those around which their own code bends.
-fn sizes() -> Vec<(Cell, (usize, usize, usize))> {
+fn sizes() -> Vec<(Cell, Recurrence)> {
     let few = [(1, 1, 1), (4, 5, 7), (3, 67, 33), (2, 6, 258), (3, 5, 1030)];
-    let of = |cell| few.map(|size| (cell, size));
-    let tanh = SEQUENCES.map(|size| (Cell::Tanh, size));
+    let of = |cell| few.map(|size| (cell, (1, size)));
+    let two = |cell| [few[0], few[1], few[2]].map(|size| (cell, (2, size)));
+    let tanh = SEQUENCES.map(|size| (Cell::Tanh, (1, size)));
     // Work enough for the large tile of a software driver.
-    let large = [(Cell::Tanh, (4, 200, 257)), (Cell::Gru, (2, 70, 350)), (Cell::Lstm, (2, 50, 364))];
-    [&tanh[..], &of(Cell::Relu)[1..3], &of(Cell::Gru), &of(Cell::Lstm), &large].concat()
+    let large = [(Cell::Tanh, (1, (4, 200, 257))), (Cell::Gru, (1, (2, 70, 350))), (Cell::Lstm, (2, (2, 50, 364)))];
+    let one = [&tanh[..], &of(Cell::Relu)[1..3], &of(Cell::Gru), &of(Cell::Lstm), &large].concat();
+    [
+        &one[..],
+        &two(Cell::Tanh),
+        &two(Cell::Relu)[1..],
+        &two(Cell::Gru),
+        &two(Cell::Lstm),
+        &[(Cell::Gru, (2, (3, 5, 1030)))],
+    ]
+    .concat()
 }
 
-/// A recurrence with random tensors; the recurrent matrix keeps its products near 1.
-fn sequence(device: &Device, cell: Cell, (steps, batch, hidden): (usize, usize, usize)) -> Result<Sequence> {
+/// A recurrence with random tensors; the recurrent matrices keep their products near 1.
+fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): Recurrence) -> Result<Sequence> {
     let width = cell.gates() * hidden;
     let scale = 1.7 / (hidden as f32).sqrt();
-    let w: Vec<f32> = values(5, width * hidden).iter().map(|w| scale * w).collect();
+    let w = |d: usize| {
+        let values: Vec<f32> = values(5 + d as u32, width * hidden).iter().map(|w| scale * w).collect();
+        device.upload("w", &[width, hidden], &values)
+    };
+    let chain = [directions, steps + 1, batch, hidden];
     let lengths = device.lengths("lengths", batch, steps)?;
     lengths.write_u32(&tokens(4, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
     Ok(Sequence {
-        x: random(device, "x", &[11, width])?,
-        index: indices(device, "index", &[steps, batch], 11)?,
+        x: random(device, "x", &[directions, 11, width])?,
+        index: indices(device, "index", &[directions, steps, batch], 11)?,
         lengths,
-        w: device.upload("w", &[width, hidden], &w)?,
-        bias: (cell == Cell::Gru).then(|| random(device, "bias", &[width])).transpose()?,
-        h: random(device, "h", &[steps + 1, batch, hidden])?,
-        c: (cell == Cell::Lstm).then(|| random(device, "c", &[steps + 1, batch, hidden])).transpose()?,
-        saved: (cell.saved() > 0).then(|| zeros(device, "saved", &[steps, batch, 4 * hidden])).transpose()?,
+        w: (0..directions).map(w).collect::<Result<_>>()?,
+        bias: (cell == Cell::Gru).then(|| random(device, "bias", &[directions, width])).transpose()?,
+        h: random(device, "h", &chain)?,
+        c: (cell == Cell::Lstm).then(|| random(device, "c", &chain)).transpose()?,
+        saved: (cell.saved() > 0)
+            .then(|| zeros(device, "saved", &[directions, steps, batch, 4 * hidden]))
+            .transpose()?,
         has_h_0: true,
     })
 }
@@ -173,18 +192,27 @@ fn recurrences_backward() {
     }
 }
 
-fn recurrence_backward(cell: Cell, size: (usize, usize, usize), (has_dy, has_dend): (bool, bool)) {
-    let (steps, batch, hidden) = size;
+/// Its gradients, random where they are given.
+fn gradients(
+    device: &Device,
+    cell: Cell,
+    (directions, (steps, batch, hidden)): Recurrence,
+    (has_dy, has_dend): (bool, bool),
+) -> Result<SequenceGradients> {
+    let states = [directions, cell.states(), batch, hidden];
+    Ok(SequenceGradients {
+        dy: has_dy.then(|| random(device, "dy", &[directions, steps, batch, hidden])).transpose()?,
+        dend: has_dend.then(|| random(device, "dend", &states)).transpose()?,
+        dx: zeros(device, "dx", &[directions, steps, batch, cell.gates() * hidden])?,
+        dstart: zeros(device, "dstart", &states)?,
+        wants_dstart: true,
+    })
+}
+
+fn recurrence_backward(cell: Cell, size: Recurrence, given @ (has_dy, has_dend): (bool, bool)) {
     check(&format!("{cell:?} {size:?} {has_dy} {has_dend}"), TOLERANCE, |device, g| {
         let s = sequence(device, cell, size)?;
-        let states = [cell.states(), batch, hidden];
-        let d = SequenceGradients {
-            dy: has_dy.then(|| random(device, "dy", &[steps, batch, hidden])).transpose()?,
-            dend: has_dend.then(|| random(device, "dend", &states)).transpose()?,
-            dx: zeros(device, "dx", &[steps, batch, cell.gates() * hidden])?,
-            dstart: zeros(device, "dstart", &states)?,
-            wants_dstart: true,
-        };
+        let d = gradients(device, cell, size, given)?;
         kernels::sequence::forward(g, cell, &s)?;
         kernels::sequence::backward(g, cell, &s, &d)?;
         let dx = d.dx.reshape(&[1, d.dx.len()])?;
@@ -192,42 +220,100 @@ fn recurrence_backward(cell: Cell, size: (usize, usize, usize), (has_dy, has_den
     });
 }
 
+/// Two directions side by side are each what it is alone, bit for bit, in both modes.
+#[test]
+fn directions_do_not_touch_each_other() {
+    let half = |tensor: &Tensor, d: usize| {
+        let (mut shape, len) = (tensor.shape().to_vec(), tensor.len() / 2);
+        shape[0] = 1;
+        let half = tensor.device().zeros(tensor.name(), &shape, DType::F32).unwrap();
+        half.write(&tensor.to_vec().unwrap()[d * len..][..len]).unwrap();
+        half
+    };
+    let run = |device: &Device, cell, modes: (bool, bool), s: &Sequence, d: &SequenceGradients| {
+        let mut g = Graph::without_parameters(device);
+        g.set_wide(modes.0);
+        g.set_stepwise(modes.1);
+        kernels::sequence::forward(&mut g, cell, s).unwrap();
+        kernels::sequence::backward(&mut g, cell, s, d).unwrap();
+        g.finish().unwrap().run().unwrap();
+        let results = [Some(&s.h), s.c.as_ref(), s.saved.as_ref(), Some(&d.dx), Some(&d.dstart)];
+        results.into_iter().flatten().map(|tensor| tensor.to_vec().unwrap()).collect::<Vec<_>>()
+    };
+    let modes = [(false, false), (true, false), (false, true)];
+    for (device, mode) in f32_devices().into_iter().flat_map(|device| modes.map(|mode| (device.clone(), mode))) {
+        for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+            for size in [(1, 1, 1), (3, 67, 33), (5, 3, 18)] {
+                let s = sequence(&device, cell, (2, size)).unwrap();
+                let d = gradients(&device, cell, (2, size), (true, true)).unwrap();
+                let alone = [0, 1].map(|i| {
+                    let index = device.tokens("index", &[1, size.0, size.1], 11).unwrap();
+                    index.write_u32(&s.index.to_vec_u32().unwrap()[i * index.len()..][..index.len()]).unwrap();
+                    let of = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| half(tensor, i));
+                    let one = Sequence {
+                        x: half(&s.x, i),
+                        index,
+                        lengths: s.lengths.clone(),
+                        w: vec![s.w[i].clone()],
+                        bias: of(&s.bias),
+                        h: half(&s.h, i),
+                        c: of(&s.c),
+                        saved: of(&s.saved),
+                        has_h_0: true,
+                    };
+                    let of_one = SequenceGradients {
+                        dy: of(&d.dy),
+                        dend: of(&d.dend),
+                        dx: half(&d.dx, i),
+                        dstart: half(&d.dstart, i),
+                        wants_dstart: true,
+                    };
+                    run(&device, cell, mode, &one, &of_one)
+                });
+                for (both, alone) in run(&device, cell, mode, &s, &d).iter().zip(alone[0].iter().zip(&alone[1])) {
+                    let what = format!("{cell:?} {size:?} {mode:?} on {}", device.describe());
+                    assert!(alone.0 != alone.1, "{what}");
+                    assert_eq!(*both, [&alone.0[..], alone.1].concat(), "{what}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn recurrences_take_the_path_that_fits() {
-    let kernels = |hidden: usize| {
+    let plan = |directions: usize, hidden: usize| {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
-        let s = sequence(&device, Cell::Lstm, (3, 2, hidden)).unwrap();
+        let s = sequence(&device, Cell::Lstm, (directions, (3, 2, hidden))).unwrap();
         kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
-        g.finish().unwrap().kernels()
+        g.finish().unwrap()
     };
-    assert_eq!(kernels(1024), ["pack", "lstm_forward"]);
-    assert_eq!(kernels(1025), ["pack", "lstm_forward", "lstm_forward", "lstm_forward"]);
+    assert_eq!(plan(1, 1024).kernels(), ["pack", "lstm_forward"]);
+    assert_eq!(plan(1, 1025).kernels(), ["pack", "lstm_forward", "lstm_forward", "lstm_forward"]);
+    assert_eq!(plan(2, 1024).kernels(), ["pack", "pack", "lstm_forward"]);
+    assert_eq!(plan(2, 1025).kernels(), ["pack", "pack", "lstm_forward", "lstm_forward", "lstm_forward"]);
+    for hidden in [1024, 1025] {
+        assert_eq!(plan(2, hidden).count().flops, 2 * plan(1, hidden).count().flops);
+    }
 }
 
 /// From zero states, and with no gradient for them: the products left out change nothing.
 #[test]
 fn recurrences_from_zero_states() {
-    let run = |g: &mut Graph, device: &Device, cell, size @ (steps, batch, hidden), leave_out: bool| -> Result<_> {
+    let run = |g: &mut Graph, device: &Device, cell, size, leave_out: bool| -> Result<_> {
         let s = Sequence { has_h_0: !leave_out, ..sequence(device, cell, size)? };
-        let states = [cell.states(), batch, hidden];
         for chain in std::iter::once(&s.h).chain(&s.c) {
             chain.write(&vec![0.0; chain.len()])?;
         }
-        let d = SequenceGradients {
-            dy: Some(random(device, "dy", &[steps, batch, hidden])?),
-            dend: None,
-            dx: zeros(device, "dx", &[steps, batch, cell.gates() * hidden])?,
-            dstart: zeros(device, "dstart", &states)?,
-            wants_dstart: !leave_out,
-        };
+        let d = SequenceGradients { wants_dstart: !leave_out, ..gradients(device, cell, size, (true, false))? };
         kernels::sequence::forward(g, cell, &s)?;
         kernels::sequence::backward(g, cell, &s, &d)?;
         Ok(vec![s.h, d.dx.reshape(&[1, d.dx.len()])?])
     };
     for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
         for stepwise in [false, true] {
-            let size = (4, 5, 70);
+            let size = (2, (4, 5, 70));
             let whole = {
                 let device = Device::reference();
                 let mut g = Graph::without_parameters(&device);
@@ -255,7 +341,7 @@ fn recurrences_from_zero_states() {
 fn last_step_and_reverse() {
     for (steps, batch, columns) in [(1, 1, 1), (5, 3, 2), (7, 33, 9)] {
         check(&format!("reverse {steps} {batch} {columns}"), 0.0, |device, g| {
-            let s = sequence(device, Cell::Tanh, (steps, batch, columns))?;
+            let s = sequence(device, Cell::Tanh, (1, (steps, batch, columns)))?;
             let x: Vec<f32> = tokens(3, steps * batch * columns, 100).iter().map(|&x| x as f32).collect();
             let x = device.upload("x", &[steps, batch, columns], &x)?;
             let (y, twice) =
@@ -263,10 +349,10 @@ fn last_step_and_reverse() {
             kernels::reverse::reverse(g, &x, &s.lengths, &y)?;
             kernels::reverse::reverse(g, &y, &s.lengths, &twice)?;
             let index = device.tokens("reversed", &[steps, batch], 11)?;
-            kernels::reverse_index::reverse_index(g, &s.index, &s.lengths, &index)?;
-            let last = zeros(device, "last", &[batch, columns])?;
-            let places: Vec<f32> = (0..(steps + 1) * batch * columns).map(|i| i as f32).collect();
-            let chain = device.upload("chain", &[steps + 1, batch, columns], &places)?;
+            kernels::reverse_index::reverse_index(g, &s.index.reshape(&[steps, batch])?, &s.lengths, &index)?;
+            let last = zeros(device, "last", &[2, batch, columns])?;
+            let places: Vec<f32> = (0..2 * (steps + 1) * batch * columns).map(|i| i as f32).collect();
+            let chain = device.upload("chain", &[2, steps + 1, batch, columns], &places)?;
             kernels::last_step::last_step(g, &chain, &s.lengths, &last)?;
             Ok(vec![y, twice, index, last])
         });
@@ -279,9 +365,11 @@ fn pack_and_place() {
         for transpose in [false, true] {
             check(&format!("pack {gates} {hidden} {transpose}"), 1e-7, |device, g| {
                 let x = random(device, "x", &[gates * hidden, hidden])?;
-                let y = random(device, "y", &[gates, padded, padded])?;
-                kernels::pack::pack(g, &x, &y, transpose)?;
-                let wide = random(device, "wide", &[gates * padded, 40])?;
+                let y = random(device, "y", &[2 * gates + 1, padded, padded])?;
+                let (at, shape) = (gates * padded * padded, [gates, padded, padded]);
+                assert_eq!(kernels::pack::pack(g, &x, &y, at, shape, transpose)?, 2 * at);
+                assert!(kernels::pack::pack(g, &x, &y, at + 2 * padded * padded, shape, transpose).is_err());
+                let wide = random(device, "wide", &[(2 * gates + 1) * padded, 40])?;
                 kernels::place::place(g, (&y, 1), (&wide, 7), padded - 2)?;
                 Ok(vec![y, wide])
             });
@@ -874,7 +962,11 @@ fn indices_that_were_not_checked_are_refused() {
 fn every_kernel_is_tested_here() {
     let tests: [fn(); 23] = [
         || matmul_case(3, 5, 2),
-        || [Cell::Tanh, Cell::Gru, Cell::Lstm].iter().for_each(|&c| recurrence_backward(c, (3, 2, 5), (true, true))),
+        || {
+            [Cell::Tanh, Cell::Gru, Cell::Lstm]
+                .iter()
+                .for_each(|&c| recurrence_backward(c, (2, (3, 2, 5)), (true, true)))
+        },
         last_step_and_reverse,
         pack_and_place,
         dropout,

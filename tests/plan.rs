@@ -5,7 +5,7 @@ mod common;
 use common::{f32_devices, gpu, own_gpu};
 use elman::kernels::{self, accumulate, matmul};
 use elman::nn::functional::{self, InitialState, Reduction, cross_entropy};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Nonlinearity, Parameters, Recurrent, RnnOptions};
 use elman::optim::{Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Error, Evaluator, Graph, PlanCount, Tensor, Trainer, rng};
@@ -67,6 +67,42 @@ fn a_training_step_is_few_dispatches() {
             count.dispatches
         };
         assert!(of_steps(64) <= 40 && of_steps(128) <= 40, "{} {}", of_steps(64), of_steps(128));
+    }
+}
+
+/// The directions of a layer run side by side, both in one dispatch, and their inputs are computed where it reads them.
+#[test]
+fn two_directions_are_one_dispatch() {
+    let (steps, batch) = (5, 4);
+    for (cell, proj_size) in [(Cell::Tanh, 0), (Cell::Relu, 0), (Cell::Gru, 0), (Cell::Lstm, 0), (Cell::Lstm, 8)] {
+        let device = Device::cpu();
+        let mut init = Init::new(rng::manual_seed(1));
+        let mut options = RnnOptions::new(16, 32).num_layers(2).bidirectional(true).proj_size(proj_size);
+        if cell == Cell::Relu {
+            options = options.nonlinearity(Nonlinearity::Relu);
+        }
+        let rnn = Recurrent::new(&mut init, "rnn", cell, options).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let x = zeros(&device, "x", &[steps, batch, 16]);
+        let trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
+            let x = g.input(&x)?;
+            let (output, _) = rnn.forward(g, x, InitialState::Zero)?;
+            let targets = zeros(&device, "y", g.shape(output));
+            functional::mse_loss(g, output, &targets, Reduction::Mean)
+        })
+        .unwrap();
+        let (plan, kernels) = (trainer.plan(), trainer.plan().kernels());
+        let recurrence = match cell {
+            Cell::Gru => "gru",
+            Cell::Lstm => "lstm",
+            _ => "rnn",
+        };
+        for kernel in [format!("{recurrence}_forward"), format!("{recurrence}_backward")] {
+            assert_eq!(kernels.iter().filter(|&&name| name == kernel).count(), 2, "{kernel}\n{plan}");
+        }
+        let listing = plan.to_string();
+        assert!(listing.contains("all 5 steps of 2 directions side by side in one dispatch"), "{listing}");
+        assert!(!listing.lines().any(|line| line.contains("copy") && line.contains("inputs")), "{listing}");
     }
 }
 

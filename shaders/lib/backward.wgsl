@@ -1,8 +1,9 @@
 // The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
+//   const STATES: u32      S: 2 for the LSTM
 //   lengths: array<u32>    [B]
-//   dy: array<f32>         [T, B, H]; a dummy unless has_dy
-//   dend: array<f32>       [S, B, H]: gradient of the last state(s); a dummy unless has_dend
-//   dstart: array<f32>     [S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back beside
+//   dy: array<f32>         [D, T, B, H]; a dummy unless has_dy
+//   dend: array<f32>       [D, S, B, H]: gradient of the last state(s); a dummy unless has_dend
+//   dstart: array<f32>     [D, S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back beside
 //                          the product of the step computed last
 // and has Params with has_dy, has_dend, complete.
 //
@@ -14,7 +15,7 @@ fn carried_in(place: Place) -> Sums {
     var carried = Sums();
     if FUSED == 0u && p.last < p.T {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
-            carried[i / ROWS][i % ROWS] = dstart4(0u, entry_of(place, i), column_of(place, i));
+            carried[i / ROWS][i % ROWS] = dstart4(place, 0u, entry_of(place, i), column_of(place, i));
         }
         for (var gate = 0u; gate < GATES; gate++) { multiply(place, p.last, gate, &carried); }
     }
@@ -27,35 +28,35 @@ fn passes_on(t: u32) -> bool {
 }
 
 // A vec4 of slot `slot` of a tensor of states; 0 outside.
-fn dend4(slot: u32, entry: u32, column: u32) -> vec4<f32> {
+fn dend4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if column + j < p.H { value[j] = dend[(slot * p.B + entry) * p.H + column + j]; }
+        if column + j < p.H { value[j] = dend[row_of(place, STATES, slot, entry) * p.H + column + j]; }
     }
     return value;
 }
 
-fn dstart4(slot: u32, entry: u32, column: u32) -> vec4<f32> {
+fn dstart4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = dstart[(slot * p.B + entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dstart[row_of(place, STATES, slot, entry) * p.H + column + j]; }
     }
     return value;
 }
 
-fn store_dstart4(slot: u32, entry: u32, column: u32, value: vec4<f32>) {
+fn store_dstart4(place: Place, slot: u32, entry: u32, column: u32, value: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { dstart[(slot * p.B + entry) * p.H + column + j] = value[j]; }
+        if entry < p.B && column + j < p.H { dstart[row_of(place, STATES, slot, entry) * p.H + column + j] = value[j]; }
     }
 }
 
 // The gradient of h[t + 1] of an entry, given what the step after carries back.
-fn gradient_of_state(t: u32, entry: u32, column: u32, carried: vec4<f32>) -> vec4<f32> {
+fn gradient_of_state(place: Place, t: u32, entry: u32, column: u32, carried: vec4<f32>) -> vec4<f32> {
     var dh = carried;
-    if p.has_dend != 0u && t + 1u == lengths[entry] { dh += dend4(0u, entry, column); }
+    if p.has_dend != 0u && t + 1u == lengths[entry] { dh += dend4(place, 0u, entry, column); }
     if p.has_dy != 0u {
         for (var j = 0u; j < 4u; j++) {
-            if column + j < p.H { dh[j] += dy[(t * p.B + entry) * p.H + column + j]; }
+            if column + j < p.H { dh[j] += dy[row_of(place, p.T, t, entry) * p.H + column + j]; }
         }
     }
     return dh;

@@ -1,8 +1,8 @@
 // The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
-//   x: array<f32>          [N, GATES H]
-//   index: array<u32>      [T, B]
-//   h: array<f32>          [T + 1, B, H]; slot 0 is the incoming state
-// and has Params with has_h_0.
+//   x: array<f32>          [D, N, GATES H]
+//   index: array<u32>      [D, T, B]
+//   h: array<f32>          [D, T + 1, B, H]; slot 0 is the incoming state
+// and has Params with N, has_h_0.
 const PARTS: u32 = GATES * COLUMNS;
 
 // h[t] Wᵀ of all gates.
@@ -15,9 +15,10 @@ fn recurrent(place: Place, t: u32) -> Sums {
 }
 
 // What comes in from below for one gate: a vec4 of a row of x.
-fn below(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
-    let at = (index[t * p.B + entry] * GATES + gate) * p.H + column;
+    let row = place.direction * p.N + index[row_of(place, p.T, t, entry)];
+    let at = (row * GATES + gate) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
         if column + j < p.H { value[j] = x[at + j]; }
     }
@@ -25,10 +26,10 @@ fn below(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
 }
 
 // h[t] of an entry.
-fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
+fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = h[(t * p.B + entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = h[row_of(place, p.T + 1u, t, entry) * p.H + column + j]; }
     }
     return value;
 }

@@ -1,5 +1,6 @@
 // What the sequence kernels of all cells share: a workgroup owns batch entries, and multiplies their rows of HP values
-// (the hidden size, padded to a multiple of 4) with the recurrent matrix of each gate.
+// (the hidden size, padded to a multiple of 4) with the recurrent matrix of each gate. Directions are side by side in the
+// grid's third dimension, and the first one of every tensor but lengths.
 //
 // FUSED: for all time steps. The rows stay in workgroup memory, and the matrix streams past them once a step. Otherwise
 // a dispatch computes one step of some of the columns, and the rows come through workgroup memory in blocks.
@@ -9,9 +10,10 @@
 //
 // The kernel that joins this has
 //   Params with T, B, H, first, last
+//   const GATES: u32
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
-//   w: array<vec4<f32>>                [gates, HP, HP / 4]
-//   fn row4(t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
+//   w: array<vec4<f32>>                [D, GATES, HP, HP / 4]
+//   fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
 const HP: u32 = 8u;
 const ROWS: u32 = 4u;
 const COLUMNS: u32 = 1u;
@@ -30,6 +32,7 @@ alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
 var<workgroup> rows: array<vec4<f32>, ENTRIES * DEPTH>; // [ENTRIES, DEPTH]
 
 struct Place {
+    direction: u32,
     local: u32,  // the thread
     row: u32,    // its first row, within the workgroup
     entry: u32,  // the batch entry of that row
@@ -38,7 +41,12 @@ struct Place {
 
 fn place_of(group: vec3<u32>, local: u32) -> Place {
     let row = ROWS * (local / WIDTH);
-    return Place(local, row, group.x * ENTRIES + row, group.y * COLUMNS * WIDTH + local % WIDTH);
+    return Place(group.z, local, row, group.x * ENTRIES + row, group.y * COLUMNS * WIDTH + local % WIDTH);
+}
+
+// The row of a batch entry in a tensor [D, slots, B, ..].
+fn row_of(place: Place, slots: u32, slot: u32, entry: u32) -> u32 {
+    return (place.direction * slots + slot) * p.B + entry;
 }
 
 // The batch entry and the first column of the i-th of a thread's ROWS COLUMNS vec4, sums[i / ROWS][i % ROWS]; is it one?
@@ -58,7 +66,7 @@ fn keep(place: Place, i: u32, value: vec4<f32>) {
 
 // Puts all that a thread has written of a step where the next product reads it.
 fn keep_rows(place: Place, t: u32, gate: u32) {
-    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, row4(t, entry_of(place, i), gate, column_of(place, i))); }
+    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, row4(place, t, entry_of(place, i), gate, column_of(place, i))); }
 }
 
 // sums += rows * w of `gate` and those after it. The rows are those kept, or those of step t and this gate.
@@ -70,7 +78,7 @@ fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
     for (var start = 0u; start < VECTORS; start += DEPTH) {
         workgroupBarrier();
         for (var slot = place.local; slot < ENTRIES * DEPTH; slot += THREADS) {
-            rows[slot] = row4(t, place.entry - place.row + slot / DEPTH, gate, 4u * (start + slot % DEPTH));
+            rows[slot] = row4(place, t, place.entry - place.row + slot / DEPTH, gate, 4u * (start + slot % DEPTH));
         }
         workgroupBarrier();
         multiply_block(place, start, gate, sums);
@@ -85,7 +93,8 @@ fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>
         for (var part = 0u; part < PARTS; part++) {
             // Past the last column the last one is computed again, and not stored.
             let vector = min(place.vector + part % COLUMNS * WIDTH, VECTORS - 1u);
-            let at = ((gate + part / COLUMNS) * HP + 4u * (start + k)) * VECTORS + vector;
+            let block = place.direction * GATES + gate + part / COLUMNS;
+            let at = (block * HP + 4u * (start + k)) * VECTORS + vector;
             let w0 = w[at];
             let w1 = w[at + VECTORS];
             let w2 = w[at + 2u * VECTORS];

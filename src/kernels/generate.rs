@@ -158,7 +158,7 @@ impl Network {
         let weight_ih = matmul::t(&lowest.weight_ih);
         matmul::matmul(g, &self.embedding, weight_ih, Some(&lowest.bias_ih), &table, false)?;
         let weights = g.zeros("weights", &[sizes.weights() / 4, 4])?;
-        let mut at = pack::pack_at(
+        let mut at = pack::pack(
             g,
             &table.reshape(&[vocabulary * gates, hidden])?,
             &weights,
@@ -167,9 +167,9 @@ impl Network {
             false,
         )?;
         let mut linear = |g: &mut Graph, gates: usize, weight: &Tensor, bias: &Tensor, columns: usize| {
-            at = pack::pack_at(g, weight, &weights, at, [gates, padded, columns], true)?;
+            at = pack::pack(g, weight, &weights, at, [gates, padded, columns], true)?;
             let bias = bias.reshape(&[gates, bias.len() / gates])?;
-            at = pack::pack_at(g, &bias, &weights, at, [gates, 1, columns], false)?;
+            at = pack::pack(g, &bias, &weights, at, [gates, 1, columns], false)?;
             Ok::<_, Error>(())
         };
         for (i, layer) in self.layers.iter().enumerate() {

@@ -1,12 +1,12 @@
 //! The gated recurrent unit, forward.
 
-use super::sequence::{Forward, RowTile, Steps, add_in_place, add_product, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, RowTile, Sizes, add_in_place, add_product, for_each_tile, of_direction, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32 }
+params! { D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32 }
 
 /// See `shaders/gru_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -29,13 +29,15 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn gru_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
     let Forward { launch, s, w, nowhere } = forward;
-    let Steps { steps, batch, hidden, first, last } = launch.steps;
+    let Sizes { directions, rows, steps, batch, hidden } = launch.sizes;
     let params = Params {
+        D: directions as u32,
+        N: rows as u32,
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
-        first: first as u32,
-        last: last as u32,
+        first: launch.first as u32,
+        last: launch.last as u32,
         has_h_0: s.has_h_0.into(),
         save: s.saved.is_some().into(),
     };
@@ -49,10 +51,12 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, bias, h, saved] = args.all();
     let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
     let (bias, one) = (bias.read(), F::one());
-    let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(h.write(), batch, hidden).into_iter().zip(tiles(saved.write(), batch, 4 * hidden));
-    for_each_tile(per_tile, |tile, (mut slots, mut saved)| {
-        let start = tile * twin_rows(batch);
+    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
+    let [h, saved] =
+        [(h, hidden), (saved, 4 * hidden)].map(|(arg, width)| tiles(arg.write(), directions, batch, width));
+    for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
+        let [x, w, bias] = of_direction([x, w, bias], direction, directions);
+        let [index] = of_direction([index], direction, directions);
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
         for t in p.first as usize..p.last as usize {

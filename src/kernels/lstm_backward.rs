@@ -1,14 +1,14 @@
 //! The gradient of [`super::lstm_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Steps, add_gradients, add_in_place, for_each_tile, split, split_mut, tiles, twin_rows,
+    Backward, RowTile, Sizes, add_gradients, add_in_place, for_each_tile, of_direction, split, split_mut, tiles,
 };
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32 }
+params! { D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/lstm_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -32,13 +32,14 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::backward`] checks shapes and says which.
 pub(super) fn lstm_backward(g: &mut Graph, backward: Backward<'_>) -> Result<()> {
     let Backward { launch, s, d, w, none } = backward;
-    let Steps { steps, batch, hidden, first, last } = launch.steps;
+    let Sizes { directions, steps, batch, hidden, .. } = launch.sizes;
     let params = Params {
+        D: directions as u32,
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
-        first: first as u32,
-        last: last as u32,
+        first: launch.first as u32,
+        last: launch.last as u32,
         complete: launch.complete.into(),
         has_dy: d.dy.is_some().into(),
         has_dend: d.dend.is_some().into(),
@@ -53,15 +54,16 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, c, saved, dy, dend, dx, dstart] = args.all();
     let (w, lengths, c, saved) = (w.read(), lengths.read_u32(), c.read(), saved.read());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
-    let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(dx.write(), batch, 4 * hidden).into_iter().zip(tiles(dstart.write(), batch, hidden));
-    for_each_tile(per_tile, |tile, (mut dx, mut dstart)| {
+    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
+    let [dx, dstart] = [(dx, 4 * hidden), (dstart, hidden)]
+        .map(|(arg, width)| tiles(arg.write(), directions, batch, width).into_iter());
+    for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
+        let [w, c, saved, dy, dend] = of_direction([w, c, saved, dy, dend], direction, directions);
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
         match dx.get(p.last as usize) {
             Some(next) => add_gradients(carried, next, 4, w, hidden),
             None => [&mut *carried, carried_c].iter_mut().for_each(|carried| carried.fill(F::zero())),
         }
-        let start = tile * twin_rows(batch);
         let mut u = vec![F::zero(); carried.len()];
         for t in (p.first as usize..p.last as usize).rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);

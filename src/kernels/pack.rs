@@ -1,6 +1,6 @@
 //! Matrices in the form that kernels stream: transposed or not, padded; of a recurrent layer one for each gate.
 
-use super::{expect_len, striding_grid};
+use super::striding_grid;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
@@ -19,23 +19,12 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `y[g] = x[g]`, or its transpose, padded with zeros. `x` `[G H, H]`, `y` `[G, HP, HP]` with HP at least H.
+/// Records `y[g] = x[g]`, or its transpose, padded with zeros: `x` `[G R, C]` (`[G C, R]` with `transpose`) as `[G, RP, CP]`
+/// from element `at` of `y` on. Gives where that ends.
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn pack(g: &mut Graph, x: &Tensor, y: &Tensor, transpose: bool) -> Result<()> {
-    let &[gates, padded, columns] = y.shape() else {
-        return Err(Error::shape("pack", y.name(), "[G, HP, HP]", y.shape()));
-    };
-    expect_len("pack", y, pack_at(g, x, y, 0, [gates, padded, columns], transpose)?)
-}
-
-/// [`pack`] into a part of a larger tensor: `x` `[G R, C]` as `[G, RP, CP]` (`[G C, R]` with `transpose`) from element `at`
-/// of `y` on. Gives where the part ends.
-///
-/// # Errors
-/// The shapes do not fit.
-pub fn pack_at(
+pub fn pack(
     g: &mut Graph,
     x: &Tensor,
     y: &Tensor,

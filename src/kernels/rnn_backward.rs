@@ -1,12 +1,12 @@
 //! The gradient of [`super::rnn_forward`].
 
-use super::sequence::{Backward, RowTile, Steps, add_gradients, add_in_place, for_each_tile, tiles, twin_rows};
+use super::sequence::{Backward, RowTile, Sizes, add_gradients, add_in_place, for_each_tile, of_direction, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, relu: u32, has_dy: u32, has_dend: u32 }
+params! { D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, relu: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/rnn_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -29,13 +29,14 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::backward`] checks shapes and says which.
 pub(super) fn rnn_backward(g: &mut Graph, backward: Backward<'_>, relu: bool) -> Result<()> {
     let Backward { launch, s, d, w, none } = backward;
-    let Steps { steps, batch, hidden, first, last } = launch.steps;
+    let Sizes { directions, steps, batch, hidden, .. } = launch.sizes;
     let params = Params {
+        D: directions as u32,
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
-        first: first as u32,
-        last: last as u32,
+        first: launch.first as u32,
+        last: launch.last as u32,
         complete: launch.complete.into(),
         has_dy: d.dy.is_some().into(),
         has_dend: d.dend.is_some().into(),
@@ -49,16 +50,16 @@ pub(super) fn rnn_backward(g: &mut Graph, backward: Backward<'_>, relu: bool) ->
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, dy, dend, dx, dstart] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
-    let (batch, hidden) = (p.B as usize, p.H as usize);
-    let per_tile = tiles(dx.write(), batch, hidden).into_iter().zip(tiles(dstart.write(), batch, hidden));
-    for_each_tile(per_tile, |tile, (mut dx, mut dstart)| {
+    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
+    let [dx, dstart] = [dx, dstart].map(|arg| tiles(arg.write(), directions, batch, hidden).into_iter());
+    for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
+        let [w, h, dy, dend] = of_direction([w, h, dy, dend], direction, directions);
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let carried = &mut *dstart[0];
         match dx.get(p.last as usize) {
             Some(next) => add_gradients(carried, next, 1, w, hidden),
             None => carried.fill(F::zero()),
         }
-        let start = tile * twin_rows(batch);
         for t in (p.first as usize..p.last as usize).rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);

@@ -1,12 +1,12 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use super::sequence::{Forward, RowTile, Steps, add_product, for_each_tile, tiles, twin_rows};
+use super::sequence::{Forward, RowTile, Sizes, add_product, for_each_tile, of_direction, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
 
-params! { T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, relu: u32 }
+params! { D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, relu: u32 }
 
 /// See `shaders/rnn_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -21,13 +21,15 @@ pub static KERNEL: Kernel = Kernel {
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Result<()> {
     let Forward { launch, s, w, .. } = forward;
-    let Steps { steps, batch, hidden, first, last } = launch.steps;
+    let Sizes { directions, rows, steps, batch, hidden } = launch.sizes;
     let params = Params {
+        D: directions as u32,
+        N: rows as u32,
         T: steps as u32,
         B: batch as u32,
         H: hidden as u32,
-        first: first as u32,
-        last: last as u32,
+        first: launch.first as u32,
+        last: launch.last as u32,
         has_h_0: s.has_h_0.into(),
         relu: relu.into(),
     };
@@ -37,14 +39,16 @@ pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Re
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, h] = args.all();
     let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
-    let (batch, hidden) = (p.B as usize, p.H as usize);
-    for_each_tile(tiles(h.write(), batch, hidden).into_iter(), |tile, mut slots| {
-        let first = tile * twin_rows(batch);
+    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
+    let per_tile = tiles(h.write(), directions, batch, hidden).into_iter();
+    for_each_tile(per_tile, batch, |direction, start, mut slots| {
+        let [x, w] = of_direction([x, w], direction, directions);
+        let [index] = of_direction([index], direction, directions);
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         for t in p.first as usize..p.last as usize {
             let (past, future) = slots.split_at_mut(t + 1);
             let (previous, next) = (&*past[t], &mut *future[0]);
-            for (row, &i) in next.chunks_exact_mut(hidden).zip(&index[t * batch + first..]) {
+            for (row, &i) in next.chunks_exact_mut(hidden).zip(&index[t * batch + start..]) {
                 row.copy_from_slice(&x[i as usize * hidden..][..hidden]);
             }
             if has_state(t) {
@@ -56,7 +60,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             } else {
                 F::tanh_in_place(next);
             }
-            for (row, &length) in next.chunks_exact_mut(hidden).zip(&lengths[first..]) {
+            for (row, &length) in next.chunks_exact_mut(hidden).zip(&lengths[start..]) {
                 if t >= length as usize {
                     row.fill(F::zero());
                 }

@@ -2,7 +2,7 @@
 //!
 //! A cell has a forward and a backward kernel ([`Cell`]), with the recurrent product inside. Each runs in one of two
 //! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries; or *stepwise*, a
-//! dispatch for each step.
+//! dispatch for each step. The D directions of a layer are side by side: one dispatch is of them all.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,7 @@ pub(crate) struct CellKind {
 pub(crate) struct Forward<'a> {
     pub(super) launch: &'a Launch,
     pub(super) s: &'a Sequence,
-    /// The recurrent matrix, transposed by `pack`.
+    /// The recurrent matrices, transposed by `pack`.
     pub(super) w: &'a Tensor,
     /// A dummy to be written.
     pub(super) nowhere: &'a Tensor,
@@ -90,30 +90,30 @@ pub(crate) struct Backward<'a> {
     pub(super) launch: &'a Launch,
     pub(super) s: &'a Sequence,
     pub(super) d: &'a SequenceGradients,
-    /// The recurrent matrix, padded.
+    /// The recurrent matrices, padded.
     pub(super) w: &'a Tensor,
     /// A dummy to be read.
     pub(super) none: &'a Tensor,
 }
 
-/// The tensors of a recurrence.
+/// The tensors of a recurrence in D directions.
 #[derive(Clone, Debug)]
 pub struct Sequence {
-    /// `[N, G H]`: what comes in from below; with all biases, but for the GRU, whose `b_hh` is separate.
+    /// `[D, N, G H]`: what comes in from below; with all biases, but for the GRU, whose `b_hh` is separate.
     pub x: Tensor,
-    /// `[T, B]` u32, each below N: the row of x for each step and entry.
+    /// `[D, T, B]` u32, each below N: the row of x for each step and entry.
     pub index: Tensor,
     /// `[B]` u32, from [`crate::Device::lengths`].
     pub lengths: Tensor,
-    /// `[G H, H]`
-    pub w: Tensor,
-    /// `[G H]`: the GRU's `b_hh`.
+    /// `[G H, H]`, of each direction.
+    pub w: Vec<Tensor>,
+    /// `[D, G H]`: the GRU's `b_hh`.
     pub bias: Option<Tensor>,
-    /// `[T + 1, B, H]`, slot 0 the incoming state; past an entry's length, 0.
+    /// `[D, T + 1, B, H]`, slot 0 the incoming state; past an entry's length, 0.
     pub h: Tensor,
     /// The same for the LSTM's cell.
     pub c: Option<Tensor>,
-    /// `[T, B, 4 H]`: gates, for the backward pass, if there is to be one.
+    /// `[D, T, B, 4 H]`: gates, for the backward pass, if there is to be one.
     pub saved: Option<Tensor>,
     /// Whether the incoming state may be other than 0; if not, the first step needs no product.
     pub has_h_0: bool,
@@ -122,13 +122,13 @@ pub struct Sequence {
 /// The gradients of a recurrence.
 #[derive(Clone, Debug)]
 pub struct SequenceGradients {
-    /// `[T, B, H]`: of every step's output, if there is one.
+    /// `[D, T, B, H]`: of every step's output, if there is one.
     pub dy: Option<Tensor>,
-    /// `[S, B, H]`: of the last states (S = 2 for the LSTM), if there is one.
+    /// `[D, S, B, H]`: of the last states (S = 2 for the LSTM), if there is one.
     pub dend: Option<Tensor>,
-    /// `[T, B, G H]`: of the rows of x, to be written.
+    /// `[D, T, B, G H]`: of the rows of x, to be written.
     pub dx: Tensor,
-    /// `[S, B, H]`: of the incoming states, to be written.
+    /// `[D, S, B, H]`: of the incoming states, to be written.
     pub dstart: Tensor,
     /// Whether `dstart` is wanted; if not, what it holds in the end is not the whole gradient.
     pub wants_dstart: bool,
@@ -160,11 +160,13 @@ impl RowTile {
     ///
     /// A GPU gets 4 x 4 sums a gate and thread, and just enough groups to fill a workgroup of 64 threads: that makes the
     /// most workgroups. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
-    fn new(g: &Graph, (steps, batch, hidden): (usize, usize, usize), gates: usize, cell_gates: usize) -> Self {
+    fn new(g: &Graph, sizes: Sizes, gates: usize, cell_gates: usize) -> Self {
+        let Sizes { directions, steps, batch, hidden, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
         let fused = fit >= 4 && !g.is_stepwise();
-        let large = fused && !g.is_wide() && 2 * steps * batch * cell_gates * hidden * hidden >= LARGE_TILE_FLOPS;
+        let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
+        let large = fused && !g.is_wide() && flops >= LARGE_TILE_FLOPS;
         let (rows, columns) = if large { (fit.min(16), vectors.min(4 / gates)) } else { (4, 1) };
         let rows = rows.min(batch);
         let most = batch.div_ceil(rows);
@@ -201,25 +203,28 @@ impl RowTile {
         ]
     }
 
-    fn grid(&self, batch: usize) -> [usize; 3] {
+    fn grid(&self, sizes: Sizes) -> [usize; 3] {
         let columns = if self.fused { 1 } else { (self.padded / 4).div_ceil(self.columns * self.width) };
-        [batch.div_ceil(self.entries()), columns, 1]
+        [sizes.batch.div_ceil(self.entries()), columns, sizes.directions]
     }
 }
 
-/// What the kernels of all cells take.
+/// D, N, T, B and H.
 #[derive(Clone, Copy)]
-pub(super) struct Steps {
+pub(super) struct Sizes {
+    pub directions: usize,
+    pub rows: usize,
     pub steps: usize,
     pub batch: usize,
     pub hidden: usize,
-    pub first: usize,
-    pub last: usize,
 }
 
 /// Everything but the tensors of a dispatch of one of the sequence kernels.
 pub(super) struct Launch {
-    pub steps: Steps,
+    pub sizes: Sizes,
+    /// The steps it computes.
+    pub first: usize,
+    pub last: usize,
     pub constants: [(&'static str, u32); 7],
     pub grid: [usize; 3],
     /// Backward: whether the product of the first step is made too.
@@ -227,14 +232,14 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    fn new(steps: Steps, tile: &RowTile, complete: bool) -> Self {
-        Self { steps, constants: tile.constants(), grid: tile.grid(steps.batch), complete }
+    fn new(sizes: Sizes, (first, last): (usize, usize), tile: &RowTile, complete: bool) -> Self {
+        Self { sizes, first, last, constants: tile.constants(), grid: tile.grid(sizes), complete }
     }
 
-    /// So many recurrent products, for each of which every row of workgroups reads all weights.
+    /// So many recurrent products in each direction, for each of which every row of workgroups reads all its weights.
     fn cost(&self, g: &mut Graph, gates: usize, products: usize) {
-        let Steps { batch, hidden, .. } = self.steps;
-        let weights = gates * hidden * hidden;
+        let Sizes { directions, batch, hidden, .. } = self.sizes;
+        let weights = directions * gates * hidden * hidden;
         g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(1) * weights);
     }
 }
@@ -244,27 +249,42 @@ impl Launch {
 /// # Errors
 /// The shapes do not fit.
 pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
-    let shape @ (steps, batch, hidden) = check(cell, s)?;
+    let sizes @ Sizes { directions, steps, hidden, .. } = check(cell, s)?;
     let gates = cell.gates();
-    let tile = RowTile::new(g, shape, gates, gates);
+    let tile = RowTile::new(g, sizes, gates, gates);
     let nowhere = g.zeros("nowhere", &[4])?;
+    let side_by_side =
+        if directions == 1 { String::new() } else { format!(" of {directions} directions side by side") };
     g.note(if tile.fused {
         format!(
-            "{cell:?}, H {hidden}: all {steps} steps in one dispatch, {} batch entries a workgroup, {} workgroups",
+            "{cell:?}, H {hidden}: all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup, {} workgroups",
             tile.entries(),
-            tile.grid(batch)[0]
+            tile.grid(sizes).iter().product::<usize>()
         )
     } else {
-        format!("{cell:?}, H {hidden}: a dispatch for each step; all steps in one need H <= {}", TILE_VALUES / 4)
+        format!(
+            "{cell:?}, H {hidden}: a dispatch for each step{side_by_side}; all steps in one need H <= {}",
+            TILE_VALUES / 4
+        )
     });
-    let w_t = g.zeros(&format!("{}ᵀ", s.w.name()), &[gates, tile.padded, tile.padded])?;
-    pack::pack(g, &s.w, &w_t, true)?;
+    let w_t = packed(g, s, &tile, gates, true)?;
     for (first, last) in dispatches(&tile, steps) {
-        let launch = Launch::new(Steps { steps, batch, hidden, first, last }, &tile, false);
+        let launch = Launch::new(sizes, (first, last), &tile, false);
         (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, nowhere: &nowhere })?;
         launch.cost(g, gates, last - first - usize::from(first == 0 && !s.has_h_0));
     }
     Ok(())
+}
+
+/// The recurrent matrices of all directions, `[D G, HP, HP]`.
+fn packed(g: &mut Graph, s: &Sequence, tile: &RowTile, gates: usize, transpose: bool) -> Result<Tensor> {
+    let name = format!("{}{}", s.w[0].name(), if transpose { "ᵀ" } else { ", padded" });
+    let packed = g.zeros(&name, &[s.w.len() * gates, tile.padded, tile.padded])?;
+    let mut at = 0;
+    for w in &s.w {
+        at = pack::pack(g, w, &packed, at, [gates, tile.padded, tile.padded], transpose)?;
+    }
+    Ok(packed)
 }
 
 /// The steps of each dispatch.
@@ -278,25 +298,24 @@ fn dispatches(tile: &RowTile, steps: usize) -> Vec<(usize, usize)> {
 /// # Errors
 /// The shapes do not fit.
 pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) -> Result<()> {
-    let shape @ (steps, batch, hidden) = check(cell, s)?;
+    let sizes @ Sizes { directions, steps, batch, hidden, .. } = check(cell, s)?;
     let gates = cell.gates();
-    expect("recurrence", &d.dx, &[steps, batch, gates * hidden])?;
-    expect("recurrence", &d.dstart, &[cell.states(), batch, hidden])?;
-    for (given, first) in [(&d.dy, steps), (&d.dend, cell.states())] {
+    expect("recurrence", &d.dx, &[directions, steps, batch, gates * hidden])?;
+    expect("recurrence", &d.dstart, &[directions, cell.states(), batch, hidden])?;
+    for (given, slots) in [(&d.dy, steps), (&d.dend, cell.states())] {
         if let Some(given) = given {
-            expect("recurrence", given, &[first, batch, hidden])?;
+            expect("recurrence", given, &[directions, slots, batch, hidden])?;
         }
     }
     if cell.saved() > 0 && s.saved.is_none() {
         return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
-    let tile = RowTile::new(g, shape, 1, gates);
+    let tile = RowTile::new(g, sizes, 1, gates);
     let none = g.zeros("none", &[4])?;
-    let mut w = s.w.clone();
-    if tile.padded != hidden {
-        w = g.zeros(&format!("{}, padded", s.w.name()), &[gates, tile.padded, tile.padded])?;
-        pack::pack(g, &s.w, &w, false)?;
-    }
+    let w = match s.w.as_slice() {
+        [only] if tile.padded == hidden => only.clone(),
+        _ => packed(g, s, &tile, gates, false)?,
+    };
     let mut spans = dispatches(&tile, steps);
     spans.reverse();
     if !tile.fused && d.wants_dstart {
@@ -305,7 +324,7 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     }
     for (first, last) in spans {
         let complete = tile.fused && d.wants_dstart;
-        let launch = Launch::new(Steps { steps, batch, hidden, first, last }, &tile, complete);
+        let launch = Launch::new(sizes, (first, last), &tile, complete);
         (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
         let within = (last - first).saturating_sub(1);
         launch.cost(g, gates, within + usize::from(last < steps) + usize::from(complete));
@@ -313,7 +332,7 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     Ok(())
 }
 
-/// Where [`backward`] leaves the gradient of `h Wᵀ` (the first G H columns), and how many columns that tensor has.
+/// Where [`backward`] leaves the gradient of `h Wᵀ` (the first G H columns), `[D, T, B, columns]`, and its columns.
 pub(crate) fn recurrent_gradient<'a>(cell: Cell, s: &'a Sequence, d: &'a SequenceGradients) -> (&'a Tensor, usize) {
     let tensor = match &s.saved {
         Some(saved) if cell.kind().separate_bias => saved,
@@ -322,61 +341,82 @@ pub(crate) fn recurrent_gradient<'a>(cell: Cell, s: &'a Sequence, d: &'a Sequenc
     (tensor, tensor.rows_and_columns().1)
 }
 
-/// Checks all shapes; gives T, B and H.
-fn check(cell: Cell, s: &Sequence) -> Result<(usize, usize, usize)> {
-    let (&[steps, batch], &[n, _], &[_, hidden]) = (s.index.shape(), s.x.shape(), s.w.shape()) else {
-        return Err(Error::shape(
-            "recurrence",
-            s.index.name(),
-            "[T, B], with x [N, G H] and w [G H, H]",
-            s.index.shape(),
-        ));
+/// Checks all shapes.
+fn check(cell: Cell, s: &Sequence) -> Result<Sizes> {
+    let (&[directions, steps, batch], &[_, rows, _], &[_, _, _, hidden]) = (s.index.shape(), s.x.shape(), s.h.shape())
+    else {
+        let expected = "[D, T, B], with x [D, N, G H] and h [D, T + 1, B, H]";
+        return Err(Error::shape("recurrence", s.index.name(), expected, s.index.shape()));
     };
     let gates = cell.gates();
-    expect("recurrence", &s.w, &[gates * hidden, hidden])?;
-    expect("recurrence", &s.x, &[n, gates * hidden])?;
-    expect_indices("recurrence", &s.index, n)?;
+    if s.w.len() != directions {
+        return Err(Error::argument("recurrence", "weights", format!("{directions}"), s.w.len()));
+    }
+    for w in &s.w {
+        expect("recurrence", w, &[gates * hidden, hidden])?;
+    }
+    expect("recurrence", &s.x, &[directions, rows, gates * hidden])?;
+    expect_indices("recurrence", &s.index, rows)?;
     expect_lengths("recurrence", &s.lengths, batch, steps)?;
-    expect("recurrence", &s.h, &[steps + 1, batch, hidden])?;
+    expect("recurrence", &s.h, &[directions, steps + 1, batch, hidden])?;
     let missing = |name: &str| Error::shape("recurrence", name, "the tensor that this cell needs", &[]);
     if cell.kind().separate_bias {
-        expect_len("recurrence", s.bias.as_ref().ok_or_else(|| missing("bias"))?, gates * hidden)?;
+        expect_len("recurrence", s.bias.as_ref().ok_or_else(|| missing("bias"))?, directions * gates * hidden)?;
     }
     if cell.states() == 2 {
-        expect("recurrence", s.c.as_ref().ok_or_else(|| missing("c"))?, &[steps + 1, batch, hidden])?;
+        expect("recurrence", s.c.as_ref().ok_or_else(|| missing("c"))?, s.h.shape())?;
     }
     if let Some(saved) = &s.saved {
-        expect("recurrence", saved, &[steps, batch, cell.saved() * hidden])?;
+        expect("recurrence", saved, &[directions, steps, batch, cell.saved() * hidden])?;
     }
-    Ok((steps, batch, hidden))
+    Ok(Sizes { directions, rows, steps, batch, hidden })
 }
 
 /// Batch entries that one thread of a twin takes through all steps, their states and W in its cache: few enough that a
 /// small batch keeps several threads busy. It depends on the batch alone, so that the threads there are do not change
 /// the result.
-pub(super) fn twin_rows(batch: usize) -> usize {
+fn twin_rows(batch: usize) -> usize {
     (batch / 4).clamp(16, 64)
 }
 
-/// `[slots, batch, width]` cut into tiles of [`twin_rows`] batch entries: for each tile, its part of every slot.
-pub(super) fn tiles<F>(values: &mut [F], batch: usize, width: usize) -> Vec<Vec<&mut [F]>> {
+/// `[D, slots, batch, width]` cut into tiles of [`twin_rows`] batch entries, direction by direction: for each tile, its
+/// part of every slot; of a dummy, none.
+pub(super) fn tiles<F>(values: &mut [F], directions: usize, batch: usize, width: usize) -> Vec<Vec<&mut [F]>> {
     let rows = twin_rows(batch);
-    let mut tiles: Vec<_> = (0..batch.div_ceil(rows)).map(|_| Vec::new()).collect();
-    for slot in values.chunks_exact_mut(batch * width) {
-        for (tile, part) in tiles.iter_mut().zip(slot.chunks_mut(rows * width)) {
+    let slots = (values.len() / (batch * width)).div_ceil(directions);
+    let per_direction = batch.div_ceil(rows);
+    let mut tiles: Vec<_> = (0..directions * per_direction).map(|_| Vec::new()).collect();
+    for (i, slot) in values.chunks_exact_mut(batch * width).enumerate() {
+        for (tile, part) in tiles[i / slots * per_direction..].iter_mut().zip(slot.chunks_mut(rows * width)) {
             tile.push(part);
         }
     }
     tiles
 }
 
-/// Runs a twin on each tile, on all threads; a single tile without waking any.
-pub(super) fn for_each_tile<T: Send>(tiles: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
+/// Runs a twin on each tile, given its direction and its first batch entry, on all threads; a single tile without waking
+/// any.
+pub(super) fn for_each_tile<T: Send>(
+    tiles: impl Iterator<Item = T>,
+    batch: usize,
+    work: impl Fn(usize, usize, T) + Sync,
+) {
+    let rows = twin_rows(batch);
+    let per_direction = batch.div_ceil(rows);
+    let work = |i: usize, tile| work(i / per_direction, i % per_direction * rows, tile);
     let mut tiles: Vec<_> = tiles.collect();
     match tiles.len() {
         1 => tiles.drain(..).for_each(|tile| work(0, tile)),
         _ => tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile)),
     }
+}
+
+/// The part of a direction, of tensors `[D, ..]`.
+pub(super) fn of_direction<F, const N: usize>(values: [&[F]; N], direction: usize, directions: usize) -> [&[F]; N] {
+    values.map(|values| {
+        let each = values.len() / directions;
+        &values[direction * each..][..each]
+    })
 }
 
 /// The recurrent matrix of one gate, as [`pack`] laid it out: `W_gᵀ` forward, `W_g` backward.

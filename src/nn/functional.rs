@@ -23,15 +23,33 @@ use crate::tensor::{DType, Tensor};
 /// The shapes do not fit.
 pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
     let biases: Vec<_> = bias.into_iter().collect();
-    linear_with_biases(g, x, weight, &biases)
+    linear_with_biases(g, x, weight, &biases, None)
 }
 
-/// [`linear`] with up to two biases: a recurrent layer's `b_ih` and `b_hh`.
-pub(crate) fn linear_with_biases(g: &mut Graph, x: Var, weight: Var, biases: &[Var]) -> Result<Var> {
-    if let Some((table, index)) = g.as_rows(x)
-        && g.prefers_table(table, &index)
-    {
-        let table = linear_with_biases(g, table, weight, biases)?;
+/// The table to act on in place of `x`, if that is rows of one and there is less to do so; and the index of the rows.
+fn table_of(g: &Graph, x: Var) -> Option<(Var, Tensor)> {
+    g.as_rows(x).filter(|(table, index)| g.prefers_table(*table, index))
+}
+
+/// The shape of what [`linear`] computes: of the table's product, if it multiplies a table.
+pub(crate) fn linear_shape(g: &Graph, x: Var, outputs: usize) -> Vec<usize> {
+    let x = table_of(g, x).map_or(x, |(table, _)| table);
+    let mut shape = g.shape(x).to_vec();
+    shape.pop();
+    shape.push(outputs);
+    shape
+}
+
+/// [`linear`] with up to two biases, a recurrent layer's `b_ih` and `b_hh`, computed in a `place` of [`linear_shape`].
+pub(crate) fn linear_with_biases(
+    g: &mut Graph,
+    x: Var,
+    weight: Var,
+    biases: &[Var],
+    place: Option<Tensor>,
+) -> Result<Var> {
+    if let Some((table, index)) = table_of(g, x) {
+        let table = linear_with_biases(g, table, weight, biases, place)?;
         return Ok(rows(g, table, &index));
     }
     let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
@@ -39,12 +57,13 @@ pub(crate) fn linear_with_biases(g: &mut Graph, x: Var, weight: Var, biases: &[V
     let &[outputs, inputs] = w.shape() else {
         return Err(Error::shape("linear", w.name(), "[O, I]", w.shape()));
     };
-    let mut shape = x_tensor.shape().to_vec();
-    if shape.pop() != Some(inputs) {
+    if x_tensor.shape().last() != Some(&inputs) {
         return Err(Error::shape("linear", x_tensor.name(), format!("[.., {inputs}]"), x_tensor.shape()));
     }
-    shape.push(outputs);
-    let y_tensor = g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &shape)?;
+    let y_tensor = match place {
+        Some(place) => place,
+        None => g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &linear_shape(g, x, outputs))?,
+    };
     matmul_with_biases(g, &x_tensor, t(&w), &b.iter().collect::<Vec<_>>(), &y_tensor, false)?;
     let parents: Vec<_> = [x, weight].iter().chain(biases).copied().collect();
     let y = g.result(y_tensor, &parents);
@@ -161,9 +180,7 @@ pub fn sigmoid(g: &mut Graph, x: Var) -> Result<Var> {
 
 /// If `x` is rows of a table with fewer rows, the table is activated instead.
 fn activate(g: &mut Graph, f: Activation, x: Var) -> Result<Var> {
-    if let Some((table, index)) = g.as_rows(x)
-        && g.prefers_table(table, &index)
-    {
+    if let Some((table, index)) = table_of(g, x) {
         let table = activate(g, f, table)?;
         return Ok(rows(g, table, &index));
     }
@@ -487,125 +504,185 @@ pub fn recurrence(
     start: Option<States>,
     lengths: Option<&Tensor>,
 ) -> Result<(Var, States)> {
+    let results = recurrences(g, cell, &[Direction { x, weight, bias, start }], lengths)?;
+    Ok(results[0])
+}
+
+/// What [`recurrence`] takes, of one of the directions that [`recurrences`] runs side by side.
+#[derive(Clone, Copy, Debug)]
+pub struct Direction {
+    /// `[T, B, G H]`
+    pub x: Var,
+    /// `[G H, H]`
+    pub weight: Var,
+    /// `[G H]`, of the GRU alone.
+    pub bias: Option<Var>,
+    /// The incoming state; 0 if there is none.
+    pub start: Option<States>,
+}
+
+/// [`recurrence`] in several directions of the same shapes and lengths, side by side: all in one dispatch, or in one for
+/// each step. Each direction is from first step to last; see [`reverse`].
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn recurrences(
+    g: &mut Graph,
+    cell: Cell,
+    directions: &[Direction],
+    lengths: Option<&Tensor>,
+) -> Result<Vec<(Var, States)>> {
+    let Some(&Direction { x, weight, .. }) = directions.first() else {
+        return Err(Error::argument("recurrence", "directions", "at least one", 0));
+    };
     let (&[steps, batch, width], &[_, hidden]) = (g.shape(x), g.shape(weight)) else {
         return Err(Error::shape("recurrence", "input", "[T, B, G H], with a weight [G H, H]", g.shape(x)));
     };
-    let (x_tensor, index) = match g.as_rows(x) {
-        Some((table, index)) => (g.tensor(table)?, index.reshape(&[steps, batch])?),
-        None => {
-            let dense = g.tensor(x)?.reshape(&[steps * batch, width])?;
-            let identity: Vec<u32> = (0..(steps * batch) as u32).collect();
-            let every_row = g.device().tokens("every row", &[steps, batch], steps * batch)?;
-            every_row.write_u32(&identity)?;
-            (dense, every_row)
+    if let Some(odd) = directions.iter().find(|direction| g.shape(direction.x) != [steps, batch, width]) {
+        return Err(Error::shape("recurrence", "input", format!("{:?}", g.shape(x)), g.shape(odd.x)));
+    }
+    let (device, count) = (g.device().clone(), directions.len());
+    let (is_lstm, saved, states) = (cell.states() == 2, cell.saved(), cell.states());
+
+    // Rows of tables are left to the kernel to look up.
+    let tables: Option<Vec<_>> = directions.iter().map(|direction| g.as_rows(direction.x)).collect();
+    let (mut xs, mut indices, mut rows) = (Vec::new(), Vec::new(), steps * batch);
+    match tables.filter(|tables| tables.iter().all(|&(table, _)| g.shape(table) == g.shape(tables[0].0))) {
+        Some(tables) => {
+            for (table, index) in tables {
+                rows = g.shape(table)[0];
+                kernels::expect_indices("recurrence", &index, rows)?;
+                xs.push(Some(g.tensor(table)?));
+                indices.push(Some(index));
+            }
         }
-    };
-    let device = g.device().clone();
-    let w = g.tensor(weight)?;
-    if bias.is_some() && !cell.kind().separate_bias {
-        return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
+        None => {
+            let every_row = device.tokens("every row", &[count, steps, batch], rows)?;
+            every_row.write_u32(&(0..rows as u32).collect::<Vec<_>>().repeat(count))?;
+            indices.push(Some(every_row));
+            for direction in directions {
+                xs.push(Some(g.tensor(direction.x)?));
+            }
+        }
     }
-    if let Some(start) = start {
-        check_states(cell, start)?;
+    let (mut ws, mut biases) = (Vec::new(), Vec::new());
+    for direction in directions {
+        if direction.bias.is_some() && !cell.kind().separate_bias {
+            return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
+        }
+        ws.push(g.tensor(direction.weight)?);
+        biases.push(direction.bias.map(|bias| g.tensor(bias)).transpose()?);
     }
-    let bias_tensor = match (cell.kind().separate_bias, bias) {
-        (true, None) => Some(g.zeros("no bias", &[width])?),
-        (_, bias) => bias.map(|bias| g.tensor(bias)).transpose()?,
-    };
-    let chain = |name: &str| device.zeros(&format!("{name}({})", w.name()), &[steps + 1, batch, hidden], DType::F32);
-    let (is_lstm, saved) = (cell.states() == 2, cell.saved());
+    let stacked = "there is a tensor for each direction";
+    let chain =
+        |name: &str| device.zeros(&format!("{name}({})", ws[0].name()), &[count, steps + 1, batch, hidden], DType::F32);
+    let (h, c) = (chain("h")?, is_lstm.then(|| chain("c")).transpose()?);
+    let has_gates = saved > 0 && g.is_training();
     let s = Sequence {
-        x: x_tensor,
-        index,
+        x: g.stack("inputs", &xs, &[count, rows, width])?.expect(stacked),
+        index: g.stack("indices", &indices, &[count, steps, batch])?.expect(stacked),
         lengths: lengths.cloned().map_or_else(|| device.lengths("all steps", batch, steps), Ok)?,
-        w: w.clone(),
-        bias: bias_tensor,
-        h: chain("h")?,
-        c: is_lstm.then(|| chain("c")).transpose()?,
-        saved: (saved > 0 && g.is_training()).then(|| g.zeros("gates", &[steps, batch, saved * hidden])).transpose()?,
-        has_h_0: start.is_some(),
+        w: ws,
+        bias: match g.stack("biases", &biases, &[count, width])? {
+            None if cell.kind().separate_bias => Some(g.zeros("no bias", &[count, width])?),
+            bias => bias,
+        },
+        h,
+        c,
+        saved: has_gates.then(|| g.zeros("gates", &[count, steps, batch, saved * hidden])).transpose()?,
+        has_h_0: directions.iter().any(|direction| direction.start.is_some()),
     };
-    let state_shape = [1, batch, hidden];
-    let mut parents = vec![x, weight];
-    parents.extend(bias);
-    if let Some(start) = start {
-        for (chain, state) in [(Some(&s.h), Some(start.h)), (s.c.as_ref(), start.c)] {
-            let (Some(chain), Some(state)) = (chain, state) else { continue };
-            let tensor = g.tensor(state)?;
+
+    let (state, state_shape) = (batch * hidden, [1, batch, hidden]);
+    // Where slot `slot` of a direction is in h, and in c.
+    let slot = move |d: usize, slot: usize| (d * (steps + 1) + slot) * state;
+    for (d, start) in directions.iter().enumerate().filter_map(|(d, direction)| Some((d, direction.start?))) {
+        check_states(cell, start)?;
+        for (chain, value) in [(Some(&s.h), Some(start.h)), (s.c.as_ref(), start.c)] {
+            let (Some(chain), Some(value)) = (chain, value) else { continue };
+            let tensor = g.tensor(value)?;
             if tensor.shape() != state_shape {
                 return Err(Error::shape("recurrence", tensor.name(), format!("{state_shape:?}"), tensor.shape()));
             }
-            g.copy(&tensor, &chain.view("incoming state", 0, &state_shape))?;
-            parents.push(state);
+            g.copy(&tensor, &chain.view("incoming state", slot(d, 0), &state_shape))?;
         }
     }
     sequence::forward(g, cell, &s)?;
-    let output = g.view(&s.h, "output", batch * hidden, &[steps, batch, hidden])?;
-    let last = |g: &mut Graph, chain: &Tensor, name: &str| match lengths {
-        None => g.view(chain, name, steps * batch * hidden, &state_shape),
-        Some(lengths) => {
-            let last = g.zeros(name, &state_shape)?;
-            kernels::last_step::last_step(g, chain, lengths, &last)?;
-            Ok(last)
-        }
+    let last = |g: &mut Graph, chain: &Tensor, name: &str| {
+        let Some(lengths) = lengths else {
+            return (0..count).map(|d| g.view(chain, name, slot(d, steps), &state_shape)).collect();
+        };
+        let last = g.zeros(name, &[count, batch, hidden])?;
+        kernels::last_step::last_step(g, chain, lengths, &last)?;
+        (0..count).map(|d| g.view(&last, name, d * state, &state_shape)).collect::<Result<Vec<_>>>()
     };
     let h_n = last(g, &s.h, "h_n")?;
     let c_n = s.c.as_ref().map(|c| last(g, c, "c_n")).transpose()?;
-    let output = g.result(output, &parents);
-    let end = States { h: g.result(h_n, &parents), c: c_n.map(|c_n| g.result(c_n, &parents)) };
+    let mut results = Vec::new();
+    for (d, direction) in directions.iter().enumerate() {
+        let mut parents = vec![direction.x, direction.weight];
+        parents.extend(direction.bias);
+        parents.extend(direction.start.iter().flat_map(|start| std::iter::once(start.h).chain(start.c)));
+        let output = g.view(&s.h, "output", slot(d, 1), &[steps, batch, hidden])?;
+        let output = g.result(output, &parents);
+        let c = c_n.as_ref().map(|c_n| g.result(c_n[d].clone(), &parents));
+        results.push((output, States { h: g.result(h_n[d].clone(), &parents), c }));
+    }
+
+    let (directions, ends) = (directions.to_vec(), results.clone());
     g.on_backward(move |g| {
-        let (dy, dh_n) = (g.gradient(output), g.gradient(end.h));
-        let dc_n = end.c.and_then(|c| g.gradient(c));
-        if dy.is_none() && dh_n.is_none() && dc_n.is_none() {
+        let dy: Vec<_> = ends.iter().map(|&(output, _)| g.gradient(output)).collect();
+        let dend = ends.iter().flat_map(|&(_, end)| std::iter::once(end.h).chain(end.c));
+        let dend: Vec<_> = dend.map(|state| g.gradient(state)).collect();
+        let dy = g.stack("d outputs", &dy, &[count, steps, batch, hidden])?;
+        let dend = g.stack("d last states", &dend, &[count, states, batch, hidden])?;
+        if dy.is_none() && dend.is_none() {
             return Ok(());
         }
-        let states = [cell.states(), batch, hidden];
-        let dend = match (dh_n, dc_n) {
-            (None, None) => None,
-            (Some(dh_n), None) if !is_lstm => Some(dh_n.reshape(&states)?),
-            (dh_n, dc_n) => {
-                let dend = g.zeros("d last states", &states)?;
-                for (slot, gradient) in [dh_n, dc_n].into_iter().enumerate() {
-                    if let Some(gradient) = gradient {
-                        g.copy(&gradient, &dend.view("d last state", slot * batch * hidden, &state_shape))?;
-                    }
-                }
-                Some(dend)
-            }
-        };
-        let dx = g.zeros("d recurrence", &[steps, batch, width])?;
+        let starts = directions.iter().filter_map(|direction| direction.start);
         let wants_dstart =
-            start.is_some_and(|start| g.is_differentiable(start.h) || start.c.is_some_and(|c| g.is_differentiable(c)));
-        let d = SequenceGradients { dy, dend, dx, dstart: g.zeros("d incoming states", &states)?, wants_dstart };
+            starts.flat_map(|start| std::iter::once(start.h).chain(start.c)).any(|v| g.is_differentiable(v));
+        let d = SequenceGradients {
+            dy,
+            dend,
+            dx: g.zeros("d recurrence", &[count, steps, batch, width])?,
+            dstart: g.zeros("d incoming states", &[count, states, batch, hidden])?,
+            wants_dstart,
+        };
         sequence::backward(g, cell, &s, &d)?;
         let (gradient, stride) = sequence::recurrent_gradient(cell, &s, &d);
-        if let Some((dw, accumulate)) = g.gradient_target(weight)? {
-            // The first step adds nothing if it starts at 0.
-            let first = if s.has_h_0 || steps == 1 { 0 } else { batch };
-            let count = steps * batch - first;
-            let before = s.h.view("h[..T]", first * hidden, &[count, hidden]);
-            let rows = Factor::block(gradient, first * stride, count, width, stride);
-            matmul(g, rows.t(), &before, None, &dw, accumulate)?;
-        }
-        if let Some(bias) = bias
-            && let Some((db, accumulate)) = g.gradient_target(bias)?
-        {
-            column_sum::first_columns(g, gradient, &db, accumulate)?;
-        }
-        if let Some(start) = start {
-            for (slot, state) in [Some(start.h), start.c].into_iter().enumerate() {
-                if let Some(state) = state
-                    && g.is_differentiable(state)
-                {
-                    let gradient = g.view(&d.dstart, "d incoming state", slot * batch * hidden, &state_shape)?;
-                    // The gradients of h and c are parts of one buffer.
-                    g.add_gradient(state, &gradient, is_lstm)?;
+        // Of the gradients that are parts of one buffer, none is added to in place.
+        let shares = |tensor: &Tensor, part: &Tensor| tensor.len() != part.len();
+        let rows = steps * batch;
+        for (i, &Direction { x, weight, bias, start }) in directions.iter().enumerate() {
+            if let Some((dw, accumulate)) = g.gradient_target(weight)? {
+                // The first step adds nothing if it starts at 0.
+                let first = if s.has_h_0 || steps == 1 { 0 } else { batch };
+                let count = rows - first;
+                let before = g.view(&s.h, "h[..T]", slot(i, 0) + first * hidden, &[count, hidden])?;
+                let rows = Factor::block(gradient, (i * rows + first) * stride, count, width, stride);
+                matmul(g, rows.t(), &before, None, &dw, accumulate)?;
+            }
+            if let Some(bias) = bias
+                && let Some((db, accumulate)) = g.gradient_target(bias)?
+            {
+                let part = g.view(gradient, "d product", i * rows * stride, &[rows, stride])?;
+                column_sum::first_columns(g, &part, &db, accumulate)?;
+            }
+            for (k, value) in start.iter().flat_map(|start| std::iter::once(start.h).chain(start.c)).enumerate() {
+                if g.is_differentiable(value) {
+                    let part = g.view(&d.dstart, "d incoming state", (i * states + k) * state, &state_shape)?;
+                    g.add_gradient(value, &part, shares(&d.dstart, &part))?;
                 }
             }
+            if g.is_differentiable(x) {
+                let part = g.view(&d.dx, "d recurrence", i * rows * width, &[steps, batch, width])?;
+                g.add_gradient(x, &part, shares(&d.dx, &part))?;
+            }
         }
-        if g.is_differentiable(x) { g.add_gradient(x, &d.dx, false) } else { Ok(()) }
+        Ok(())
     });
-    Ok((output, end))
+    Ok(results)
 }
 
 /// How the losses of the rows become one number.

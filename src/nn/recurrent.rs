@@ -1,6 +1,6 @@
 //! `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells: layers, directions and lengths are the same for all of them.
 
-use super::functional::{self, InitialState, States};
+use super::functional::{self, Direction, InitialState, States};
 use super::{Init, ParameterId, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -165,36 +165,63 @@ impl Layer {
         })
     }
 
-    /// `x W_ihᵀ` for all steps at once, then the recurrence.
-    fn forward(
+    /// `x W_ihᵀ` for all steps at once, in `place` if there is one: what the recurrence takes.
+    fn direction(
         &self,
         g: &mut Graph,
         cell: Cell,
         x: Var,
         start: Option<States>,
-        lengths: Option<&Tensor>,
-    ) -> Result<(Var, States)> {
+        place: Option<Tensor>,
+    ) -> Result<Direction> {
         let biases = match self.biases {
             None => None,
             Some([b_ih, b_hh]) => Some((g.parameter(b_ih)?, g.parameter(b_hh)?)),
         };
         // The GRU's b_hh is inside the product that its reset gate scales; elsewhere the two add up.
-        let (below, recurrent) = match (biases, cell.kind().separate_bias) {
+        let (below, bias) = match (biases, cell.kind().separate_bias) {
             (None, _) => (vec![], None),
             (Some((b_ih, b_hh)), true) => (vec![b_ih], Some(b_hh)),
             (Some((b_ih, b_hh)), false) => (vec![b_ih, b_hh], None),
         };
         let weight_ih = g.parameter(self.weight_ih)?;
-        let projected = functional::linear_with_biases(g, x, weight_ih, &below)?;
-        let weight_hh = g.parameter(self.weight_hh)?;
+        let x = functional::linear_with_biases(g, x, weight_ih, &below, place)?;
+        let weight = g.parameter(self.weight_hh)?;
         match self.weight_hr {
-            None => functional::recurrence(g, cell, projected, weight_hh, recurrent, start, lengths),
+            None => Ok(Direction { x, weight, bias, start }),
             Some(weight_hr) => {
                 let weight_hr = g.parameter(weight_hr)?;
-                projected_recurrence(g, projected, weight_hh, weight_hr, start, lengths)
+                projected_direction(g, x, weight, weight_hr, start)
             }
         }
     }
+
+    /// What comes out of the recurrence, projected if this layer projects.
+    fn project(&self, g: &mut Graph, (output, end): (Var, States)) -> Result<(Var, States)> {
+        let Some(weight_hr) = self.weight_hr else { return Ok((output, end)) };
+        let weight_hr = g.parameter(weight_hr)?;
+        let output = functional::linear(g, output, weight_hr, None)?;
+        Ok((output, States { h: functional::linear(g, end.h, weight_hr, None)?, ..end }))
+    }
+}
+
+/// A layer: its directions side by side, each from the first step of its own input to the last.
+fn run_layer(
+    g: &mut Graph,
+    cell: Cell,
+    layer: &[Layer],
+    inputs: &[(Var, Option<States>)],
+    lengths: Option<&Tensor>,
+) -> Result<Vec<(Var, States)>> {
+    let weight_hh = g.parameter(layer[0].weight_hh)?;
+    let shape = functional::linear_shape(g, inputs[0].0, g.shape(weight_hh)[0]);
+    let places = g.adjacent("inputs of all directions", layer.len(), &shape)?;
+    let mut directions = Vec::new();
+    for ((direction, &(x, start)), place) in layer.iter().zip(inputs).zip(places) {
+        directions.push(direction.direction(g, cell, x, start, place)?);
+    }
+    let results = functional::recurrences(g, cell, &directions, lengths)?;
+    layer.iter().zip(results).map(|(direction, result)| direction.project(g, result)).collect()
 }
 
 /// An LSTM whose hidden state is `h = h' W_hrᵀ`, for `h' = σ(o) tanh(c)`: `x` `[T, B, 4 H]`, `weight_hh` `[4 H, P]`,
@@ -202,17 +229,15 @@ impl Layer {
 ///
 /// `h W_hhᵀ` is `h' (W_hh W_hr)ᵀ`, so the recurrence runs on h' with that matrix, all steps in one dispatch as without
 /// a projection, and what comes out is projected once for all steps.
-fn projected_recurrence(
+fn projected_direction(
     g: &mut Graph,
-    x: Var,
+    mut x: Var,
     weight_hh: Var,
     weight_hr: Var,
-    start: Option<States>,
-    lengths: Option<&Tensor>,
-) -> Result<(Var, States)> {
+    mut start: Option<States>,
+) -> Result<Direction> {
     let transposed = functional::swap_axes(g, weight_hr)?;
     let weight = functional::linear(g, weight_hh, transposed, None)?;
-    let (mut x, mut inner) = (x, None);
     if let Some(States { h, c }) = start {
         // The incoming state is projected already: its product joins the first step's input.
         let product = functional::linear(g, h, weight_hh, None)?;
@@ -224,11 +249,9 @@ fn projected_recurrence(
         }
         x = functional::concat_first(g, &parts)?;
         let zero = g.device().zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]], DType::F32)?;
-        inner = Some(States { h: g.input(&zero)?, c });
+        start = Some(States { h: g.input(&zero)?, c });
     }
-    let (output, end) = functional::recurrence(g, Cell::Lstm, x, weight, None, inner, lengths)?;
-    let output = functional::linear(g, output, weight_hr, None)?;
-    Ok((output, States { h: functional::linear(g, end.h, weight_hr, None)?, ..end }))
+    Ok(Direction { x, weight, bias: None, start })
 }
 
 impl Recurrent {
@@ -339,18 +362,15 @@ impl Recurrent {
             if l > 0 {
                 x = functional::dropout(g, x, dropout, threefry2x32(self.seed, [l as u32, 0])[0])?;
             }
+            let reversal = |d: usize| lengths.or(all_steps.as_ref()).filter(|_| d == 1);
+            let mut inputs = Vec::new();
+            for d in 0..directions {
+                let x = reversal(d).map_or(Ok(x), |lengths| functional::reverse_input(g, x, lengths))?;
+                inputs.push((x, self.start(g, initial, &shapes, l * directions + d)?));
+            }
             let mut outputs = Vec::new();
-            for (d, direction) in layer.iter().enumerate() {
-                let start = self.start(g, initial, &shapes, l * directions + d)?;
-                let (output, end) = match lengths.or(all_steps.as_ref()).filter(|_| d == 1) {
-                    None => direction.forward(g, self.cell, x, start, lengths)?,
-                    Some(reversal) => {
-                        let reversed = functional::reverse_input(g, x, reversal)?;
-                        let (output, end) = direction.forward(g, self.cell, reversed, start, lengths)?;
-                        (functional::reverse(g, output, reversal)?, end)
-                    }
-                };
-                outputs.push(output);
+            for (d, (output, end)) in run_layer(g, self.cell, layer, &inputs, lengths)?.into_iter().enumerate() {
+                outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }
             x = functional::concat_last(g, &outputs)?;
@@ -617,7 +637,8 @@ impl SingleStep {
                 Some(States { h, c: c.map(|c| functional::reshape(g, c, &state)).transpose()? })
             }
         };
-        let (_, States { h, c }) = self.layer.forward(g, self.cell, x, start, None)?;
+        let layer = std::slice::from_ref(&self.layer);
+        let (_, States { h, c }) = run_layer(g, self.cell, layer, &[(x, start)], None)?[0];
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
     }
