@@ -55,15 +55,17 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
             if entry < p.B {
                 if t <= lengths[entry] {
                     let dh = gradient_of_state(place, t - 1u, entry, column, carried[i / ROWS][i % ROWS]);
+                    let after = row_of(place, p.T + 1u, t, entry) * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            let y = h[row_of(place, p.T + 1u, t, entry) * p.H + column + j];
+                            let y = h[after + j];
                             if p.relu != 0u { d[j] = select(0.0, dh[j], y > 0.0); } else { d[j] = dh[j] * (1.0 - y * y); }
                         }
                     }
                 }
+                let to = row_of(place, p.T, t - 1u, entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
-                    if column + j < p.H { dx[row_of(place, p.T, t - 1u, entry) * p.H + column + j] = d[j]; }
+                    if column + j < p.H { dx[to + j] = d[j]; }
                 }
             }
             keep(place, i, d);
@@ -81,8 +83,9 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
 // dx[t] of an entry.
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    let at = row_of(place, p.T, t, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = dx[row_of(place, p.T, t, entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dx[at + j]; }
     }
     return value;
 }

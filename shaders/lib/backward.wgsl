@@ -30,23 +30,26 @@ fn passes_on(t: u32) -> bool {
 // A vec4 of slot `slot` of a tensor of states; 0 outside.
 fn dend4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    let at = row_of(place, STATES, slot, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if column + j < p.H { value[j] = dend[row_of(place, STATES, slot, entry) * p.H + column + j]; }
+        if column + j < p.H { value[j] = dend[at + j]; }
     }
     return value;
 }
 
 fn dstart4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    let at = row_of(place, STATES, slot, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = dstart[row_of(place, STATES, slot, entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dstart[at + j]; }
     }
     return value;
 }
 
 fn store_dstart4(place: Place, slot: u32, entry: u32, column: u32, value: vec4<f32>) {
+    let at = row_of(place, STATES, slot, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { dstart[row_of(place, STATES, slot, entry) * p.H + column + j] = value[j]; }
+        if entry < p.B && column + j < p.H { dstart[at + j] = value[j]; }
     }
 }
 
@@ -55,8 +58,9 @@ fn gradient_of_state(place: Place, t: u32, entry: u32, column: u32, carried: vec
     var dh = carried;
     if p.has_dend != 0u && t + 1u == lengths[entry] { dh += dend4(place, 0u, entry, column); }
     if p.has_dy != 0u {
+        let at = row_of(place, p.T, t, entry) * p.H + column;
         for (var j = 0u; j < 4u; j++) {
-            if column + j < p.H { dh[j] += dy[row_of(place, p.T, t, entry) * p.H + column + j]; }
+            if column + j < p.H { dh[j] += dy[at + j]; }
         }
     }
     return dh;

@@ -28,8 +28,9 @@ fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> 
 // h[t] of an entry.
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    let at = row_of(place, p.T + 1u, t, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = h[row_of(place, p.T + 1u, t, entry) * p.H + column + j]; }
+        if entry < p.B && column + j < p.H { value[j] = h[at + j]; }
     }
     return value;
 }

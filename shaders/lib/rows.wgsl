@@ -87,14 +87,14 @@ fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
 
 // The part of the product that the vec4 columns from `start` on of the rows make, which are in workgroup memory.
 fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>) {
+    let first = place.direction * GATES + gate;
     for (var k = 0u; k < min(DEPTH, VECTORS - start); k++) {
         var row = array<vec4<f32>, ROWS>();
         for (var r = 0u; r < ROWS; r++) { row[r] = rows[(place.row + r) * DEPTH + k]; }
         for (var part = 0u; part < PARTS; part++) {
             // Past the last column the last one is computed again, and not stored.
             let vector = min(place.vector + part % COLUMNS * WIDTH, VECTORS - 1u);
-            let block = place.direction * GATES + gate + part / COLUMNS;
-            let at = (block * HP + 4u * (start + k)) * VECTORS + vector;
+            let at = ((first + part / COLUMNS) * HP + 4u * (start + k)) * VECTORS + vector;
             let w0 = w[at];
             let w1 = w[at + VECTORS];
             let w2 = w[at + 2u * VECTORS];
