@@ -296,6 +296,21 @@ fn recurrences_take_the_path_that_fits() {
     for hidden in [1024, 1025] {
         assert_eq!(plan(2, hidden).count().flops, 2 * plan(1, hidden).count().flops);
     }
+    // On a GPU, weights that are too many for a workgroup, and a single step, are spread over more of them.
+    for (size, dispatches, why) in [
+        ((3, 2, 512), 1, "all 3 steps in one dispatch"),
+        ((3, 2, 513), 3, "would read 1052676 weights a step"),
+        ((1, 2, 64), 1, "one step is spread"),
+    ] {
+        let device = Device::cpu();
+        let mut g = Graph::without_parameters(&device);
+        g.set_wide(true);
+        let s = sequence(&device, Cell::Lstm, (1, size)).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
+        let plan = g.finish().unwrap();
+        assert_eq!(plan.kernels().iter().filter(|&&kernel| kernel == "lstm_forward").count(), dispatches, "{plan}");
+        assert!(plan.notes()[0].contains(why), "{plan}");
+    }
 }
 
 /// From zero states, and with no gradient for them: the products left out change nothing.

@@ -152,11 +152,30 @@ pub(super) struct RowTile {
 /// 16 KiB of workgroup memory in f32: WebGPU's default limit.
 const TILE_VALUES: usize = 4096;
 
+/// The most weights, 4 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s:
+/// these take 40 microseconds, where a dispatch for each step, whose workgroups share them, takes about ten.
+const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 20;
+
+/// Why a recurrence takes a dispatch for each step, if it does.
+fn stepwise(g: &Graph, Sizes { steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
+    let (most, weights) = (TILE_VALUES / 4, gates * hidden * hidden);
+    if hidden > most {
+        return Some(format!("all steps in one need H <= {most}"));
+    }
+    if g.is_wide() && steps > 1 && weights > MOST_WEIGHTS_OF_A_WORKGROUP {
+        let most = MOST_WEIGHTS_OF_A_WORKGROUP;
+        return Some(format!("each workgroup of one dispatch would read {weights} weights a step, more than {most}"));
+    }
+    if g.is_wide() && steps == 1 {
+        return Some("one step is spread over more workgroups so".into());
+    }
+    g.is_stepwise().then(|| "it was asked for".into())
+}
+
 impl RowTile {
     pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "FUSED", "DEPTH"];
 
-    /// The fused layout for a hidden size, or the stepwise one if not even four entries fit. A thread multiplies with
-    /// `gates` gates at once.
+    /// The layout for these sizes, fused or stepwise. A thread multiplies with `gates` gates at once.
     ///
     /// A GPU gets 4 x 4 sums a gate and thread, and just enough groups to fill a workgroup of 64 threads: that makes the
     /// most workgroups. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
@@ -164,7 +183,7 @@ impl RowTile {
         let Sizes { directions, steps, batch, hidden, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
-        let fused = fit >= 4 && !g.is_stepwise();
+        let fused = stepwise(g, sizes, cell_gates).is_none();
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
         let large = fused && !g.is_wide() && flops >= LARGE_TILE_FLOPS;
         let (rows, columns) = if large { (fit.min(16), vectors.min(4 / gates)) } else { (4, 1) };
@@ -255,18 +274,14 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let nowhere = g.zeros("nowhere", &[4])?;
     let side_by_side =
         if directions == 1 { String::new() } else { format!(" of {directions} directions side by side") };
-    g.note(if tile.fused {
-        format!(
-            "{cell:?}, H {hidden}: all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup, {} workgroups",
-            tile.entries(),
-            tile.grid(sizes).iter().product::<usize>()
-        )
-    } else {
-        format!(
-            "{cell:?}, H {hidden}: a dispatch for each step{side_by_side}; all steps in one need H <= {}",
-            TILE_VALUES / 4
-        )
-    });
+    let workgroups = tile.grid(sizes).iter().product::<usize>();
+    let how = match stepwise(g, sizes, gates) {
+        None => {
+            format!("all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup", tile.entries())
+        }
+        Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
+    };
+    g.note(format!("{cell:?}, H {hidden}: {how}, {workgroups} workgroups"));
     let w_t = packed(g, s, &tile, gates, true)?;
     for (first, last) in dispatches(&tile, steps) {
         let launch = Launch::new(sizes, (first, last), &tile, false);
