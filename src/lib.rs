@@ -66,7 +66,8 @@
 //!   which. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file
 //!   with what is its own, and an arm to one match.
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
-//!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own.
+//!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
+//!   layer are one dispatch, side by side.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
 //! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps

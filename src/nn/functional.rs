@@ -655,19 +655,19 @@ pub fn recurrences(
         let shares = |tensor: &Tensor, part: &Tensor| tensor.len() != part.len();
         let rows = steps * batch;
         for (i, &Direction { x, weight, bias, start }) in directions.iter().enumerate() {
+            let product = g.view(gradient, "d product", i * rows * stride, &[rows, stride])?;
             if let Some((dw, accumulate)) = g.gradient_target(weight)? {
                 // The first step adds nothing if it starts at 0.
                 let first = if s.has_h_0 || steps == 1 { 0 } else { batch };
                 let count = rows - first;
                 let before = g.view(&s.h, "h[..T]", slot(i, 0) + first * hidden, &[count, hidden])?;
-                let rows = Factor::block(gradient, (i * rows + first) * stride, count, width, stride);
+                let rows = Factor::block(&product, first * stride, count, width, stride);
                 matmul(g, rows.t(), &before, None, &dw, accumulate)?;
             }
             if let Some(bias) = bias
                 && let Some((db, accumulate)) = g.gradient_target(bias)?
             {
-                let part = g.view(gradient, "d product", i * rows * stride, &[rows, stride])?;
-                column_sum::first_columns(g, &part, &db, accumulate)?;
+                column_sum::first_columns(g, &product, &db, accumulate)?;
             }
             for (k, value) in start.iter().flat_map(|start| std::iter::once(start.h).chain(start.c)).enumerate() {
                 if g.is_differentiable(value) {

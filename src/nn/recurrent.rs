@@ -205,19 +205,21 @@ impl Layer {
     }
 }
 
-/// A layer: its directions side by side, each from the first step of its own input to the last.
+/// A layer on `x`: its directions side by side, each from the first step of its own `input` to the last.
 fn run_layer(
     g: &mut Graph,
     cell: Cell,
     layer: &[Layer],
-    inputs: &[(Var, Option<States>)],
+    x: Var,
+    input: impl Fn(&mut Graph, usize) -> Result<(Var, Option<States>)>,
     lengths: Option<&Tensor>,
 ) -> Result<Vec<(Var, States)>> {
     let weight_hh = g.parameter(layer[0].weight_hh)?;
-    let shape = functional::linear_shape(g, inputs[0].0, g.shape(weight_hh)[0]);
+    let shape = functional::linear_shape(g, x, g.shape(weight_hh)[0]);
     let places = g.adjacent("inputs of all directions", layer.len(), &shape)?;
     let mut directions = Vec::new();
-    for ((direction, &(x, start)), place) in layer.iter().zip(inputs).zip(places) {
+    for (d, (direction, place)) in layer.iter().zip(places).enumerate() {
+        let (x, start) = input(g, d)?;
         directions.push(direction.direction(g, cell, x, start, place)?);
     }
     let results = functional::recurrences(g, cell, &directions, lengths)?;
@@ -363,13 +365,12 @@ impl Recurrent {
                 x = functional::dropout(g, x, dropout, threefry2x32(self.seed, [l as u32, 0])[0])?;
             }
             let reversal = |d: usize| lengths.or(all_steps.as_ref()).filter(|_| d == 1);
-            let mut inputs = Vec::new();
-            for d in 0..directions {
+            let input = |g: &mut Graph, d: usize| {
                 let x = reversal(d).map_or(Ok(x), |lengths| functional::reverse_input(g, x, lengths))?;
-                inputs.push((x, self.start(g, initial, &shapes, l * directions + d)?));
-            }
+                Ok((x, self.start(g, initial, &shapes, l * directions + d)?))
+            };
             let mut outputs = Vec::new();
-            for (d, (output, end)) in run_layer(g, self.cell, layer, &inputs, lengths)?.into_iter().enumerate() {
+            for (d, (output, end)) in run_layer(g, self.cell, layer, x, input, lengths)?.into_iter().enumerate() {
                 outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }
@@ -638,7 +639,7 @@ impl SingleStep {
             }
         };
         let layer = std::slice::from_ref(&self.layer);
-        let (_, States { h, c }) = run_layer(g, self.cell, layer, &[(x, start)], None)?[0];
+        let (_, States { h, c }) = run_layer(g, self.cell, layer, x, |_, _| Ok((x, start)), None)?[0];
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
     }
