@@ -36,6 +36,9 @@ struct Options {
     /// Texts at once in W4
     #[arg(long, default_value_t = 1)]
     lanes: usize,
+    /// Recurrences as a dispatch for each step, to see what one for all steps is worth (not W4)
+    #[arg(long)]
+    stepwise: bool,
     /// Timed runs [default: as many as fit into `--seconds`, at least 5]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
@@ -77,7 +80,7 @@ enum Kind {
 }
 
 /// Something to time.
-#[allow(clippy::large_enum_variant, reason = "there is one")]
+#[allow(clippy::large_enum_variant, reason = "only one value exists")]
 enum Work {
     Training(Trainer),
     Forward(Plan),
@@ -149,6 +152,7 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
         let x = device.upload("x", &shape, &init.rng.randn(shape.iter().product()))?;
         let backward = workload == Workload::W6;
         let mut g = if backward { Graph::new(&parameters) } else { Graph::inference(&parameters) };
+        g.set_stepwise(options.stepwise);
         let x = g.input(&x)?;
         let (output, end) = rnn.forward(&mut g, x, InitialState::Zero)?;
         let tensor = if backward {
@@ -176,10 +180,14 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
     let trainer = if workload == Workload::W3 {
         let windows = Windows::streams(&corpus, 0..tokens.len(), batch, steps)?;
         let state = model.state(device, batch)?;
-        Trainer::new(&parameters, Adam::new(1e-3), |g| stateful(g, &model, &windows, &state, batch))?
+        Trainer::new(&parameters, Adam::new(1e-3), |g| {
+            g.set_stepwise(options.stepwise);
+            stateful(g, &model, &windows, &state, batch)
+        })?
     } else {
         let windows = Windows::new(&corpus, init.rng.randperm(tokens.len() - steps), steps)?;
         Trainer::new(&parameters, Adam::new(1e-3), |g| {
+            g.set_stepwise(options.stepwise);
             let batch = windows.batch(g, batch)?;
             let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
             cross_entropy(g, logits, &batch.targets, Reduction::Mean)
@@ -295,7 +303,7 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
         let mut line = serde_json::json!({
             "workload": name, "device": device.describe(), "precision": "f32", "median_ms": median, "min_ms": least,
             "p90_ms": p90, "runs": runs, "dispatches": dispatches, "submits": submits, "bytes": bytes, "flops": flops,
-            "peak_bytes": after.peak_bytes,
+            "peak_bytes": after.peak_bytes, "stepwise": options.stepwise,
         });
         if reports_host {
             line["host_us"] = host.into();

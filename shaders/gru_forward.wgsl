@@ -68,8 +68,6 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
                                 saved[at + 2u * p.H + j] = n[j];
                                 saved[at + 3u * p.H + j] = m[j];
                             }
-                        } else {
-                            state[j] = 0.0; // the padding of the rows stays zero
                         }
                     }
                 }

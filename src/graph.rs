@@ -508,11 +508,16 @@ impl Graph {
         Ok(())
     }
 
+    /// Whether a kernel can bind what starts at this element of a buffer.
+    pub(crate) fn can_view(&self, offset: usize) -> bool {
+        (4 * offset as u64).is_multiple_of(self.device.limits().offset_alignment)
+    }
+
     /// A range of `tensor` that a kernel can bind: a view where the device's alignment allows it, a recorded copy
     /// otherwise. Record it after the command that writes `tensor`.
     pub(crate) fn view(&mut self, tensor: &Tensor, name: &str, start: usize, shape: &[usize]) -> Result<Tensor> {
         let view = tensor.view(name, start, shape);
-        if (4 * view.offset() as u64).is_multiple_of(self.device.limits().offset_alignment) {
+        if self.can_view(view.offset()) {
             return Ok(view);
         }
         let copy = self.device.zeros(name, shape, tensor.dtype())?;

@@ -61,17 +61,20 @@
 //! * **An embedding is looked up as late as possible.** It stays "rows of a table" in the graph; a product with it
 //!   becomes a product with the table, of V rows rather than T B, and the recurrence reads the rows it needs. Its gradient
 //!   is a sum for each token, in fixed order.
-//! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024): a
-//!   workgroup takes its entries through the whole sequence. Above that, a product and a dispatch a step. The plan says
-//!   which. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file
+//! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024) and, on
+//!   a GPU, its weights are few enough for one workgroup to read in every step (4 MiB): a workgroup takes its entries
+//!   through the whole sequence. Otherwise it is a dispatch a step, product and cell together, over rows and columns.
+//!   The plan says which, and why. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file
 //!   with what is its own, and an arm to one match.
+//! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
+//!   driver, where a load costs hundreds of products, gets larger ones for large products.
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
 //! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps
-//!   one by itself, no cutting of long plans yet.
+//!   one by itself, no cutting of long plans but those of generators.
 //! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
 //!   runs once for each piece of text, the rest once for each token.
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,

@@ -313,11 +313,15 @@ fn one_dispatch_and_the_chain_agree() {
         let text = |model: &dyn LanguageModel, kernel: &str| {
             let mut generator = Generator::new(model, &parameters, 3).unwrap();
             assert!(generator.plan().kernels().contains(&kernel), "{}", generator.plan());
-            generator.set_sampling_of_lanes(&[greedy, drawn, Sampling { seed: 4, ..drawn }]).unwrap();
+            generator.set_sampling_of_lanes(&[greedy, drawn, Sampling { seed: 4, stop: None, ..drawn }]).unwrap();
             generator.prime(&[3, 1, 4]).unwrap();
             [64, 3, 64, 10].map(|length| collect(&mut generator, length)).concat()
         };
-        assert_eq!(text(&model, "generate"), text(&Unknown(model.clone()), "sample"), "{options:?}");
+        let drawn = text(&model, "generate");
+        assert_eq!(drawn, text(&Unknown(model.clone()), "sample"), "{options:?}");
+        let without_stop: std::collections::BTreeSet<_> = drawn.iter().skip(2).step_by(3).collect();
+        // Three layers of relu are sure of one token.
+        assert!(options.cell == Cell::Relu || without_stop.len() > 2, "{options:?}: {without_stop:?}");
     }
 }
 
@@ -331,8 +335,10 @@ fn one_dispatch_draws_many_tokens() {
         collect(generator, length);
         device.count().dispatches - before.dispatches
     };
-    let constants = dispatches(&mut generator, 64) - 1;
-    assert_eq!(dispatches(&mut generator, 3 * 64) - constants, 3);
+    let chunk = dispatches(&mut generator, 64);
+    let constants = chunk - 1;
+    assert!(constants < 10, "{constants} for what depends on the parameters alone");
+    assert_eq!(dispatches(&mut generator, 64), chunk);
     assert_eq!(dispatches(&mut generator, 3) - constants, 3, "less than the ring holds goes token by token");
 }
 

@@ -300,7 +300,8 @@ fn recurrences_take_the_path_that_fits() {
     for (size, dispatches, why) in [
         ((3, 2, 512), 1, "all 3 steps in one dispatch"),
         ((3, 2, 513), 3, "would read 1052676 weights a step"),
-        ((1, 2, 64), 1, "one step is spread"),
+        ((1, 2, 512), 1, "more workgroups share its one step"),
+        ((1, 2, 64), 1, "all 1 steps in one dispatch"),
     ] {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
@@ -970,6 +971,18 @@ fn indices_that_were_not_checked_are_refused() {
             kernels::segment_sum::segment_sum(&mut g, &y, &index, &table, false).unwrap_err(),
         ];
         assert!(refused.iter().all(|e| e.to_string().contains("at most 3")), "{refused:?}");
+    }
+    let sizes = Sizes { cell: Cell::Tanh, layers: 1, vocabulary: 3, hidden: 4 };
+    let (h, weights) =
+        (zeros(&device, "h", &[1, 1, 4]).unwrap(), common::network(&device, sizes).unwrap().2.pack(&mut g));
+    let [_, shape, control, counter, ring] = draws(&device, 3, 1).unwrap();
+    for tokens in [device.upload_u32("tokens", &[1], &[9]), device.tokens("tokens", &[1], 4)] {
+        let draw = Draw { shape: &shape, control: &control, counter: &counter, tokens: &tokens.unwrap(), ring: &ring };
+        let weights = weights.as_ref().unwrap();
+        let refused = kernels::generate::generate(&mut g, sizes, weights, draw, (&h, None), 1).unwrap_err();
+        assert!(refused.to_string().contains("at most 3"), "{refused}");
+        let none = Sizes { layers: 0, ..sizes };
+        assert!(kernels::generate::generate(&mut g, none, weights, draw, (&h, None), 1).is_err());
     }
 }
 

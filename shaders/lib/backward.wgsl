@@ -6,8 +6,6 @@
 //   dstart: array<f32>     [D, S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back beside
 //                          the product of the step computed last
 // and has Params with has_dy, has_dend, complete.
-//
-// The gradient of h[t + 1]: from the output, from the step after (`carried`), and, at an entry's last step, of h_n.
 const PARTS: u32 = COLUMNS;
 
 // What the first step computed here gets from the step after it.
@@ -27,7 +25,7 @@ fn passes_on(t: u32) -> bool {
     return t > p.first || p.complete != 0u;
 }
 
-// A vec4 of slot `slot` of a tensor of states; 0 outside.
+// A vec4 of slot `slot` of a tensor of states.
 fn dend4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     let at = row_of(place, STATES, slot, entry) * p.H + column;
@@ -53,7 +51,7 @@ fn store_dstart4(place: Place, slot: u32, entry: u32, column: u32, value: vec4<f
     }
 }
 
-// The gradient of h[t + 1] of an entry, given what the step after carries back.
+// The gradient of h[t + 1] of an entry: from the step after (`carried`), from the output, and, at the last step, of h_n.
 fn gradient_of_state(place: Place, t: u32, entry: u32, column: u32, carried: vec4<f32>) -> vec4<f32> {
     var dh = carried;
     if p.has_dend != 0u && t + 1u == lengths[entry] { dh += dend4(place, 0u, entry, column); }

@@ -61,7 +61,11 @@ fn column_of(place: Place, i: u32) -> u32 {
 // Puts the i-th vec4 of a thread where the next product reads it.
 fn keep(place: Place, i: u32, value: vec4<f32>) {
     let vector = column_of(place, i) / 4u;
-    if FUSED != 0u && vector < VECTORS { rows[(place.row + i % ROWS) * DEPTH + vector] = value; }
+    if FUSED != 0u && vector < VECTORS {
+        // The padding stays zero, whatever overflows.
+        let inside = 4u * vector + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.H);
+        rows[(place.row + i % ROWS) * DEPTH + vector] = select(vec4<f32>(), value, inside);
+    }
 }
 
 // Puts all that a thread has written of a step where the next product reads it.

@@ -2,7 +2,7 @@
 
 use super::sample::{Draw, Lanes};
 use super::sequence::Cell;
-use super::{expect, matmul, pack};
+use super::{expect, expect_indices, matmul, pack};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};
@@ -95,7 +95,7 @@ impl Sizes {
 
     /// The vectors that a sum of so many columns takes, in all its slices.
     fn sum_vectors(&self, columns: usize) -> usize {
-        columns * (THREADS / columns).clamp(1, self.vectors())
+        columns * (THREADS / columns.max(1)).clamp(1, self.vectors().max(1))
     }
 
     fn state_and_sum_vectors(&self) -> (usize, usize) {
@@ -197,6 +197,11 @@ pub fn generate(
 ) -> Result<()> {
     let Sizes { cell, layers, vocabulary, hidden } = sizes;
     let (capacity, lanes) = draw.check("generate", vocabulary)?;
+    // The token table is read at them.
+    expect_indices("generate", draw.tokens, vocabulary)?;
+    if [layers, vocabulary, hidden, steps].contains(&0) {
+        return Err(Error::argument("generate", "sizes", "at least 1 each", format!("{steps} steps of {sizes:?}")));
+    }
     super::expect_len("generate", weights, sizes.weights())?;
     let bytes = sizes.workgroup_bytes();
     if bytes > MOST_WORKGROUP_BYTES {

@@ -1,8 +1,8 @@
 //! Recurrences over a whole sequence: what is the same for all cells.
 //!
 //! A cell has a forward and a backward kernel ([`Cell`]), with the recurrent product inside. Each runs in one of two
-//! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries; or *stepwise*, a
-//! dispatch for each step. The D directions of a layer are side by side: one dispatch is of them all.
+//! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries and read all
+//! weights in every step; or *stepwise*, a dispatch for each step. The D directions of a layer are side by side: one dispatch is of them all.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -145,15 +145,15 @@ pub(super) struct RowTile {
     width: usize,
     /// Groups of such threads in a workgroup.
     groups: usize,
-    /// All steps in one dispatch.
-    fused: bool,
+    /// Why there is a dispatch for each step, if not one for all.
+    stepwise: Option<String>,
 }
 
 /// 16 KiB of workgroup memory in f32: WebGPU's default limit.
 const TILE_VALUES: usize = 4096;
 
-/// The most weights, 4 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s:
-/// these take 40 microseconds, where a dispatch for each step, whose workgroups share them, takes about ten.
+/// The most weights, 4 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s,
+/// so that these take 40 microseconds, several times what a dispatch costs. By calculation, not measured.
 const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 20;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
@@ -166,16 +166,13 @@ fn stepwise(g: &Graph, Sizes { steps, hidden, .. }: Sizes, gates: usize) -> Opti
         let most = MOST_WEIGHTS_OF_A_WORKGROUP;
         return Some(format!("each workgroup of one dispatch would read {weights} weights a step, more than {most}"));
     }
-    if g.is_wide() && steps == 1 {
-        return Some("one step is spread over more workgroups so".into());
-    }
     g.is_stepwise().then(|| "it was asked for".into())
 }
 
 impl RowTile {
     pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "FUSED", "DEPTH"];
 
-    /// The layout for these sizes, fused or stepwise. A thread multiplies with `gates` gates at once.
+    /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
     /// A GPU gets 4 x 4 sums a gate and thread, and just enough groups to fill a workgroup of 64 threads: that makes the
     /// most workgroups. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
@@ -183,20 +180,29 @@ impl RowTile {
         let Sizes { directions, steps, batch, hidden, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
-        let fused = stepwise(g, sizes, cell_gates).is_none();
+        if let Some(why) = stepwise(g, sizes, cell_gates) {
+            return Self::stepwise(sizes, why);
+        }
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
-        let large = fused && !g.is_wide() && flops >= LARGE_TILE_FLOPS;
+        let large = !g.is_wide() && flops >= LARGE_TILE_FLOPS;
         let (rows, columns) = if large { (fit.min(16), vectors.min(4 / gates)) } else { (4, 1) };
         let rows = rows.min(batch);
-        let most = batch.div_ceil(rows);
-        let (width, groups) = if fused {
-            let width = vectors.div_ceil(columns).min(256);
-            (width, if large { 1 } else { (64 / width).clamp(1, most) })
-        } else {
-            let groups = most.min(4);
-            (vectors.min(64 / groups), groups)
-        };
-        Self { padded, rows, columns, width, groups, fused }
+        let width = vectors.div_ceil(columns).min(256);
+        let groups = if large { 1 } else { (64 / width).clamp(1, batch.div_ceil(rows)) };
+        Self { padded, rows, columns, width, groups, stepwise: None }
+    }
+
+    /// A dispatch for each step, whose workgroups share the columns too.
+    fn stepwise(sizes: Sizes, why: String) -> Self {
+        let padded = sizes.hidden.next_multiple_of(4);
+        let rows = sizes.batch.min(4);
+        let groups = sizes.batch.div_ceil(rows).min(4);
+        let width = (padded / 4).min(64 / groups);
+        Self { padded, rows, columns: 1, width, groups, stepwise: Some(why) }
+    }
+
+    fn fused(&self) -> bool {
+        self.stepwise.is_none()
     }
 
     fn entries(&self) -> usize {
@@ -206,7 +212,7 @@ impl RowTile {
     /// Vectors of four columns of the rows in workgroup memory.
     fn depth(&self) -> usize {
         let vectors = self.padded / 4;
-        if self.fused { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
+        if self.fused() { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
     }
 
     fn constants(&self) -> [(&'static str, u32); 7] {
@@ -217,13 +223,17 @@ impl RowTile {
             of("COLUMNS", self.columns),
             of("GROUPS", self.groups),
             of("WIDTH", self.width),
-            of("FUSED", self.fused.into()),
+            of("FUSED", self.fused().into()),
             of("DEPTH", self.depth()),
         ]
     }
 
+    fn workgroups(&self, sizes: Sizes) -> usize {
+        self.grid(sizes).iter().product()
+    }
+
     fn grid(&self, sizes: Sizes) -> [usize; 3] {
-        let columns = if self.fused { 1 } else { (self.padded / 4).div_ceil(self.columns * self.width) };
+        let columns = if self.fused() { 1 } else { (self.padded / 4).div_ceil(self.columns * self.width) };
         [sizes.batch.div_ceil(self.entries()), columns, sizes.directions]
     }
 }
@@ -270,18 +280,23 @@ impl Launch {
 pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let sizes @ Sizes { directions, steps, hidden, .. } = check(cell, s)?;
     let gates = cell.gates();
-    let tile = RowTile::new(g, sizes, gates, gates);
+    let mut tile = RowTile::new(g, sizes, gates, gates);
+    if g.is_wide() && steps == 1 {
+        let spread = RowTile::stepwise(sizes, "more workgroups share its one step".into());
+        if spread.workgroups(sizes) > tile.workgroups(sizes) {
+            tile = spread;
+        }
+    }
     let nowhere = g.zeros("nowhere", &[4])?;
     let side_by_side =
         if directions == 1 { String::new() } else { format!(" of {directions} directions side by side") };
-    let workgroups = tile.grid(sizes).iter().product::<usize>();
-    let how = match stepwise(g, sizes, gates) {
+    let how = match &tile.stepwise {
         None => {
             format!("all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup", tile.entries())
         }
         Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
     };
-    g.note(format!("{cell:?}, H {hidden}: {how}, {workgroups} workgroups"));
+    g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups", tile.workgroups(sizes)));
     let w_t = packed(g, s, &tile, gates, true)?;
     for (first, last) in dispatches(&tile, steps) {
         let launch = Launch::new(sizes, (first, last), &tile, false);
@@ -304,7 +319,7 @@ fn packed(g: &mut Graph, s: &Sequence, tile: &RowTile, gates: usize, transpose: 
 
 /// The steps of each dispatch.
 fn dispatches(tile: &RowTile, steps: usize) -> Vec<(usize, usize)> {
-    if tile.fused { vec![(0, steps)] } else { (0..steps).map(|step| (step, step + 1)).collect() }
+    if tile.fused() { vec![(0, steps)] } else { (0..steps).map(|step| (step, step + 1)).collect() }
 }
 
 /// Records the gradients of [`forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
@@ -333,12 +348,12 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     };
     let mut spans = dispatches(&tile, steps);
     spans.reverse();
-    if !tile.fused && d.wants_dstart {
+    if !tile.fused() && d.wants_dstart {
         // The product of the first step needs all columns of its dx.
         spans.push((0, 0));
     }
     for (first, last) in spans {
-        let complete = tile.fused && d.wants_dstart;
+        let complete = tile.fused() && d.wants_dstart;
         let launch = Launch::new(sizes, (first, last), &tile, complete);
         (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
         let within = (last - first).saturating_sub(1);

@@ -655,18 +655,20 @@ pub fn recurrences(
         let shares = |tensor: &Tensor, part: &Tensor| tensor.len() != part.len();
         let rows = steps * batch;
         for (i, &Direction { x, weight, bias, start }) in directions.iter().enumerate() {
-            let product = g.view(gradient, "d product", i * rows * stride, &[rows, stride])?;
+            let start_of_product = i * rows * stride;
             if let Some((dw, accumulate)) = g.gradient_target(weight)? {
-                // The first step adds nothing if it starts at 0.
-                let first = if s.has_h_0 || steps == 1 { 0 } else { batch };
+                // The first step adds nothing if it starts at 0; leaving it out is worth no copy.
+                let skips = !s.has_h_0 && steps > 1 && g.can_view(slot(i, 0) + state);
+                let first = if skips { batch } else { 0 };
                 let count = rows - first;
                 let before = g.view(&s.h, "h[..T]", slot(i, 0) + first * hidden, &[count, hidden])?;
-                let rows = Factor::block(&product, first * stride, count, width, stride);
+                let rows = Factor::block(gradient, start_of_product + first * stride, count, width, stride);
                 matmul(g, rows.t(), &before, None, &dw, accumulate)?;
             }
             if let Some(bias) = bias
                 && let Some((db, accumulate)) = g.gradient_target(bias)?
             {
+                let product = g.view(gradient, "d product", start_of_product, &[rows, stride])?;
                 column_sum::first_columns(g, &product, &db, accumulate)?;
             }
             for (k, value) in start.iter().flat_map(|start| std::iter::once(start.h).chain(start.c)).enumerate() {
