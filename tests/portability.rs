@@ -71,7 +71,7 @@ fn generate_constants(sizes: Sizes) -> Vec<(&'static str, u32)> {
         shape: &tensor("shape", &[1, 2], DType::F32),
         control: &tensor("control", &[1, 3], DType::U32),
         counter: &tensor("counter", &[1], DType::U32),
-        tokens: &tensor("tokens", &[1], DType::U32),
+        tokens: &device.tokens("tokens", &[1], sizes.vocabulary).unwrap(),
         ring: &tensor("ring", &[1, 1], DType::U32),
     };
     let [h, c] = ["h", "c"].map(|name| tensor(name, &[sizes.layers, 1, sizes.hidden], DType::F32));
