@@ -89,18 +89,9 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
             }
             carried[part][row] = rest;
         }
-        if passes_on(t - 1u) {
-            for (var gate = 0u; gate < GATES; gate++) {
-                keep_rows(place, t - 1u, gate);
-                workgroupBarrier();
-                multiply(place, t - 1u, gate, &carried);
-                workgroupBarrier();
-            }
-        }
+        pass_on(place, t - 1u, &carried);
     }
-    for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        store_dstart4(place, 0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
-    }
+    store_carried(place, 0u, &carried);
 }
 
 // dr[t], dz[t] or dm[t] of an entry.

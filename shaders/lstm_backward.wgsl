@@ -46,12 +46,7 @@ const STATES: u32 = 2u;
 fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
     var carried = carried_in(place);
-    var carried_c = Sums();
-    if FUSED == 0u && p.last < p.T {
-        for (var k = 0u; k < ROWS * COLUMNS; k++) {
-            carried_c[k / ROWS][k % ROWS] = dstart4(place, 1u, entry_of(place, k), column_of(place, k));
-        }
-    }
+    var carried_c = load_carried(place, 1u);
     for (var t = p.last; t > p.first; t--) {
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             let entry = entry_of(place, k);
@@ -93,19 +88,10 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
             }
         }
         carried = Sums();
-        if passes_on(t - 1u) {
-            for (var gate = 0u; gate < GATES; gate++) {
-                keep_rows(place, t - 1u, gate);
-                workgroupBarrier();
-                multiply(place, t - 1u, gate, &carried);
-                workgroupBarrier();
-            }
-        }
+        pass_on(place, t - 1u, &carried);
     }
-    for (var k = 0u; k < ROWS * COLUMNS; k++) {
-        store_dstart4(place, 0u, entry_of(place, k), column_of(place, k), carried[k / ROWS][k % ROWS]);
-        store_dstart4(place, 1u, entry_of(place, k), column_of(place, k), carried_c[k / ROWS][k % ROWS]);
-    }
+    store_carried(place, 0u, &carried);
+    store_carried(place, 1u, &carried_c);
 }
 
 // dx[t] of an entry and gate.

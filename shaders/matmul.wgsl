@@ -49,13 +49,13 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
     let origin = TILE * group.yx;
     let start = group.z * p.slice;
     var sums = multiply_tile(origin, vec2<u32>(start, min(start + p.slice, p.k)), local);
-    for (var i = 0u; i < 4u * A_VECTORS * B_VECTORS; i++) {
-        let row = origin.x + tile_row(local, i / B_VECTORS);
-        let column = origin.y + tile_column(local, i % B_VECTORS);
+    for (var i = 0u; i < 4u * VECTORS * VECTORS; i++) {
+        let row = origin.x + tile_row(local, i / VECTORS);
+        let column = origin.y + tile_column(local, i % VECTORS);
         for (var j = 0u; j < 4u; j++) {
             if row < p.m && column + j < p.n {
                 let at = (group.z * p.m + row) * p.n + column + j;
-                var value = sums[i / B_VECTORS][i % B_VECTORS][j];
+                var value = sums[i / VECTORS][i % VECTORS][j];
                 if p.biases == 1u { value += bias[column + j]; }
                 if p.biases == 2u { value += bias[column + j] + bias2[column + j]; }
                 if p.accumulate != 0u { value += c[at]; }

@@ -75,9 +75,7 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
         if passes_on(t - 1u) { multiply(place, t - 1u, 0u, &carried); }
         workgroupBarrier();
     }
-    for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        store_dstart4(place, 0u, entry_of(place, i), column_of(place, i), carried[i / ROWS][i % ROWS]);
-    }
+    store_carried(place, 0u, &carried);
 }
 
 // dx[t] of an entry.

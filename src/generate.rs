@@ -5,7 +5,8 @@ use std::time::Instant;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::kernels::generate::{MOST_WORKGROUP_BYTES, generate};
+use crate::kernels::WORKGROUP_BYTES;
+use crate::kernels::generate::generate;
 use crate::kernels::sample::{Draw, sample};
 use crate::nn::functional::InitialState;
 use crate::nn::{CharRnn, LanguageModel, Parameters, State};
@@ -305,8 +306,8 @@ fn in_one_dispatch<'a>(
     }
     let rnn = model.char_rnn().ok_or("a `CharRnn`")?;
     match rnn.sizes().workgroup_bytes() {
-        bytes if bytes <= MOST_WORKGROUP_BYTES => Ok(rnn),
-        bytes => Err(format!("at most {MOST_WORKGROUP_BYTES} bytes of workgroup memory, not {bytes}")),
+        bytes if bytes <= WORKGROUP_BYTES => Ok(rnn),
+        bytes => Err(format!("at most {WORKGROUP_BYTES} bytes of workgroup memory, not {bytes}")),
     }
 }
 

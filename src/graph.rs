@@ -369,7 +369,7 @@ impl Graph {
     /// alignment does not let kernels bind them.
     pub(crate) fn adjacent(&self, name: &str, count: usize, shape: &[usize]) -> Result<Vec<Option<Tensor>>> {
         let len: usize = shape.iter().product();
-        if count == 1 || !(4 * len as u64).is_multiple_of(self.device.limits().offset_alignment) {
+        if count == 1 || !self.can_view(len) {
             return Ok(vec![None; count]);
         }
         let all = self.zeros(name, &[&[count], shape].concat())?;
@@ -452,7 +452,7 @@ impl Graph {
                 let expected = format!("{} for `{}` (`{}`)", binding.dtype, binding.name, tensor.name());
                 return Err(Error::argument(kernel.name, "dtype", expected, tensor.dtype()));
             }
-            debug_assert_eq!(4 * tensor.offset() as u64 % limits.offset_alignment, 0, "{tensor:?} is misaligned");
+            debug_assert!(self.can_view(tensor.offset()), "{tensor:?} is misaligned");
         }
         for (i, first) in tensors.iter().enumerate() {
             for (j, second) in tensors.iter().enumerate().skip(i + 1) {

@@ -61,20 +61,14 @@ impl Real for f64 {
     }
 }
 
-/// tanh without a branch, so that a loop over it vectorises; the standard library's is a call per element.
-///
-/// `tanh x = (e - 1) / (e + 1)` with `e = exp(2|x|)` loses the digits of a small `x`, so `expm1` is built instead:
-/// `2|x| = n ln 2 + r`, `expm1 = 2ⁿ (expm1(r) + 1) - 1` with the degree-7 Taylor polynomial of `expm1(r)`,
-/// `|r| <= ln 2 / 2`. Within 4 ULP of the exact value for every float (`tests::tanh_ulp` samples, `tanh_all` proves).
+/// Added to a small number, it leaves that number, rounded to an integer, in the low bits: 1.5 * 2²³.
+const ROUND: f32 = 12_582_912.0;
+
+/// `(n + ROUND, expm1 r)` with `a = n ln 2 + r`, `|r| <= ln 2 / 2`: the degree-7 Taylor polynomial.
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+fn reduced_expm1(a: f32) -> (f32, f32) {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Added to a small number, it leaves that number, rounded to an integer, in the low bits.
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2²³
-    // tanh is 1 to the last bit above 9.01; the select form (not min) lets a NaN through.
-    let a = x.abs();
-    let a = if a > 10.0 { 10.0 } else { a } * 2.0;
     let rounded = a.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
     let r = (-n).mul_add(LN2_LOW, (-n).mul_add(LN2_HIGH, a));
@@ -84,35 +78,41 @@ fn tanh(x: f32) -> f32 {
     let p = p.mul_add(r, 1.0 / 24.0);
     let p = p.mul_add(r, 1.0 / 6.0);
     let p = p.mul_add(r, 0.5);
-    let expm1_r = (p * r).mul_add(r, r);
-    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits())); // 2ⁿ
+    (rounded, (p * r).mul_add(r, r))
+}
+
+/// 2ⁿ of n + ROUND, n a whole number from -126 to 127.
+#[inline(always)]
+fn power_of_two(rounded: f32) -> f32 {
+    f32::from_bits(rounded.to_bits().wrapping_shl(23).wrapping_add(1f32.to_bits()))
+}
+
+/// tanh without a branch, so that a loop over it vectorises; the standard library's is a call per element.
+///
+/// `tanh x = (e - 1) / (e + 1)` with `e = exp(2|x|)` loses the digits of a small `x`, so `expm1` is built instead:
+/// `2|x| = n ln 2 + r`, `expm1 = 2ⁿ (expm1(r) + 1) - 1`. Within 4 ULP of the exact value for every float
+/// (`tests::tanh_ulp` samples, `tanh_all` proves).
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    // tanh is 1 to the last bit above 9.01; the select form (not min) lets a NaN through.
+    let a = x.abs();
+    let (rounded, expm1_r) = reduced_expm1(if a > 10.0 { 10.0 } else { a } * 2.0);
+    let scale = power_of_two(rounded);
     let expm1 = expm1_r.mul_add(scale, scale - 1.0);
     (expm1 / (expm1 + 2.0)).copysign(x)
 }
 
-/// exp without a branch: `x = n ln 2 + r`, `exp x = 2ⁿ exp r` with the degree-7 Taylor polynomial of `exp r`,
-/// `|r| <= ln 2 / 2`, and 2ⁿ in two factors, since n reaches 128 and results go down to the smallest numbers. Within 2 ULP
-/// of the exact value for every float (`tests::exp_ulp` samples, `exp_all` proves).
+/// exp without a branch: `x = n ln 2 + r`, `exp x = 2ⁿ (expm1(r) + 1)`, and 2ⁿ in two factors, since n reaches 128 and
+/// results go down to the smallest numbers. Within 2 ULP of the exact value for every float (`tests::exp_ulp` samples,
+/// `exp_all` proves).
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2²³
     // Beyond these, 0 and infinity; the select form lets a NaN through.
     let a = if x > 89.0 { 89.0 } else { x };
-    let a = if a < -105.0 { -105.0 } else { a };
-    let n = a.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
-    let r = (-n).mul_add(LN2_LOW, (-n).mul_add(LN2_HIGH, a));
-    let p = 1.0f32 / 5040.0;
-    let p = p.mul_add(r, 1.0 / 720.0);
-    let p = p.mul_add(r, 1.0 / 120.0);
-    let p = p.mul_add(r, 1.0 / 24.0);
-    let p = p.mul_add(r, 1.0 / 6.0);
-    let p = p.mul_add(r, 0.5);
-    let p = (p * r).mul_add(r, r) + 1.0;
+    let (rounded, expm1_r) = reduced_expm1(if a < -105.0 { -105.0 } else { a });
+    let n = rounded - ROUND;
     let half = (n * 0.5).floor();
-    let power = |n: f32| f32::from_bits((n + ROUND).to_bits().wrapping_shl(23).wrapping_add(1f32.to_bits()));
-    p * power(half) * power(n - half)
+    (expm1_r + 1.0) * power_of_two(half + ROUND) * power_of_two(n - half + ROUND)
 }
 
 #[cfg(test)]

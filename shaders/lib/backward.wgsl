@@ -8,13 +8,27 @@
 // and has Params with has_dy, has_dend, complete.
 const PARTS: u32 = COLUMNS;
 
-// What the first step computed here gets from the step after it.
-fn carried_in(place: Place) -> Sums {
+// What the dispatch of the step after left in slot `slot` of dstart; 0 if there is none.
+fn load_carried(place: Place, slot: u32) -> Sums {
     var carried = Sums();
     if FUSED == 0u && p.last < p.T {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
-            carried[i / ROWS][i % ROWS] = dstart4(place, 0u, entry_of(place, i), column_of(place, i));
+            carried[i / ROWS][i % ROWS] = dstart4(place, slot, entry_of(place, i), column_of(place, i));
         }
+    }
+    return carried;
+}
+
+fn store_carried(place: Place, slot: u32, carried: ptr<function, Sums>) {
+    for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        store_dstart4(place, slot, entry_of(place, i), column_of(place, i), (*carried)[i / ROWS][i % ROWS]);
+    }
+}
+
+// What the first step computed here gets from the step after it.
+fn carried_in(place: Place) -> Sums {
+    var carried = load_carried(place, 0u);
+    if FUSED == 0u && p.last < p.T {
         for (var gate = 0u; gate < GATES; gate++) { multiply(place, p.last, gate, &carried); }
     }
     return carried;
@@ -23,6 +37,18 @@ fn carried_in(place: Place) -> Sums {
 // Is the product of what step t passes back made here?
 fn passes_on(t: u32) -> bool {
     return t > p.first || p.complete != 0u;
+}
+
+// Adds that product, of what this thread and the others have written, gate by gate: there is room to keep one.
+fn pass_on(place: Place, t: u32, carried: ptr<function, Sums>) {
+    if passes_on(t) {
+        for (var gate = 0u; gate < GATES; gate++) {
+            keep_rows(place, t, gate);
+            workgroupBarrier();
+            multiply(place, t, gate, carried);
+            workgroupBarrier();
+        }
+    }
 }
 
 // A vec4 of slot `slot` of a tensor of states.

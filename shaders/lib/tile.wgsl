@@ -1,29 +1,27 @@
 // One tile of a matrix product  A [M, K] B [K, N], computed by a workgroup of 8 x 8 threads; each thread keeps
-// 4 A_VECTORS x 4 B_VECTORS sums, which is what makes loads from workgroup memory few: 16 for 64 products of 8 x 8 sums.
+// 4 VECTORS x 4 VECTORS sums, which is what makes loads from workgroup memory few: 16 for 64 products of 8 x 8 sums.
 //
 // The kernel that joins this defines
 //   fn load_a(m: u32, k: u32) -> f32    an element of A, 0 outside
 //   fn load_b(k: u32, n: u32) -> f32    an element of B, 0 outside
 //   fn a_is_transposed() -> bool        whether A lies in memory as [K, M]; neighbouring threads load neighbours
 //   fn b_is_transposed() -> bool        whether B lies in memory as [N, K]
-const A_VECTORS: u32 = 2u;
-const B_VECTORS: u32 = 2u;
+const VECTORS: u32 = 2u;
 
-const A_WIDTH: u32 = 8u * A_VECTORS;
-const B_WIDTH: u32 = 8u * B_VECTORS;
-const TILE: vec2<u32> = vec2<u32>(4u * A_WIDTH, 4u * B_WIDTH);
+const WIDTH: u32 = 8u * VECTORS; // vec4 across a tile
+const TILE: u32 = 4u * WIDTH;
 const DEPTH: u32 = 16u;
 const TILE_THREADS: u32 = 64u;
 
 // As long as the loops over it, or software drivers do not keep it in registers.
-alias TileSums = array<array<vec4<f32>, B_VECTORS>, 4u * A_VECTORS>;
+alias TileSums = array<array<vec4<f32>, VECTORS>, 4u * VECTORS>;
 
-var<workgroup> tile_a: array<vec4<f32>, DEPTH * A_WIDTH>; // [DEPTH, A_WIDTH]
-var<workgroup> tile_b: array<vec4<f32>, DEPTH * B_WIDTH>; // [DEPTH, B_WIDTH]
+var<workgroup> tile_a: array<vec4<f32>, DEPTH * WIDTH>; // [DEPTH, WIDTH]
+var<workgroup> tile_b: array<vec4<f32>, DEPTH * WIDTH>; // [DEPTH, WIDTH]
 
 // The k and the vector of a slot of a tile: along memory first.
-fn place_of_slot(slot: u32, width: u32, vectors_first: bool) -> vec2<u32> {
-    return select(vec2<u32>(slot % DEPTH, slot / DEPTH), vec2<u32>(slot / width, slot % width), vectors_first);
+fn place_of_slot(slot: u32, vectors_first: bool) -> vec2<u32> {
+    return select(vec2<u32>(slot % DEPTH, slot / DEPTH), vec2<u32>(slot / WIDTH, slot % WIDTH), vectors_first);
 }
 
 // Rows from origin.x on, columns from origin.y on of the product, summed over k in range.x .. range.y.
@@ -33,28 +31,28 @@ fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
     let row = local / 8u;
     let column = local % 8u;
     for (var k0 = range.x; k0 < range.y; k0 += DEPTH) {
-        for (var slot = local; slot < DEPTH * A_WIDTH; slot += TILE_THREADS) {
-            let place = place_of_slot(slot, A_WIDTH, a_is_transposed());
-            let k = k0 + place.x;
-            let m = origin.x + 4u * place.y;
-            tile_a[place.x * A_WIDTH + place.y] =
-                vec4<f32>(load_a(m, k), load_a(m + 1u, k), load_a(m + 2u, k), load_a(m + 3u, k));
-        }
-        for (var slot = local; slot < DEPTH * B_WIDTH; slot += TILE_THREADS) {
-            let place = place_of_slot(slot, B_WIDTH, !b_is_transposed());
-            let k = k0 + place.x;
-            let n = origin.y + 4u * place.y;
-            tile_b[place.x * B_WIDTH + place.y] =
-                vec4<f32>(load_b(k, n), load_b(k, n + 1u), load_b(k, n + 2u), load_b(k, n + 3u));
+        for (var slot = local; slot < DEPTH * WIDTH; slot += TILE_THREADS) {
+            let in_a = place_of_slot(slot, a_is_transposed());
+            let in_b = place_of_slot(slot, !b_is_transposed());
+            let ka = k0 + in_a.x;
+            let kb = k0 + in_b.x;
+            let m = origin.x + 4u * in_a.y;
+            let n = origin.y + 4u * in_b.y;
+            tile_a[in_a.x * WIDTH + in_a.y] =
+                vec4<f32>(load_a(m, ka), load_a(m + 1u, ka), load_a(m + 2u, ka), load_a(m + 3u, ka));
+            tile_b[in_b.x * WIDTH + in_b.y] =
+                vec4<f32>(load_b(kb, n), load_b(kb, n + 1u), load_b(kb, n + 2u), load_b(kb, n + 3u));
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
-            var a = array<vec4<f32>, A_VECTORS>();
-            var b = array<vec4<f32>, B_VECTORS>();
-            for (var i = 0u; i < A_VECTORS; i++) { a[i] = tile_a[k * A_WIDTH + 8u * i + row]; }
-            for (var j = 0u; j < B_VECTORS; j++) { b[j] = tile_b[k * B_WIDTH + 8u * j + column]; }
-            for (var i = 0u; i < A_VECTORS; i++) {
-                for (var j = 0u; j < B_VECTORS; j++) {
+            var a = array<vec4<f32>, VECTORS>();
+            var b = array<vec4<f32>, VECTORS>();
+            for (var i = 0u; i < VECTORS; i++) {
+                a[i] = tile_a[k * WIDTH + 8u * i + row];
+                b[i] = tile_b[k * WIDTH + 8u * i + column];
+            }
+            for (var i = 0u; i < VECTORS; i++) {
+                for (var j = 0u; j < VECTORS; j++) {
                     sums[4u * i][j] += a[i].x * b[j];
                     sums[4u * i + 1u][j] += a[i].y * b[j];
                     sums[4u * i + 2u][j] += a[i].z * b[j];

@@ -2,7 +2,7 @@
 
 use super::sample::{Draw, Lanes};
 use super::sequence::Cell;
-use super::{expect, expect_indices, matmul, pack};
+use super::{WORKGROUP_BYTES, expect, expect_indices, expect_len, matmul, pack};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};
@@ -15,7 +15,7 @@ params! { B: u32, V: u32, H: u32, L: u32, cell: u32, steps: u32, capacity: u32 }
 pub static KERNEL: Kernel = Kernel {
     name: "generate",
     source: wgsl!("generate", "draw", "threefry", "reduce", "math"),
-    constants: &["GATES", "BLOCKS", "VECTORS", "STATE_VECTORS", "SUM_VECTORS"],
+    constants: &["THREADS", "GATES", "BLOCKS", "VECTORS", "STATE_VECTORS", "SUM_VECTORS"],
     params: FIELDS,
     bindings: &[
         reads("weights"),
@@ -34,9 +34,6 @@ const THREADS: usize = 256;
 
 /// What `lib/draw` and `lib/reduce` take of the workgroup's memory: 64 sums, 256 parts of one, and a token.
 const DRAW_BYTES: usize = 4 * (64 + THREADS + 1);
-
-/// WebGPU's default limit.
-pub(crate) const MOST_WORKGROUP_BYTES: usize = 16 << 10;
 
 /// The sizes of a network of an embedding, recurrent layers and a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -109,9 +106,10 @@ impl Sizes {
         16 * (state + sums) + DRAW_BYTES
     }
 
-    fn constants(&self) -> [(&'static str, u32); 5] {
+    fn constants(&self) -> [(&'static str, u32); 6] {
         let (state, sums) = self.state_and_sum_vectors();
         [
+            ("THREADS", THREADS as u32),
             ("GATES", self.cell.gates() as u32),
             ("BLOCKS", self.blocks() as u32),
             ("VECTORS", self.vectors() as u32),
@@ -202,10 +200,10 @@ pub fn generate(
     if [layers, vocabulary, hidden, steps].contains(&0) {
         return Err(Error::argument("generate", "sizes", "at least 1 each", format!("{steps} steps of {sizes:?}")));
     }
-    super::expect_len("generate", weights, sizes.weights())?;
+    expect_len("generate", weights, sizes.weights())?;
     let bytes = sizes.workgroup_bytes();
-    if bytes > MOST_WORKGROUP_BYTES {
-        let expected = format!("sizes that take at most {MOST_WORKGROUP_BYTES} bytes of workgroup memory");
+    if bytes > WORKGROUP_BYTES {
+        let expected = format!("sizes that take at most {WORKGROUP_BYTES} bytes of workgroup memory");
         return Err(Error::argument("generate", "sizes", expected, format!("{bytes} for {sizes:?}")));
     }
     for state in [Some(h), c].into_iter().flatten() {

@@ -14,7 +14,7 @@ params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: 
 pub static KERNEL: Kernel = Kernel {
     name: "matmul",
     source: wgsl!("matmul", "tile"),
-    constants: &["A_VECTORS", "B_VECTORS"],
+    constants: &["VECTORS"],
     params: FIELDS,
     bindings: &[reads("a"), reads("b"), reads("bias"), reads("bias2"), writes("c")],
     twin: twin!(twin),
@@ -74,8 +74,8 @@ const DEPTH: usize = 16;
 /// Vectors of four rows of a, and of four columns of b, of a thread; 8 x 8 threads share a tile.
 ///
 /// On a software driver a load costs hundreds of products, so a large product gets the largest tile that fits into 16 KiB.
-fn vectors(g: &Graph, m: usize, n: usize, k: usize) -> [usize; 2] {
-    if !g.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { [4, 4] } else { [2, 2] }
+fn vectors(g: &Graph, m: usize, n: usize, k: usize) -> usize {
+    if !g.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { 4 } else { 2 }
 }
 
 /// Records `c = a b + bias`, or `c += a b + bias`. `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` of `m n` elements.
@@ -123,8 +123,8 @@ pub fn matmul_with_biases<'a>(
         expect_len("matmul", bias, n)?;
     }
     let vectors = vectors(g, m, n, k);
-    let [down, across] = [m.div_ceil(32 * vectors[0]), n.div_ceil(32 * vectors[1])];
-    let constants = [("A_VECTORS", vectors[0] as u32), ("B_VECTORS", vectors[1] as u32)];
+    let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
+    let constants = [("VECTORS", vectors as u32)];
     let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), down * across, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);

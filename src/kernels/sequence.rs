@@ -2,12 +2,15 @@
 //!
 //! A cell has a forward and a backward kernel ([`Cell`]), with the recurrent product inside. Each runs in one of two
 //! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries and read all
-//! weights in every step; or *stepwise*, a dispatch for each step. The D directions of a layer are side by side: one dispatch is of them all.
+//! weights in every step; or *stepwise*, a dispatch for each step. The D directions of a layer are side by side: one
+//! dispatch is of them all.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{LARGE_TILE_FLOPS, expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn};
+use super::{
+    LARGE_TILE_FLOPS, WORKGROUP_BYTES, expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn,
+};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::product::{Matrix, product};
@@ -149,8 +152,8 @@ pub(super) struct RowTile {
     stepwise: Option<String>,
 }
 
-/// 16 KiB of workgroup memory in f32: WebGPU's default limit.
-const TILE_VALUES: usize = 4096;
+/// Values of a workgroup's memory.
+const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 
 /// The most weights, 4 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s,
 /// so that these take 40 microseconds, several times what a dispatch costs. By calculation, not measured.

@@ -460,6 +460,13 @@ pub struct States {
     pub c: Option<Var>,
 }
 
+impl States {
+    /// h, and c if there is one.
+    pub(crate) fn vars(self) -> impl Iterator<Item = Var> {
+        std::iter::once(self.h).chain(self.c)
+    }
+}
+
 impl From<Var> for States {
     fn from(h: Var) -> Self {
         Self { h, c: None }
@@ -622,7 +629,7 @@ pub fn recurrences(
     for (d, direction) in directions.iter().enumerate() {
         let mut parents = vec![direction.x, direction.weight];
         parents.extend(direction.bias);
-        parents.extend(direction.start.iter().flat_map(|start| std::iter::once(start.h).chain(start.c)));
+        parents.extend(direction.start.into_iter().flat_map(States::vars));
         let output = g.view(&s.h, "output", slot(d, 1), &[steps, batch, hidden])?;
         let output = g.result(output, &parents);
         let c = c_n.as_ref().map(|c_n| g.result(c_n[d].clone(), &parents));
@@ -632,7 +639,7 @@ pub fn recurrences(
     let (directions, ends) = (directions.to_vec(), results.clone());
     g.on_backward(move |g| {
         let dy: Vec<_> = ends.iter().map(|&(output, _)| g.gradient(output)).collect();
-        let dend = ends.iter().flat_map(|&(_, end)| std::iter::once(end.h).chain(end.c));
+        let dend = ends.iter().flat_map(|&(_, end)| end.vars());
         let dend: Vec<_> = dend.map(|state| g.gradient(state)).collect();
         let dy = g.stack("d outputs", &dy, &[count, steps, batch, hidden])?;
         let dend = g.stack("d last states", &dend, &[count, states, batch, hidden])?;
@@ -640,8 +647,7 @@ pub fn recurrences(
             return Ok(());
         }
         let starts = directions.iter().filter_map(|direction| direction.start);
-        let wants_dstart =
-            starts.flat_map(|start| std::iter::once(start.h).chain(start.c)).any(|v| g.is_differentiable(v));
+        let wants_dstart = starts.flat_map(States::vars).any(|v| g.is_differentiable(v));
         let d = SequenceGradients {
             dy,
             dend,
@@ -671,7 +677,7 @@ pub fn recurrences(
                 let product = g.view(gradient, "d product", start_of_product, &[rows, stride])?;
                 column_sum::first_columns(g, &product, &db, accumulate)?;
             }
-            for (k, value) in start.iter().flat_map(|start| std::iter::once(start.h).chain(start.c)).enumerate() {
+            for (k, value) in start.into_iter().flat_map(States::vars).enumerate() {
                 if g.is_differentiable(value) {
                     let part = g.view(&d.dstart, "d incoming state", (i * states + k) * state, &state_shape)?;
                     g.add_gradient(value, &part, shares(&d.dstart, &part))?;
