@@ -7,7 +7,7 @@
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [D, 3, HP, HP / 4] vec4   W_g of each gate, zero-padded
+// w        [D, 3, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
 // h        [D, T + 1, B, H]
 // dy       [D, T, B, H]       gradient of every step's output
@@ -44,8 +44,10 @@ const STATES: u32 = 1u;
 @compute @workgroup_size(THREADS)
 fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    var carried = carried_in(place);
-    for (var t = p.last; t > p.first; t--) {
+    let steps = steps_of(group);
+    if is_idle(steps) { return; }
+    var carried = carried_in(place, group.z, steps);
+    for (var t = steps.y; t > steps.x; t--) {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
@@ -94,12 +96,16 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     store_carried(place, 0u, &carried);
 }
 
-// dr[t], dz[t] or dm[t] of an entry.
+// dr[t], dz[t] or dm[t] of an entry; of the layer above, dr[t], dz[t] or dn[t].
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
-    let at = (row_of(place, p.T, t, entry) * 4u + gate) * p.H + column;
+    let row = row_of(place, p.T, t, entry);
+    let at = (row * 4u + gate) * p.H + column;
+    let at_dx = (row * GATES + gate) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = saved[at + j]; }
+        if entry < p.B && column + j < p.H {
+            if STACKED != 0u && place.matrix >= p.D { value[j] = dx[at_dx + j]; } else { value[j] = saved[at + j]; }
+        }
     }
     return value;
 }

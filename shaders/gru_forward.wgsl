@@ -11,7 +11,8 @@
 // x        [D, N, 3 H]        gates r, z, n; b_ih included
 // index    [D, T, B] u32      the row of x for each step and entry
 // lengths  [B] u32
-// w        [D, 3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
+// w        [D, 3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
+// below_bias [D - 1, 3 H]     b_ih of stacked layers; a dummy is bound otherwise
 // bias     [D, 3 H]           b_hh
 // h        [D, T + 1, B, H]   slot 0 is the incoming state
 // saved    [D, T, B, 4 H]     r, z, n, m for the backward pass
@@ -33,18 +34,23 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> bias: array<f32>;
-@group(0) @binding(6) var<storage, read_write> h: array<f32>;
-@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> below_bias: array<f32>;
+@group(0) @binding(6) var<storage, read> bias: array<f32>;
+@group(0) @binding(7) var<storage, read_write> h: array<f32>;
+@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
 
 const GATES: u32 = 3u;
 
 @compute @workgroup_size(THREADS)
 fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    keep_rows(place, p.first, 0u);
-    for (var t = p.first; t < p.last; t++) {
+    let steps = steps_of(group);
+    if is_idle(steps) { return; }
+    keep_rows(place, steps.x, 0u);
+    for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
+        var from_below = Sums();
+        add_from_below(place, group.z, t, &from_below);
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
@@ -54,10 +60,13 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             if entry < p.B {
                 if t < lengths[entry] {
                     let before = row4(place, t, entry, 0u, column);
-                    let r = sigmoid4(below(place, t, entry, 0u, column) + sums[part][row] + bias4(place, 0u, column));
-                    let z = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][row] + bias4(place, 1u, column));
+                    let x_r = below(place, t, entry, 0u, column) + from_below[part][row];
+                    let x_z = below(place, t, entry, 1u, column) + from_below[COLUMNS + part][row];
+                    let x_n = below(place, t, entry, 2u, column) + from_below[2u * COLUMNS + part][row];
+                    let r = sigmoid4(x_r + sums[part][row] + bias4(place, 0u, column));
+                    let z = sigmoid4(x_z + sums[COLUMNS + part][row] + bias4(place, 1u, column));
                     let m = sums[2u * COLUMNS + part][row] + bias4(place, 2u, column);
-                    let n = tanh4(below(place, t, entry, 2u, column) + r * m);
+                    let n = tanh4(x_n + r * m);
                     state = (1.0 - z) * n + z * before;
                     let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {

@@ -8,7 +8,7 @@
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [D, 4, HP, HP / 4] vec4   W_g of each gate, zero-padded
+// w        [D, 4, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
 // c        [D, T + 1, B, H]
 // saved    [D, T, B, 4 H]     i, f, g, o
@@ -45,9 +45,11 @@ const STATES: u32 = 2u;
 @compute @workgroup_size(THREADS)
 fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    var carried = carried_in(place);
-    var carried_c = load_carried(place, 1u);
-    for (var t = p.last; t > p.first; t--) {
+    let steps = steps_of(group);
+    if is_idle(steps) { return; }
+    var carried = carried_in(place, group.z, steps);
+    var carried_c = load_carried(place, steps, 1u);
+    for (var t = steps.y; t > steps.x; t--) {
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);

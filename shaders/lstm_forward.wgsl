@@ -11,7 +11,8 @@
 // x        [D, N, 4 H]        gates i, f, g, o, biases included
 // index    [D, T, B] u32      the row of x for each step and entry
 // lengths  [B] u32
-// w        [D, 4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded
+// w        [D, 4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
+// below_bias [D - 1, 4 H]     b_ih + b_hh of these; a dummy is bound otherwise
 // h, c     [D, T + 1, B, H]   slot 0 is the incoming state
 // saved    [D, T, B, 4 H]     i, f, g, o for the backward pass
 // grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
@@ -32,18 +33,22 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> h: array<f32>;
-@group(0) @binding(6) var<storage, read_write> c: array<f32>;
-@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> below_bias: array<f32>;
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;
+@group(0) @binding(7) var<storage, read_write> c: array<f32>;
+@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
 
 const GATES: u32 = 4u;
 
 @compute @workgroup_size(THREADS)
 fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    keep_rows(place, p.first, 0u);
-    for (var t = p.first; t < p.last; t++) {
+    let steps = steps_of(group);
+    if is_idle(steps) { return; }
+    keep_rows(place, steps.x, 0u);
+    for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
+        add_from_below(place, group.z, t, &sums);
         for (var k = 0u; k < ROWS * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);

@@ -10,7 +10,7 @@
 //          complete           whether the product of dx[first] is made here
 //          relu               as in rnn_forward
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-// w        [D, HP, HP / 4] vec4   W, zero-padded
+// w        [D, HP, HP / 4] vec4   W, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
 // h        [D, T + 1, B, H]
 // dy       [D, T, B, H]       gradient of every step's output
@@ -46,8 +46,10 @@ const STATES: u32 = 1u;
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    var carried = carried_in(place);
-    for (var t = p.last; t > p.first; t--) {
+    let steps = steps_of(group);
+    if is_idle(steps) { return; }
+    var carried = carried_in(place, group.z, steps);
+    for (var t = steps.y; t > steps.x; t--) {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);

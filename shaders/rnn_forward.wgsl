@@ -1,7 +1,8 @@
 // h[t + 1] = f(x[index[t]] + h[t] Wᵀ)      f = tanh, or max(0, ·) with relu; t = first .. last - 1
 //
 // All steps in one dispatch, where a workgroup can keep the states of its batch entries; otherwise one step, of some of
-// the columns. Past an entry's length, h is 0. The D directions are recurrences of their own, side by side.
+// the columns. Past an entry's length, h is 0. The D directions are recurrences of their own, side by
+// side; or they are stacked layers, each on h of the one before, a step behind it.
 //
 // params   D, N, T, B, H    N: rows of x of a direction
 //          first, last   the steps to compute
@@ -10,7 +11,8 @@
 // x        [D, N, H]          what comes in from below, biases included
 // index    [D, T, B] u32      the row of x for each step and entry
 // lengths  [B] u32
-// w        [D, HP, HP / 4] vec4   Wᵀ, zero-padded (pack makes it)
+// w        [D, HP, HP / 4] vec4   Wᵀ, zero-padded (pack makes it); W_ihᵀ of stacked layers 1 .. D - 1 behind them
+// below_bias [D - 1, H]  b_ih + b_hh of these; a dummy is bound otherwise
 // h        [D, T + 1, B, H]   slot 0 is the incoming state
 // grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
 struct Params {
@@ -30,16 +32,20 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> h: array<f32>;
+@group(0) @binding(5) var<storage, read> below_bias: array<f32>;
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;
 
 const GATES: u32 = 1u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let place = place_of(group, local);
-    keep_rows(place, p.first, 0u);
-    for (var t = p.first; t < p.last; t++) {
+    let steps = steps_of(group);
+    if is_idle(steps) { return; }
+    keep_rows(place, steps.x, 0u);
+    for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
+        add_from_below(place, group.z, t, &sums);
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);

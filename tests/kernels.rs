@@ -14,7 +14,7 @@ use elman::kernels::generate::Sizes;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::sample::Draw;
-use elman::kernels::sequence::{Cell, Sequence, SequenceGradients};
+use elman::kernels::sequence::{Cell, Sequence, SequenceGradients, Stack};
 use elman::kernels::{self, adam, rms_prop, sgd};
 use elman::nn::LanguageModel;
 use elman::nn::functional::InitialState;
@@ -160,6 +160,7 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
     Ok(Sequence {
         x: random(device, "x", &[directions, 11, width])?,
         index: indices(device, "index", &[directions, steps, batch], 11)?,
+        stack: None,
         lengths,
         w: (0..directions).map(w).collect::<Result<_>>()?,
         bias: (cell == Cell::Gru).then(|| random(device, "bias", &[directions, width])).transpose()?,
@@ -253,6 +254,7 @@ fn directions_do_not_touch_each_other() {
                     let one = Sequence {
                         x: half(&s.x, i),
                         index,
+                        stack: None,
                         lengths: s.lengths.clone(),
                         w: vec![s.w[i].clone()],
                         bias: of(&s.bias),
@@ -277,6 +279,140 @@ fn directions_do_not_touch_each_other() {
                 }
             }
         }
+    }
+}
+
+/// The same as stacked layers in place of directions.
+fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): Recurrence) -> Result<Sequence> {
+    let width = cell.gates() * hidden;
+    let scale = 1.0 / (hidden as f32).sqrt();
+    let w_ih = |layer: usize| {
+        let values: Vec<f32> = values(31 + layer as u32, width * hidden).iter().map(|w| scale * w).collect();
+        device.upload("w_ih", &[width, hidden], &values)
+    };
+    let w_ih = (1..layers).map(w_ih).collect::<Result<_>>()?;
+    Ok(Sequence {
+        x: random(device, "x", &[1, 11, width])?,
+        index: indices(device, "index", &[1, steps, batch], 11)?,
+        stack: Some(Stack { w_ih, biases: random(device, "b_ih", &[layers - 1, width])? }),
+        ..sequence(device, cell, size)?
+    })
+}
+
+/// A wavefront of layers is what they are one after the other, each on a table of what the one below made.
+#[test]
+fn stacked_layers() {
+    for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+        for size @ (layers, (steps, batch, hidden)) in
+            [(2, (1, 1, 1)), (3, (2, 5, 7)), (2, (4, 67, 33)), (4, (3, 6, 20))]
+        {
+            let wavefront = |device: &Device, g: &mut Graph| {
+                let s = stack(device, cell, size)?;
+                let states = [layers, cell.states(), batch, hidden];
+                let d = SequenceGradients {
+                    dy: Some(random(device, "dy", &[1, steps, batch, hidden])?),
+                    dend: Some(random(device, "dend", &states)?),
+                    dx: zeros(device, "dx", &[layers, steps, batch, cell.gates() * hidden])?,
+                    dstart: zeros(device, "dstart", &states)?,
+                    wants_dstart: true,
+                };
+                kernels::sequence::forward(g, cell, &s)?;
+                kernels::sequence::backward(g, cell, &s, &d)?;
+                Ok((s, d))
+            };
+            check(&format!("{cell:?} {size:?}"), TOLERANCE, |device, g| {
+                let (s, d) = wavefront(device, g)?;
+                let flat = |tensor: &Tensor| tensor.reshape(&[1, tensor.len()]);
+                Ok([Some(s.h.clone()), s.c.clone(), Some(flat(&d.dx)?), Some(flat(&d.dstart)?)]
+                    .into_iter()
+                    .flatten()
+                    .collect())
+            });
+
+            let device = Device::reference();
+            let mut g = Graph::without_parameters(&device);
+            let (s, d) = wavefront(&device, &mut g).unwrap();
+            g.finish().unwrap().run().unwrap();
+            one_after_the_other(cell, size, &s, &d);
+        }
+    }
+}
+
+/// Checks the results of stacked layers against each layer alone, whose products with the one below are plain loops.
+fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence, s: &Sequence, d: &SequenceGradients) {
+    let (device, width, states) = (s.x.device(), cell.gates() * hidden, cell.states());
+    let Stack { w_ih, biases } = s.stack.as_ref().unwrap();
+    let part = |tensor: &Tensor, parts: usize, i: usize| {
+        let each = tensor.len() / parts;
+        tensor.to_vec_f64().unwrap()[i * each..][..each].to_vec()
+    };
+    let upload = |name: &str, shape: &[usize], values: &[f64]| {
+        let tensor = device.zeros(name, shape, DType::F32).unwrap();
+        tensor.write(&values.iter().map(|&x| x as f32).collect::<Vec<_>>()).unwrap();
+        tensor
+    };
+    let every_row = device.tokens("every row", &[1, steps, batch], steps * batch).unwrap();
+    every_row.write_u32(&(0..(steps * batch) as u32).collect::<Vec<_>>()).unwrap();
+    // dy of a layer, from the one above.
+    let mut dy = d.dy.clone();
+    for layer in (0..layers).rev() {
+        let (x, index) = if layer == 0 {
+            (s.x.clone(), s.index.clone())
+        } else {
+            let (h, w, b) = (
+                part(&s.h, layers, layer - 1),
+                w_ih[layer - 1].to_vec_f64().unwrap(),
+                part(biases, layers - 1, layer - 1),
+            );
+            let mut x = Vec::new();
+            for row in h[batch * hidden..].chunks(hidden) {
+                x.extend(w.chunks(hidden).zip(&b).map(|(w, b)| b + w.iter().zip(row).map(|(w, h)| w * h).sum::<f64>()));
+            }
+            (upload("x", &[1, steps * batch, width], &x), every_row.clone())
+        };
+        let chain = |tensor: &Tensor| {
+            let mut values = part(tensor, layers, layer);
+            values[batch * hidden..].fill(f64::NAN);
+            upload(tensor.name(), &[1, steps + 1, batch, hidden], &values)
+        };
+        let alone = Sequence {
+            x,
+            index,
+            stack: None,
+            lengths: s.lengths.clone(),
+            w: vec![s.w[layer].clone()],
+            bias: s.bias.as_ref().map(|bias| upload("bias", &[1, width], &part(bias, layers, layer))),
+            h: chain(&s.h),
+            c: s.c.as_ref().map(chain),
+            saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, 4 * hidden]).unwrap()),
+            has_h_0: true,
+        };
+        let of_alone = SequenceGradients {
+            dy,
+            dend: d.dend.as_ref().map(|dend| upload("dend", &[1, states, batch, hidden], &part(dend, layers, layer))),
+            dx: zeros(device, "dx", &[1, steps, batch, width]).unwrap(),
+            dstart: zeros(device, "dstart", &[1, states, batch, hidden]).unwrap(),
+            wants_dstart: true,
+        };
+        let mut g = Graph::without_parameters(device);
+        kernels::sequence::forward(&mut g, cell, &alone).unwrap();
+        kernels::sequence::backward(&mut g, cell, &alone, &of_alone).unwrap();
+        g.finish().unwrap().run().unwrap();
+        let results = [(&s.h, &alone.h), (&d.dx, &of_alone.dx), (&d.dstart, &of_alone.dstart)];
+        for (stacked, alone) in results.into_iter().chain(s.c.as_ref().zip(alone.c.as_ref())) {
+            let what = format!("{cell:?}, layer {layer} of {layers}: {alone:?}");
+            // What goes through `upload` is rounded to f32.
+            assert_close(&what, &part(stacked, layers, layer), &alone.to_vec_f64().unwrap(), alone.len(), 1e-5);
+        }
+        dy = layer.checked_sub(1).map(|below| {
+            let (dx, w) = (of_alone.dx.to_vec_f64().unwrap(), w_ih[below].to_vec_f64().unwrap());
+            let row = |dx: &[f64]| {
+                (0..hidden)
+                    .map(|j| dx.iter().enumerate().map(|(i, dx)| dx * w[i * hidden + j]).sum())
+                    .collect::<Vec<f64>>()
+            };
+            upload("dy", &[1, steps, batch, hidden], &dx.chunks(width).flat_map(row).collect::<Vec<_>>())
+        });
     }
 }
 

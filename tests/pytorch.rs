@@ -277,8 +277,10 @@ fn check_family(
     }
 
     let mut g = Graph::new(&parameters);
-    // Every other case step by step, as a large hidden size is.
-    g.set_stepwise(seed % 2 == 1 && kind != "relu");
+    // Of three cases one all steps at once, one step by step, as a large hidden size is, and one with its layers as a
+    // wavefront.
+    g.set_stepwise(!seed.is_multiple_of(3));
+    g.set_wide(seed % 3 == 2);
     let x = g.input_with_gradient(&draw("x", &[outer[0], outer[1], options.input_size])).unwrap();
     let mut states = Vec::new();
     for &size in sizes.iter().filter(|_| with_state) {
@@ -292,6 +294,7 @@ fn check_family(
     };
     let lengths = with_lengths.then_some(&lengths);
     let results = module.forward(&mut g, x, initial, lengths);
+    let shall_stack = seed % 3 == 2 && kind != "projected" && options.num_layers > 1 && directions == 1;
     let mut tensors: Vec<_> = results.iter().map(|&var| g.tensor(var).unwrap()).collect();
     let forward = tensors.len();
     let seeds: Vec<_> = tensors.iter().map(|tensor| draw("seed", tensor.shape())).collect();
@@ -299,7 +302,9 @@ fn check_family(
     g.backward(&[], &seeds).unwrap();
     tensors.extend([x].iter().chain(&states).map(|&var| g.gradient(var).expect("a gradient")));
     // Twice: what a run leaves behind must not reach the next.
-    g.finish().unwrap().run_times(2).unwrap();
+    let plan = g.finish().unwrap();
+    assert_eq!(plan.to_string().contains("each a step behind"), shall_stack, "{name}: {plan}");
+    plan.run_times(2).unwrap();
     tensors.extend(parameters.names().map(|name| parameters.get_gradient(name).unwrap()));
 
     let mut at = 0;

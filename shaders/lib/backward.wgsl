@@ -1,7 +1,7 @@
 // The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
 //   const STATES: u32      S: 2 for the LSTM
 //   lengths: array<u32>    [B]
-//   dy: array<f32>         [D, T, B, H]; a dummy unless has_dy
+//   dy: array<f32>         [D, T, B, H], or [T, B, H] of the top one of stacked layers; a dummy unless has_dy
 //   dend: array<f32>       [D, S, B, H]: gradient of the last state(s); a dummy unless has_dend
 //   dstart: array<f32>     [D, S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back beside
 //                          the product of the step computed last
@@ -9,9 +9,9 @@
 const PARTS: u32 = COLUMNS;
 
 // What the dispatch of the step after left in slot `slot` of dstart; 0 if there is none.
-fn load_carried(place: Place, slot: u32) -> Sums {
+fn load_carried(place: Place, steps: vec2<u32>, slot: u32) -> Sums {
     var carried = Sums();
-    if FUSED == 0u && p.last < p.T {
+    if FUSED == 0u && steps.y < p.T {
         for (var i = 0u; i < ROWS * COLUMNS; i++) {
             carried[i / ROWS][i % ROWS] = dstart4(place, slot, entry_of(place, i), column_of(place, i));
         }
@@ -25,11 +25,15 @@ fn store_carried(place: Place, slot: u32, carried: ptr<function, Sums>) {
     }
 }
 
-// What the first step computed here gets from the step after it.
-fn carried_in(place: Place) -> Sums {
-    var carried = load_carried(place, 0u);
-    if FUSED == 0u && p.last < p.T {
-        for (var gate = 0u; gate < GATES; gate++) { multiply(place, p.last, gate, &carried); }
+// What the first step computed here gets from the step after it, and a stacked layer from the one above it.
+fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
+    var carried = load_carried(place, steps, 0u);
+    if FUSED == 0u && steps.y < p.T {
+        for (var gate = 0u; gate < GATES; gate++) { multiply(place, steps.y, gate, &carried); }
+    }
+    if STACKED != 0u && layer + 1u < p.D && steps.x < steps.y {
+        let above = neighbour(place, layer + 1u);
+        for (var gate = 0u; gate < GATES; gate++) { multiply(above, steps.x, gate, &carried); }
     }
     return carried;
 }
@@ -81,8 +85,8 @@ fn store_dstart4(place: Place, slot: u32, entry: u32, column: u32, value: vec4<f
 fn gradient_of_state(place: Place, t: u32, entry: u32, column: u32, carried: vec4<f32>) -> vec4<f32> {
     var dh = carried;
     if p.has_dend != 0u && t + 1u == lengths[entry] { dh += dend4(place, 0u, entry, column); }
-    if p.has_dy != 0u {
-        let at = row_of(place, p.T, t, entry) * p.H + column;
+    if p.has_dy != 0u && (STACKED == 0u || place.direction + 1u == p.D) {
+        let at = (select(place.direction, 0u, STACKED != 0u) * p.T * p.B + t * p.B + entry) * p.H + column;
         for (var j = 0u; j < 4u; j++) {
             if column + j < p.H { dh[j] += dy[at + j]; }
         }

@@ -2,6 +2,7 @@
 //   x: array<f32>          [D, N, GATES H]
 //   index: array<u32>      [D, T, B]
 //   h: array<f32>          [D, T + 1, B, H]; slot 0 is the incoming state
+//   below_bias: array<f32>    [D - 1, GATES H], of stacked layers: what x has in it of biases; a dummy otherwise
 // and has Params with N, has_h_0.
 const PARTS: u32 = GATES * COLUMNS;
 
@@ -14,9 +15,20 @@ fn recurrent(place: Place, t: u32) -> Sums {
     return sums;
 }
 
-// What comes in from below for one gate: a vec4 of a row of x.
+// sums += h[t + 1] W_ihᵀ of all gates, of the layer below.
+fn add_from_below(place: Place, layer: u32, t: u32, sums: ptr<function, Sums>) {
+    if STACKED != 0u && layer > 0u { multiply(neighbour(place, layer - 1u), t + 1u, 0u, sums); }
+}
+
+// What comes in from below for one gate, beside that product: a vec4 of a row of x.
 fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    if STACKED != 0u && place.direction > 0u {
+        for (var j = 0u; j < 4u; j++) {
+            if column + j < p.H { value[j] = below_bias[((place.direction - 1u) * GATES + gate) * p.H + column + j]; }
+        }
+        return value;
+    }
     let row = place.direction * p.N + index[row_of(place, p.T, t, entry)];
     let at = (row * GATES + gate) * p.H + column;
     for (var j = 0u; j < 4u; j++) {

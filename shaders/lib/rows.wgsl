@@ -5,6 +5,9 @@
 // FUSED: for all time steps. The rows stay in workgroup memory, and the matrix streams past them once a step. Otherwise
 // a dispatch computes one step of some of the columns, and the rows come through workgroup memory in blocks.
 //
+// STACKED: what is side by side are layers, each on the states of the one below and so a step behind it: a wavefront, in
+// which what a layer takes from another is there from the dispatch before.
+//
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
 // GROUPS groups make a workgroup.
 //
@@ -12,7 +15,7 @@
 //   Params with T, B, H, first, last
 //   const GATES: u32
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
-//   w: array<vec4<f32>>                [D, GATES, HP, HP / 4]
+//   w: array<vec4<f32>>                [D, GATES, HP, HP / 4]; behind these the input matrices of stacked layers 1 .. D - 1
 //   fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
 const HP: u32 = 8u;
 const ROWS: u32 = 4u;
@@ -20,6 +23,7 @@ const COLUMNS: u32 = 1u;
 const GROUPS: u32 = 1u;
 const WIDTH: u32 = 2u;
 const FUSED: u32 = 1u;
+const STACKED: u32 = 0u;
 const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory; GROUPS * ROWS * DEPTH is at most 1,024: 16 KiB
 
 const VECTORS: u32 = HP / 4u;
@@ -32,7 +36,8 @@ alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
 var<workgroup> rows: array<vec4<f32>, ENTRIES * DEPTH>; // [ENTRIES, DEPTH]
 
 struct Place {
-    direction: u32,
+    direction: u32, // or layer
+    matrix: u32, // in w
     local: u32,  // the thread
     row: u32,    // its first row, within the workgroup
     entry: u32,  // the batch entry of that row
@@ -41,7 +46,25 @@ struct Place {
 
 fn place_of(group: vec3<u32>, local: u32) -> Place {
     let row = ROWS * (local / WIDTH);
-    return Place(group.z, local, row, group.x * ENTRIES + row, group.y * COLUMNS * WIDTH + local % WIDTH);
+    return Place(group.z, group.z, local, row, group.x * ENTRIES + row, group.y * COLUMNS * WIDTH + local % WIDTH);
+}
+
+// The steps of a workgroup, from x to y.
+fn steps_of(group: vec3<u32>) -> vec2<u32> {
+    return vec2<u32>(p.first, p.last) - select(0u, group.z, STACKED != 0u && p.first < p.last);
+}
+
+// Is a stacked layer's wave not begun, or over?
+fn is_idle(steps: vec2<u32>) -> bool {
+    return STACKED != 0u && steps.x >= p.T;
+}
+
+// Another layer's rows, to be multiplied with the matrix between it and this one.
+fn neighbour(place: Place, layer: u32) -> Place {
+    var other = place;
+    other.direction = layer;
+    other.matrix = p.D + min(layer, place.direction);
+    return other;
 }
 
 // The row of a batch entry in a tensor [D, slots, B, ..].
@@ -91,7 +114,7 @@ fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
 
 // The part of the product that the vec4 columns from `start` on of the rows make, which are in workgroup memory.
 fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>) {
-    let first = place.direction * GATES + gate;
+    let first = place.matrix * GATES + gate;
     for (var k = 0u; k < min(DEPTH, VECTORS - start); k++) {
         var row = array<vec4<f32>, ROWS>();
         for (var r = 0u; r < ROWS; r++) { row[r] = rows[(place.row + r) * DEPTH + k]; }

@@ -1,7 +1,8 @@
 //! The gradient of [`super::gru_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, for_each_tile, of_direction, split_mut, tiles,
+    Backward, RowTile, Sizes, add_gradients, add_in_place, dy_of, for_each_tile, from_above, matrix, of_direction,
+    split_mut, tiles,
 };
 use crate::error::Result;
 use crate::graph::Graph;
@@ -53,17 +54,24 @@ pub(super) fn gru_backward(g: &mut Graph, backward: Backward<'_>) -> Result<()> 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, dy, dend, saved, dx, dstart] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
-    let (directions, batch, hidden, one) = (p.D as usize, p.B as usize, p.H as usize, F::one());
-    let [dx, saved, dstart] = [(dx, 3 * hidden), (saved, 4 * hidden), (dstart, hidden)]
-        .map(|(arg, width)| tiles(arg.write(), directions, batch, width).into_iter());
+    let (sizes, span) = (Sizes::of_twin([p.D, 0, p.T, p.B, p.H], w, 3), (p.first as usize, p.last as usize));
+    let (Sizes { directions, batch, hidden, .. }, dx, one) = (sizes, dx.write(), F::one());
+    let above = from_above(sizes, span, dx, w, 3);
+    let [dx, saved, dstart] = [(dx, 3 * hidden), (saved.write(), 4 * hidden), (dstart.write(), hidden)]
+        .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
     for_each_tile(dx.zip(saved).zip(dstart), batch, |direction, start, ((mut dx, mut saved), mut dstart)| {
-        let [w, h, dy, dend] = of_direction([w, h, dy, dend], direction, directions);
+        let Some(steps) = sizes.steps_of(direction, span) else { return };
+        let [h, dend] = of_direction([h, dend], direction, directions);
+        let (w, dy) = (matrix(w, direction, 3, hidden), dy_of(sizes, p.has_dy, dy, direction));
         let carried = &mut *dstart[0];
-        match saved.get(p.last as usize) {
+        match saved.get(steps.end) {
             Some(next) => add_gradients(carried, next, 3, w, hidden),
             None => carried.fill(F::zero()),
         }
-        for t in (p.first as usize..p.last as usize).rev() {
+        if let Some(above) = above.get(direction).and_then(|above| above.get(start * hidden..)) {
+            add_in_place(carried, above);
+        }
+        for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
                 let saved = &mut saved[t][row * 4 * hidden..][..4 * hidden];
@@ -78,7 +86,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if p.has_dend != 0 && t + 1 == length {
                     add_in_place(carried, &dend[entry * hidden..]);
                 }
-                if p.has_dy != 0 {
+                if let Some(dy) = dy {
                     add_in_place(carried, &dy[at..]);
                 }
                 let h = &h[at..][..hidden];
@@ -96,7 +104,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     }
                 });
             }
-            if t > p.first as usize || p.complete != 0 {
+            if t > steps.start || p.complete != 0 {
                 add_gradients(carried, saved[t], 3, w, hidden);
             }
         }

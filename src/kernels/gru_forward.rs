@@ -1,6 +1,8 @@
 //! The gated recurrent unit, forward.
 
-use super::sequence::{Forward, RowTile, Sizes, add_in_place, add_product, for_each_tile, of_direction, tiles};
+use super::sequence::{
+    Below, Forward, RowTile, Sizes, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -19,6 +21,7 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
+        reads("below_bias"),
         reads("bias"),
         writes("h"),
         writes("saved"),
@@ -28,8 +31,8 @@ pub static KERNEL: Kernel = Kernel {
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn gru_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
-    let Forward { launch, s, w, nowhere } = forward;
-    let Sizes { directions, rows, steps, batch, hidden } = launch.sizes;
+    let Forward { launch, s, w, none, nowhere } = forward;
+    let Sizes { directions, rows, steps, batch, hidden, .. } = launch.sizes;
     let params = Params {
         D: directions as u32,
         N: rows as u32,
@@ -43,23 +46,24 @@ pub(super) fn gru_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
     };
     let Some(bias) = &s.bias else { unreachable!("`sequence` checks that it is there") };
     let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, bias, &s.h, saved];
+    let tensors = [&s.x, &s.index, &s.lengths, w, s.below_bias(none), bias, &s.h, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, bias, h, saved] = args.all();
-    let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
-    let (bias, one) = (bias.read(), F::one());
-    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
+    let [x, index, lengths, w, below_bias, bias, h, saved] = args.all();
+    let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
+    let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 3), (p.first as usize, p.last as usize));
+    let (Sizes { directions, batch, hidden, .. }, bias, one) = (sizes, bias.read(), F::one());
+    let below = Below::new(sizes, 3, x, index).stacked(span, h, w, below_bias.read());
     let [h, saved] =
-        [(h, hidden), (saved, 4 * hidden)].map(|(arg, width)| tiles(arg.write(), directions, batch, width));
+        [(h, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, directions, batch, width));
     for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
-        let [x, w, bias] = of_direction([x, w, bias], direction, directions);
-        let [index] = of_direction([index], direction, directions);
+        let Some(steps) = sizes.steps_of(direction, span) else { return };
+        let (w, [bias]) = (matrix(w, direction, 3, hidden), of_direction([bias], direction, directions));
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
-        for t in p.first as usize..p.last as usize {
+        for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
             let (previous, next) = (&*past[t], &mut *future[0]);
             for (gate, sum) in gates.iter_mut().enumerate() {
@@ -71,10 +75,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
             }
             let [r, z, m] = &mut gates;
-            let below = |row: usize, gate: usize| {
-                let i = index[t * batch + start + row] as usize;
-                &x[(i * 3 + gate) * hidden..][..hidden]
-            };
+            let below = |row: usize, gate: usize| below.row(direction, t, start + row, gate);
             for (gate, sum) in [(0, &mut *r), (1, &mut *z)] {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
                     add_in_place(sum, below(row, gate));

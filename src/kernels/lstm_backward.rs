@@ -1,7 +1,8 @@
 //! The gradient of [`super::lstm_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, for_each_tile, of_direction, split, split_mut, tiles,
+    Backward, RowTile, Sizes, add_gradients, add_in_place, dy_of, for_each_tile, from_above, matrix, of_direction,
+    split, split_mut, tiles,
 };
 use crate::error::Result;
 use crate::graph::Graph;
@@ -54,18 +55,25 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, c, saved, dy, dend, dx, dstart] = args.all();
     let (w, lengths, c, saved) = (w.read(), lengths.read_u32(), c.read(), saved.read());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
-    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
-    let [dx, dstart] = [(dx, 4 * hidden), (dstart, hidden)]
-        .map(|(arg, width)| tiles(arg.write(), directions, batch, width).into_iter());
+    let (sizes, span) = (Sizes::of_twin([p.D, 0, p.T, p.B, p.H], w, 4), (p.first as usize, p.last as usize));
+    let (Sizes { directions, batch, hidden, .. }, dx) = (sizes, dx.write());
+    let above = from_above(sizes, span, dx, w, 4);
+    let [dx, dstart] = [(dx, 4 * hidden), (dstart.write(), hidden)]
+        .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
     for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
-        let [w, c, saved, dy, dend] = of_direction([w, c, saved, dy, dend], direction, directions);
+        let Some(steps) = sizes.steps_of(direction, span) else { return };
+        let [c, saved, dend] = of_direction([c, saved, dend], direction, directions);
+        let (w, dy) = (matrix(w, direction, 4, hidden), dy_of(sizes, p.has_dy, dy, direction));
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
-        match dx.get(p.last as usize) {
+        match dx.get(steps.end) {
             Some(next) => add_gradients(carried, next, 4, w, hidden),
             None => [&mut *carried, carried_c].iter_mut().for_each(|carried| carried.fill(F::zero())),
         }
+        if let Some(above) = above.get(direction).and_then(|above| above.get(start * hidden..)) {
+            add_in_place(carried, above);
+        }
         let mut u = vec![F::zero(); carried.len()];
-        for t in (p.first as usize..p.last as usize).rev() {
+        for t in steps.clone().rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);
             F::tanh_in_place(&mut u);
             for (row, u) in u.chunks_exact(hidden).enumerate() {
@@ -81,7 +89,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                     add_in_place(dh, &dend[entry * hidden..]);
                     add_in_place(dc, &dend[(batch + entry) * hidden..]);
                 }
-                if p.has_dy != 0 {
+                if let Some(dy) = dy {
                     add_in_place(dh, &dy[at..]);
                 }
                 let (c, [i, f, g, o]) = (&c[at..][..hidden], split(&saved[4 * at..], hidden));
@@ -98,7 +106,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 });
             }
             carried.fill(F::zero());
-            if t > p.first as usize || p.complete != 0 {
+            if t > steps.start || p.complete != 0 {
                 add_gradients(carried, dx[t], 4, w, hidden);
             }
         }

@@ -1,6 +1,6 @@
 //! Long short-term memory, forward.
 
-use super::sequence::{Forward, RowTile, Sizes, add_product, for_each_tile, of_direction, tiles};
+use super::sequence::{Below, Forward, RowTile, Sizes, add_product, for_each_tile, matrix, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -19,6 +19,7 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
+        reads("below_bias"),
         writes("h"),
         writes("c"),
         writes("saved"),
@@ -28,8 +29,8 @@ pub static KERNEL: Kernel = Kernel {
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn lstm_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
-    let Forward { launch, s, w, nowhere } = forward;
-    let Sizes { directions, rows, steps, batch, hidden } = launch.sizes;
+    let Forward { launch, s, w, none, nowhere } = forward;
+    let Sizes { directions, rows, steps, batch, hidden, .. } = launch.sizes;
     let params = Params {
         D: directions as u32,
         N: rows as u32,
@@ -43,28 +44,29 @@ pub(super) fn lstm_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
     };
     let Some(c) = &s.c else { unreachable!("`sequence` checks that it is there") };
     let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, &s.h, c, saved];
+    let tensors = [&s.x, &s.index, &s.lengths, w, s.below_bias(none), &s.h, c, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, h, c, saved] = args.all();
-    let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
-    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
-    let [h, c, saved] = [(h, hidden), (c, hidden), (saved, 4 * hidden)]
-        .map(|(arg, width)| tiles(arg.write(), directions, batch, width).into_iter());
+    let [x, index, lengths, w, below_bias, h, c, saved] = args.all();
+    let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
+    let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 4), (p.first as usize, p.last as usize));
+    let Sizes { directions, batch, hidden, .. } = sizes;
+    let below = Below::new(sizes, 4, x, index).stacked(span, h, w, below_bias.read());
+    let [h, c, saved] = [(h, hidden), (c.write(), hidden), (saved.write(), 4 * hidden)]
+        .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
     for_each_tile(h.zip(c).zip(saved), batch, |direction, start, ((mut h, mut c), mut saved)| {
-        let [x, w] = of_direction([x, w], direction, directions);
-        let [index] = of_direction([index], direction, directions);
+        let Some(steps) = sizes.steps_of(direction, span) else { return };
+        let w = matrix(w, direction, 4, hidden);
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
-        for t in p.first as usize..p.last as usize {
+        for t in steps {
             let (past, future) = h.split_at_mut(t + 1);
             let (previous, next) = (&*past[t], &mut *future[0]);
             for (gate, sum) in gates.iter_mut().enumerate() {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                    let i = index[t * batch + start + row] as usize;
-                    sum.copy_from_slice(&x[(i * 4 + gate) * hidden..][..hidden]);
+                    sum.copy_from_slice(below.row(direction, t, start + row, gate));
                 }
                 if has_state(t) {
                     add_product(sum, previous, w, gate, hidden);

@@ -1,6 +1,9 @@
 //! The gradient of [`super::rnn_forward`].
 
-use super::sequence::{Backward, RowTile, Sizes, add_gradients, add_in_place, for_each_tile, of_direction, tiles};
+use super::sequence::{
+    Backward, RowTile, Sizes, add_gradients, add_in_place, dy_of, for_each_tile, from_above, matrix, of_direction,
+    tiles,
+};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -50,17 +53,24 @@ pub(super) fn rnn_backward(g: &mut Graph, backward: Backward<'_>, relu: bool) ->
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, dy, dend, dx, dstart] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
-    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
-    let [dx, dstart] = [dx, dstart].map(|arg| tiles(arg.write(), directions, batch, hidden).into_iter());
+    let (sizes, span) = (Sizes::of_twin([p.D, 0, p.T, p.B, p.H], w, 1), (p.first as usize, p.last as usize));
+    let (Sizes { directions, batch, hidden, .. }, dx) = (sizes, dx.write());
+    let above = from_above(sizes, span, dx, w, 1);
+    let [dx, dstart] = [dx, dstart.write()].map(|values| tiles(values, directions, batch, hidden).into_iter());
     for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
-        let [w, h, dy, dend] = of_direction([w, h, dy, dend], direction, directions);
+        let Some(steps) = sizes.steps_of(direction, span) else { return };
+        let [h, dend] = of_direction([h, dend], direction, directions);
+        let (w, dy) = (matrix(w, direction, 1, hidden), dy_of(sizes, p.has_dy, dy, direction));
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let carried = &mut *dstart[0];
-        match dx.get(p.last as usize) {
+        match dx.get(steps.end) {
             Some(next) => add_gradients(carried, next, 1, w, hidden),
             None => carried.fill(F::zero()),
         }
-        for t in (p.first as usize..p.last as usize).rev() {
+        if let Some(above) = above.get(direction).and_then(|above| above.get(start * hidden..)) {
+            add_in_place(carried, above);
+        }
+        for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
                 let d = &mut dx[t][row * hidden..][..hidden];
@@ -72,7 +82,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if p.has_dend != 0 && t + 1 == length {
                     add_in_place(carried, &dend[entry * hidden..]);
                 }
-                if p.has_dy != 0 {
+                if let Some(dy) = dy {
                     add_in_place(carried, &dy[at..]);
                 }
                 let y = &h[at + batch * hidden..][..hidden];
@@ -84,7 +94,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
             }
             carried.fill(F::zero());
-            if t > p.first as usize || p.complete != 0 {
+            if t > steps.start || p.complete != 0 {
                 add_gradients(carried, dx[t], 1, w, hidden);
             }
         }

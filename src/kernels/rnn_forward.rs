@@ -1,6 +1,6 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use super::sequence::{Forward, RowTile, Sizes, add_product, for_each_tile, of_direction, tiles};
+use super::sequence::{Below, Forward, RowTile, Sizes, add_product, for_each_tile, matrix, tiles};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -14,14 +14,14 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("rnn_forward", "rows", "forward", "math"),
     constants: RowTile::CONSTANTS,
     params: FIELDS,
-    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), writes("h")],
+    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("below_bias"), writes("h")],
     twin: twin!(twin),
 };
 
 /// Records some steps; [`super::sequence::forward`] checks shapes and says which.
 pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Result<()> {
-    let Forward { launch, s, w, .. } = forward;
-    let Sizes { directions, rows, steps, batch, hidden } = launch.sizes;
+    let Forward { launch, s, w, none, .. } = forward;
+    let Sizes { directions, rows, steps, batch, hidden, .. } = launch.sizes;
     let params = Params {
         D: directions as u32,
         N: rows as u32,
@@ -33,23 +33,31 @@ pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Re
         has_h_0: s.has_h_0.into(),
         relu: relu.into(),
     };
-    g.dispatch(&KERNEL, &launch.constants, params, &[&s.x, &s.index, &s.lengths, w, &s.h], launch.grid)
+    g.dispatch(
+        &KERNEL,
+        &launch.constants,
+        params,
+        &[&s.x, &s.index, &s.lengths, w, s.below_bias(none), &s.h],
+        launch.grid,
+    )
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, h] = args.all();
-    let (x, index, lengths, w) = (x.read(), index.read_u32(), lengths.read_u32(), w.read());
-    let (directions, batch, hidden) = (p.D as usize, p.B as usize, p.H as usize);
-    let per_tile = tiles(h.write(), directions, batch, hidden).into_iter();
+    let [x, index, lengths, w, below_bias, h] = args.all();
+    let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
+    let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 1), (p.first as usize, p.last as usize));
+    let Sizes { directions, batch, hidden, .. } = sizes;
+    let below = Below::new(sizes, 1, x, index).stacked(span, h, w, below_bias.read());
+    let per_tile = tiles(h, directions, batch, hidden).into_iter();
     for_each_tile(per_tile, batch, |direction, start, mut slots| {
-        let [x, w] = of_direction([x, w], direction, directions);
-        let [index] = of_direction([index], direction, directions);
+        let Some(steps) = sizes.steps_of(direction, span) else { return };
+        let w = matrix(w, direction, 1, hidden);
         let has_state = |t| t > 0 || p.has_h_0 != 0;
-        for t in p.first as usize..p.last as usize {
+        for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
             let (previous, next) = (&*past[t], &mut *future[0]);
-            for (row, &i) in next.chunks_exact_mut(hidden).zip(&index[t * batch + start..]) {
-                row.copy_from_slice(&x[i as usize * hidden..][..hidden]);
+            for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
+                next.copy_from_slice(below.row(direction, t, start + row, 0));
             }
             if has_state(t) {
                 add_product(next, previous, w, 0, hidden);

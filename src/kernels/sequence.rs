@@ -3,7 +3,10 @@
 //! A cell has a forward and a backward kernel ([`Cell`]), with the recurrent product inside. Each runs in one of two
 //! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries and read all
 //! weights in every step; or *stepwise*, a dispatch for each step. The D directions of a layer are side by side: one
-//! dispatch is of them all.
+//! dispatch is of them all. Stepwise, D stacked layers can be too, as a wavefront: each is a step behind the one below,
+//! whose states it multiplies itself.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -83,6 +86,8 @@ pub(crate) struct Forward<'a> {
     pub(super) s: &'a Sequence,
     /// The recurrent matrices, transposed by `pack`.
     pub(super) w: &'a Tensor,
+    /// A dummy to be read.
+    pub(super) none: &'a Tensor,
     /// A dummy to be written.
     pub(super) nowhere: &'a Tensor,
 }
@@ -99,13 +104,16 @@ pub(crate) struct Backward<'a> {
     pub(super) none: &'a Tensor,
 }
 
-/// The tensors of a recurrence in D directions.
+/// The tensors of a recurrence in D directions, or of D stacked layers.
 #[derive(Clone, Debug)]
 pub struct Sequence {
-    /// `[D, N, G H]`: what comes in from below; with all biases, but for the GRU, whose `b_hh` is separate.
+    /// `[D, N, G H]`: what comes in from below; with all biases, but for the GRU, whose `b_hh` is separate. Of stacked
+    /// layers, `[1, N, G H]`: what comes into the first.
     pub x: Tensor,
-    /// `[D, T, B]` u32, each below N: the row of x for each step and entry.
+    /// `[D, T, B]` u32, each below N: the row of x for each step and entry; `[1, T, B]` of stacked layers.
     pub index: Tensor,
+    /// If given, these are stacked layers.
+    pub stack: Option<Stack>,
     /// `[B]` u32, from [`crate::Device::lengths`].
     pub lengths: Tensor,
     /// `[G H, H]`, of each direction.
@@ -122,10 +130,19 @@ pub struct Sequence {
     pub has_h_0: bool,
 }
 
+/// What stacked layers have in place of x, each but the first.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    /// `[G H, H]`, of each.
+    pub w_ih: Vec<Tensor>,
+    /// `[D - 1, G H]`: the biases that x has in it.
+    pub biases: Tensor,
+}
+
 /// The gradients of a recurrence.
 #[derive(Clone, Debug)]
 pub struct SequenceGradients {
-    /// `[D, T, B, H]`: of every step's output, if there is one.
+    /// `[D, T, B, H]`: of every step's output, if there is one; `[1, T, B, H]`, of the top one, of stacked layers.
     pub dy: Option<Tensor>,
     /// `[D, S, B, H]`: of the last states (S = 2 for the LSTM), if there is one.
     pub dend: Option<Tensor>,
@@ -160,7 +177,7 @@ const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 20;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
-fn stepwise(g: &Graph, Sizes { steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
+fn stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
     let (most, weights) = (TILE_VALUES / 4, gates * hidden * hidden);
     if hidden > most {
         return Some(format!("all steps in one need H <= {most}"));
@@ -169,11 +186,22 @@ fn stepwise(g: &Graph, Sizes { steps, hidden, .. }: Sizes, gates: usize) -> Opti
         let most = MOST_WEIGHTS_OF_A_WORKGROUP;
         return Some(format!("each workgroup of one dispatch would read {weights} weights a step, more than {most}"));
     }
-    g.is_stepwise().then(|| "it was asked for".into())
+    (stacked || g.is_stepwise()).then(|| "it was asked for".into())
+}
+
+/// The most workgroups that a layer may have to be one of a wavefront: from there on each fills a GPU, and its input's
+/// product is better made for all steps at once. By calculation, not measured.
+const MOST_WORKGROUPS_OF_A_STACKED_LAYER: usize = 128;
+
+/// Whether stacked layers of one size shall be a wavefront. They never are on a software driver, which gains nothing.
+pub(crate) fn shall_stack(g: &Graph, cell: Cell, layers: usize, [steps, batch, hidden]: [usize; 3]) -> bool {
+    let sizes = Sizes { directions: 1, stacked: false, rows: 1, steps, batch, hidden };
+    let why = stepwise(g, sizes, cell.gates()).filter(|_| g.is_wide() && layers > 1 && steps > 1);
+    why.is_some_and(|why| RowTile::stepwise(sizes, why).workgroups(sizes) <= MOST_WORKGROUPS_OF_A_STACKED_LAYER)
 }
 
 impl RowTile {
-    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "FUSED", "DEPTH"];
+    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "FUSED", "STACKED", "DEPTH"];
 
     /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
@@ -218,7 +246,7 @@ impl RowTile {
         if self.fused() { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
     }
 
-    fn constants(&self) -> [(&'static str, u32); 7] {
+    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 8] {
         let of = |name, value: usize| (name, value as u32);
         [
             of("HP", self.padded),
@@ -227,6 +255,7 @@ impl RowTile {
             of("GROUPS", self.groups),
             of("WIDTH", self.width),
             of("FUSED", self.fused().into()),
+            of("STACKED", sizes.stacked.into()),
             of("DEPTH", self.depth()),
         ]
     }
@@ -245,6 +274,8 @@ impl RowTile {
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub directions: usize,
+    /// Whether these are stacked layers.
+    pub stacked: bool,
     pub rows: usize,
     pub steps: usize,
     pub batch: usize,
@@ -257,7 +288,7 @@ pub(super) struct Launch {
     /// The steps it computes.
     pub first: usize,
     pub last: usize,
-    pub constants: [(&'static str, u32); 7],
+    pub constants: [(&'static str, u32); 8],
     pub grid: [usize; 3],
     /// Backward: whether the product of the first step is made too.
     pub complete: bool,
@@ -265,14 +296,14 @@ pub(super) struct Launch {
 
 impl Launch {
     fn new(sizes: Sizes, (first, last): (usize, usize), tile: &RowTile, complete: bool) -> Self {
-        Self { sizes, first, last, constants: tile.constants(), grid: tile.grid(sizes), complete }
+        Self { sizes, first, last, constants: tile.constants(sizes), grid: tile.grid(sizes), complete }
     }
 
-    /// So many recurrent products in each direction, for each of which every row of workgroups reads all its weights.
-    fn cost(&self, g: &mut Graph, gates: usize, products: usize) {
-        let Sizes { directions, batch, hidden, .. } = self.sizes;
-        let weights = directions * gates * hidden * hidden;
-        g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(1) * weights);
+    /// So many products with one of so many matrices each, all of whose weights every row of workgroups reads.
+    fn cost(&self, g: &mut Graph, gates: usize, products: usize, matrices: usize) {
+        let Sizes { batch, hidden, .. } = self.sizes;
+        let weights = gates * hidden * hidden;
+        g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(matrices) * weights);
     }
 }
 
@@ -284,15 +315,18 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let sizes @ Sizes { directions, steps, hidden, .. } = check(cell, s)?;
     let gates = cell.gates();
     let mut tile = RowTile::new(g, sizes, gates, gates);
-    if g.is_wide() && steps == 1 {
+    if g.is_wide() && steps == 1 && !sizes.stacked {
         let spread = RowTile::stepwise(sizes, "more workgroups share its one step".into());
         if spread.workgroups(sizes) > tile.workgroups(sizes) {
             tile = spread;
         }
     }
-    let nowhere = g.zeros("nowhere", &[4])?;
-    let side_by_side =
-        if directions == 1 { String::new() } else { format!(" of {directions} directions side by side") };
+    let (none, nowhere) = (g.zeros("none", &[4])?, g.zeros("nowhere", &[4])?);
+    let side_by_side = match directions {
+        1 => String::new(),
+        layers if sizes.stacked => format!(" of {layers} layers, each a step behind the one below,"),
+        directions => format!(" of {directions} directions side by side"),
+    };
     let how = match &tile.stepwise {
         None => {
             format!("all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup", tile.entries())
@@ -301,28 +335,67 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     };
     g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups", tile.workgroups(sizes)));
     let w_t = packed(g, s, &tile, gates, true)?;
-    for (first, last) in dispatches(&tile, steps) {
-        let launch = Launch::new(sizes, (first, last), &tile, false);
-        (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, nowhere: &nowhere })?;
-        launch.cost(g, gates, last - first - usize::from(first == 0 && !s.has_h_0));
+    for span in dispatches(&tile, sizes) {
+        let launch = Launch::new(sizes, span, &tile, false);
+        (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, none: &none, nowhere: &nowhere })?;
+        let products = all_steps(sizes, span).map(|(direction, steps)| {
+            let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
+            steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
+        });
+        launch.cost(g, gates, products.sum(), s.matrices());
     }
     Ok(())
 }
 
-/// The recurrent matrices of all directions, `[D G, HP, HP]`.
+impl Sequence {
+    /// The biases of stacked layers' inputs, or this dummy.
+    pub(super) fn below_bias<'a>(&'a self, none: &'a Tensor) -> &'a Tensor {
+        self.stack.as_ref().map_or(none, |stack| &stack.biases)
+    }
+
+    /// Recurrent matrices, and input matrices of stacked layers.
+    fn matrices(&self) -> usize {
+        self.w.len() + self.stack.as_ref().map_or(0, |stack| stack.w_ih.len())
+    }
+}
+
+/// All matrices, `[D G, HP, HP]`, and those of stacked layers' inputs behind them.
 fn packed(g: &mut Graph, s: &Sequence, tile: &RowTile, gates: usize, transpose: bool) -> Result<Tensor> {
     let name = format!("{}{}", s.w[0].name(), if transpose { "ᵀ" } else { ", padded" });
-    let packed = g.zeros(&name, &[s.w.len() * gates, tile.padded, tile.padded])?;
+    let packed = g.zeros(&name, &[s.matrices() * gates, tile.padded, tile.padded])?;
     let mut at = 0;
-    for w in &s.w {
+    for w in s.w.iter().chain(s.stack.iter().flat_map(|stack| &stack.w_ih)) {
         at = pack::pack(g, w, &packed, at, [gates, tile.padded, tile.padded], transpose)?;
     }
     Ok(packed)
 }
 
-/// The steps of each dispatch.
-fn dispatches(tile: &RowTile, steps: usize) -> Vec<(usize, usize)> {
-    if tile.fused() { vec![(0, steps)] } else { (0..steps).map(|step| (step, step + 1)).collect() }
+/// The steps of each dispatch, of the first one of stacked layers.
+fn dispatches(tile: &RowTile, Sizes { directions, steps, stacked, .. }: Sizes) -> Vec<(usize, usize)> {
+    if tile.fused() {
+        return vec![(0, steps)];
+    }
+    let waves = if stacked { steps + directions - 1 } else { steps };
+    (0..waves).map(|step| (step, step + 1)).collect()
+}
+
+/// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and `is_idle`
+/// in `shaders/lib/rows.wgsl`.
+pub(super) fn steps_of(
+    stacked: bool,
+    direction: usize,
+    steps: usize,
+    (first, last): (usize, usize),
+) -> Option<Range<usize>> {
+    let behind = if stacked && first < last { direction } else { 0 };
+    let first = first.checked_sub(behind)?;
+    (first < steps).then(|| first..last - behind)
+}
+
+/// The directions that a dispatch computes something of, and the steps.
+fn all_steps(sizes: Sizes, span: (usize, usize)) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let of = move |direction| Some((direction, steps_of(sizes.stacked, direction, sizes.steps, span)?));
+    (0..sizes.directions).filter_map(of)
 }
 
 /// Records the gradients of [`forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
@@ -335,9 +408,10 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     let gates = cell.gates();
     expect("recurrence", &d.dx, &[directions, steps, batch, gates * hidden])?;
     expect("recurrence", &d.dstart, &[directions, cell.states(), batch, hidden])?;
-    for (given, slots) in [(&d.dy, steps), (&d.dend, cell.states())] {
+    let outputs = if s.stack.is_some() { 1 } else { directions };
+    for (given, count, slots) in [(&d.dy, outputs, steps), (&d.dend, directions, cell.states())] {
         if let Some(given) = given {
-            expect("recurrence", given, &[directions, slots, batch, hidden])?;
+            expect("recurrence", given, &[count, slots, batch, hidden])?;
         }
     }
     if cell.saved() > 0 && s.saved.is_none() {
@@ -349,18 +423,21 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         [only] if tile.padded == hidden => only.clone(),
         _ => packed(g, s, &tile, gates, false)?,
     };
-    let mut spans = dispatches(&tile, steps);
+    let mut spans = dispatches(&tile, sizes);
     spans.reverse();
     if !tile.fused() && d.wants_dstart {
         // The product of the first step needs all columns of its dx.
         spans.push((0, 0));
     }
-    for (first, last) in spans {
+    for span in spans {
         let complete = tile.fused() && d.wants_dstart;
-        let launch = Launch::new(sizes, (first, last), &tile, complete);
+        let launch = Launch::new(sizes, span, &tile, complete);
         (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
-        let within = (last - first).saturating_sub(1);
-        launch.cost(g, gates, within + usize::from(last < steps) + usize::from(complete));
+        let products = all_steps(sizes, span).map(|(direction, of)| {
+            let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
+            of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
+        });
+        launch.cost(g, gates, products.sum(), s.matrices());
     }
     Ok(())
 }
@@ -376,19 +453,27 @@ pub(crate) fn recurrent_gradient<'a>(cell: Cell, s: &'a Sequence, d: &'a Sequenc
 
 /// Checks all shapes.
 fn check(cell: Cell, s: &Sequence) -> Result<Sizes> {
-    let (&[directions, steps, batch], &[_, rows, _], &[_, _, _, hidden]) = (s.index.shape(), s.x.shape(), s.h.shape())
+    let (&[inputs, steps, batch], &[_, rows, _], &[_, _, _, hidden]) = (s.index.shape(), s.x.shape(), s.h.shape())
     else {
         let expected = "[D, T, B], with x [D, N, G H] and h [D, T + 1, B, H]";
         return Err(Error::shape("recurrence", s.index.name(), expected, s.index.shape()));
     };
-    let gates = cell.gates();
-    if s.w.len() != directions {
-        return Err(Error::argument("recurrence", "weights", format!("{directions}"), s.w.len()));
+    let (gates, directions) = (cell.gates(), s.w.len());
+    let expected = match &s.stack {
+        Some(stack) if inputs == 1 => stack.w_ih.len() + 1,
+        _ => inputs,
+    };
+    if directions != expected {
+        return Err(Error::argument("recurrence", "weights", format!("{expected}"), directions));
     }
     for w in &s.w {
         expect("recurrence", w, &[gates * hidden, hidden])?;
     }
-    expect("recurrence", &s.x, &[directions, rows, gates * hidden])?;
+    if let Some(Stack { w_ih, biases }) = &s.stack {
+        w_ih.iter().try_for_each(|w| expect("recurrence", w, &[gates * hidden, hidden]))?;
+        expect("recurrence", biases, &[w_ih.len(), gates * hidden])?;
+    }
+    expect("recurrence", &s.x, &[inputs, rows, gates * hidden])?;
     expect_indices("recurrence", &s.index, rows)?;
     expect_lengths("recurrence", &s.lengths, batch, steps)?;
     expect("recurrence", &s.h, &[directions, steps + 1, batch, hidden])?;
@@ -402,7 +487,7 @@ fn check(cell: Cell, s: &Sequence) -> Result<Sizes> {
     if let Some(saved) = &s.saved {
         expect("recurrence", saved, &[directions, steps, batch, cell.saved() * hidden])?;
     }
-    Ok(Sizes { directions, rows, steps, batch, hidden })
+    Ok(Sizes { directions, stacked: s.stack.is_some(), rows, steps, batch, hidden })
 }
 
 /// Batch entries that one thread of a twin takes through all steps, their states and W in its cache: few enough that a
@@ -450,6 +535,101 @@ pub(super) fn of_direction<F, const N: usize>(values: [&[F]; N], direction: usiz
         let each = values.len() / directions;
         &values[direction * each..][..each]
     })
+}
+
+impl Sizes {
+    /// From a twin's parameters D, N, T, B, H and its matrices.
+    pub(super) fn of_twin<F>([d, n, t, b, h]: [u32; 5], w: &[F], gates: usize) -> Self {
+        let [directions, rows, steps, batch, hidden] = [d, n, t, b, h].map(|size| size as usize);
+        let stacked = w.len() > directions * matrix_len(gates, hidden);
+        Self { directions, stacked, rows, steps, batch, hidden }
+    }
+
+    /// Of [`steps_of`] a direction.
+    pub(super) fn steps_of(self, direction: usize, span: (usize, usize)) -> Option<Range<usize>> {
+        steps_of(self.stacked, direction, self.steps, span)
+    }
+}
+
+/// The length of a padded matrix of all gates.
+fn matrix_len(gates: usize, hidden: usize) -> usize {
+    gates * hidden.next_multiple_of(4).pow(2)
+}
+
+/// The i-th matrix of all gates.
+pub(super) fn matrix<F>(w: &[F], i: usize, gates: usize, hidden: usize) -> &[F] {
+    let len = matrix_len(gates, hidden);
+    &w[i * len..][..len]
+}
+
+/// What comes in from below, in the twin of a forward kernel.
+pub(super) struct Below<'a, F> {
+    sizes: Sizes,
+    gates: usize,
+    x: &'a [F],
+    index: &'a [u32],
+    /// Of each stacked layer but the first, `[G, B, H]`: the product with what the layer below made in the dispatch before,
+    /// and the biases.
+    stacked: Vec<Vec<F>>,
+}
+
+impl<'a, F: Real> Below<'a, F> {
+    pub(super) fn new(sizes: Sizes, gates: usize, x: &'a [F], index: &'a [u32]) -> Self {
+        Self { sizes, gates, x, index, stacked: Vec::new() }
+    }
+
+    /// The same for the twin of a dispatch of stacked layers, which has h so far, all matrices and the layers' biases.
+    pub(super) fn stacked(mut self, span: (usize, usize), h: &[F], w: &[F], biases: &[F]) -> Self {
+        let Sizes { directions, stacked, steps, batch, hidden, .. } = self.sizes;
+        for layer in 1..if stacked { directions } else { 1 } {
+            let mut made = vec![F::zero(); self.gates * batch * hidden];
+            if let Some(of) = self.sizes.steps_of(layer, span) {
+                let h = &h[((layer - 1) * (steps + 1) + of.end) * batch * hidden..][..batch * hidden];
+                let w = matrix(w, directions + layer - 1, self.gates, hidden);
+                for (gate, sum) in made.chunks_exact_mut(batch * hidden).enumerate() {
+                    let bias = &biases[((layer - 1) * self.gates + gate) * hidden..][..hidden];
+                    sum.chunks_exact_mut(hidden).for_each(|row| row.copy_from_slice(bias));
+                    add_product(sum, h, w, gate, hidden);
+                }
+            }
+            self.stacked.push(made);
+        }
+        self
+    }
+
+    /// `[H]`
+    pub(super) fn row(&self, direction: usize, t: usize, entry: usize, gate: usize) -> &[F] {
+        let Sizes { rows, steps, batch, hidden, .. } = self.sizes;
+        if let Some(made) = direction.checked_sub(1).and_then(|below| self.stacked.get(below)) {
+            return &made[(gate * batch + entry) * hidden..][..hidden];
+        }
+        let row = direction * rows + self.index[(direction * steps + t) * batch + entry] as usize;
+        &self.x[(row * self.gates + gate) * hidden..][..hidden]
+    }
+}
+
+/// What each of stacked layers gets from the one above, `[B, H]`, in the twin of a backward kernel.
+pub(super) fn from_above<F: Real>(sizes: Sizes, span: (usize, usize), dx: &[F], w: &[F], gates: usize) -> Vec<Vec<F>> {
+    let Sizes { directions, stacked, steps, batch, hidden, .. } = sizes;
+    let of_layer = |layer: usize| {
+        let of = sizes.steps_of(layer, span).filter(|of| !of.is_empty())?;
+        let mut sum = vec![F::zero(); batch * hidden];
+        let each = batch * gates * hidden;
+        let dx = &dx[((layer + 1) * steps + of.start) * each..][..each];
+        add_gradients(&mut sum, dx, gates, matrix(w, directions + layer, gates, hidden), hidden);
+        Some(sum)
+    };
+    (1..if stacked { directions } else { 1 }).map(|above| of_layer(above - 1).unwrap_or_default()).collect()
+}
+
+/// The gradient of a direction's outputs, `[T, B, H]`, if there is any: of stacked layers the top one has it.
+pub(super) fn dy_of<F>(sizes: Sizes, has_dy: u32, dy: &[F], direction: usize) -> Option<&[F]> {
+    let Sizes { directions, stacked, .. } = sizes;
+    match (has_dy, stacked) {
+        (0, _) => None,
+        (_, true) => (direction + 1 == directions).then_some(dy),
+        (_, false) => Some(of_direction([dy], direction, directions)[0]),
+    }
 }
 
 /// The recurrent matrix of one gate, as [`pack`] laid it out: `W_gᵀ` forward, `W_g` backward.

@@ -6,7 +6,7 @@ use crate::kernels::activation::{self, Activation};
 use crate::kernels::cross_entropy::ClassLoss;
 use crate::kernels::matmul::{Factor, matmul, matmul_with_biases, t};
 use crate::kernels::mse_loss::ElementLoss;
-use crate::kernels::sequence::{self, Cell, Sequence, SequenceGradients};
+use crate::kernels::sequence::{self, Cell, Sequence, SequenceGradients, Stack};
 use crate::kernels::{
     self, accumulate, activation_backward, column_sum, count_targets, dropout as dropout_kernel, log_softmax_backward,
     place, reverse as reverse_kernel, reverse_index, segment_sum, swap_axes as swap_axes_kernel,
@@ -539,20 +539,50 @@ pub fn recurrences(
     directions: &[Direction],
     lengths: Option<&Tensor>,
 ) -> Result<Vec<(Var, States)>> {
+    side_by_side(g, cell, directions, &[], lengths)
+}
+
+/// [`recurrence`] of stacked layers as a wavefront, each a step behind the one below: the outputs of the top one, and every
+/// layer's last states. `weights_ih` `[G H, H]` are of each layer but the first, and x of these is `[G H]`: the biases
+/// that are added to h W_ihᵀ of the layer below.
+///
+/// # Errors
+/// The shapes do not fit.
+pub(crate) fn stacked_recurrence(
+    g: &mut Graph,
+    cell: Cell,
+    layers: &[Direction],
+    weights_ih: &[Var],
+    lengths: Option<&Tensor>,
+) -> Result<(Var, Vec<States>)> {
+    let results = side_by_side(g, cell, layers, weights_ih, lengths)?;
+    Ok((results[layers.len() - 1].0, results.into_iter().map(|(_, end)| end).collect()))
+}
+
+/// [`recurrences`], or, with `weights_ih`, [`stacked_recurrence`]: no gradient then comes from outputs but the last.
+fn side_by_side(
+    g: &mut Graph,
+    cell: Cell,
+    directions: &[Direction],
+    weights_ih: &[Var],
+    lengths: Option<&Tensor>,
+) -> Result<Vec<(Var, States)>> {
     let Some(&Direction { x, weight, .. }) = directions.first() else {
         return Err(Error::argument("recurrence", "directions", "at least one", 0));
     };
     let (&[steps, batch, width], &[_, hidden]) = (g.shape(x), g.shape(weight)) else {
         return Err(Error::shape("recurrence", "input", "[T, B, G H], with a weight [G H, H]", g.shape(x)));
     };
-    if let Some(odd) = directions.iter().find(|direction| g.shape(direction.x) != [steps, batch, width]) {
+    let stacked = !weights_ih.is_empty();
+    let (inputs, above) = directions.split_at(if stacked { 1 } else { directions.len() });
+    if let Some(odd) = inputs.iter().find(|direction| g.shape(direction.x) != [steps, batch, width]) {
         return Err(Error::shape("recurrence", "input", format!("{:?}", g.shape(x)), g.shape(odd.x)));
     }
     let (device, count) = (g.device().clone(), directions.len());
     let (is_lstm, saved, states) = (cell.states() == 2, cell.saved(), cell.states());
 
     // Rows of tables are left to the kernel to look up.
-    let tables: Option<Vec<_>> = directions.iter().map(|direction| g.as_rows(direction.x)).collect();
+    let tables: Option<Vec<_>> = inputs.iter().map(|direction| g.as_rows(direction.x)).collect();
     let (mut xs, mut indices, mut rows) = (Vec::new(), Vec::new(), steps * batch);
     match tables.filter(|tables| tables.iter().all(|&(table, _)| g.shape(table) == g.shape(tables[0].0))) {
         Some(tables) => {
@@ -564,10 +594,10 @@ pub fn recurrences(
             }
         }
         None => {
-            let every_row = device.tokens("every row", &[count, steps, batch], rows)?;
-            every_row.write_u32(&(0..rows as u32).collect::<Vec<_>>().repeat(count))?;
+            let every_row = device.tokens("every row", &[inputs.len(), steps, batch], rows)?;
+            every_row.write_u32(&(0..rows as u32).collect::<Vec<_>>().repeat(inputs.len()))?;
             indices.push(Some(every_row));
-            for direction in directions {
+            for direction in inputs {
                 xs.push(Some(g.tensor(direction.x)?));
             }
         }
@@ -580,14 +610,22 @@ pub fn recurrences(
         ws.push(g.tensor(direction.weight)?);
         biases.push(direction.bias.map(|bias| g.tensor(bias)).transpose()?);
     }
-    let stacked = "there is a tensor for each direction";
+    let one_each = "there is a tensor for each direction";
+    let stack = if stacked {
+        let w_ih = weights_ih.iter().map(|&w| g.tensor(w)).collect::<Result<_>>()?;
+        let biases = above.iter().map(|layer| g.tensor(layer.x).map(Some)).collect::<Result<Vec<_>>>()?;
+        Some(Stack { w_ih, biases: g.stack("biases of inputs", &biases, &[above.len(), width])?.expect(one_each) })
+    } else {
+        None
+    };
     let chain =
         |name: &str| device.zeros(&format!("{name}({})", ws[0].name()), &[count, steps + 1, batch, hidden], DType::F32);
     let (h, c) = (chain("h")?, is_lstm.then(|| chain("c")).transpose()?);
     let has_gates = saved > 0 && g.is_training();
     let s = Sequence {
-        x: g.stack("inputs", &xs, &[count, rows, width])?.expect(stacked),
-        index: g.stack("indices", &indices, &[count, steps, batch])?.expect(stacked),
+        x: g.stack("inputs", &xs, &[inputs.len(), rows, width])?.expect(one_each),
+        index: g.stack("indices", &indices, &[inputs.len(), steps, batch])?.expect(one_each),
+        stack,
         lengths: lengths.cloned().map_or_else(|| device.lengths("all steps", batch, steps), Ok)?,
         w: ws,
         bias: match g.stack("biases", &biases, &[count, width])? {
@@ -629,6 +667,7 @@ pub fn recurrences(
     for (d, direction) in directions.iter().enumerate() {
         let mut parents = vec![direction.x, direction.weight];
         parents.extend(direction.bias);
+        parents.extend(d.checked_sub(1).and_then(|below| weights_ih.get(below)));
         parents.extend(direction.start.into_iter().flat_map(States::vars));
         let output = g.view(&s.h, "output", slot(d, 1), &[steps, batch, hidden])?;
         let output = g.result(output, &parents);
@@ -636,12 +675,13 @@ pub fn recurrences(
         results.push((output, States { h: g.result(h_n[d].clone(), &parents), c }));
     }
 
-    let (directions, ends) = (directions.to_vec(), results.clone());
+    let (directions, weights_ih, ends) = (directions.to_vec(), weights_ih.to_vec(), results.clone());
     g.on_backward(move |g| {
-        let dy: Vec<_> = ends.iter().map(|&(output, _)| g.gradient(output)).collect();
+        let outputs = &ends[if stacked { count - 1 } else { 0 }..];
+        let dy: Vec<_> = outputs.iter().map(|&(output, _)| g.gradient(output)).collect();
         let dend = ends.iter().flat_map(|&(_, end)| end.vars());
         let dend: Vec<_> = dend.map(|state| g.gradient(state)).collect();
-        let dy = g.stack("d outputs", &dy, &[count, steps, batch, hidden])?;
+        let dy = g.stack("d outputs", &dy, &[outputs.len(), steps, batch, hidden])?;
         let dend = g.stack("d last states", &dend, &[count, states, batch, hidden])?;
         if dy.is_none() && dend.is_none() {
             return Ok(());
@@ -683,7 +723,17 @@ pub fn recurrences(
                     g.add_gradient(value, &part, shares(&d.dstart, &part))?;
                 }
             }
-            if g.is_differentiable(x) {
+            if stacked && i > 0 {
+                if let Some((dw, accumulate)) = g.gradient_target(weights_ih[i - 1])? {
+                    let below = g.view(&s.h, "h of the layer below", slot(i - 1, 1), &[rows, hidden])?;
+                    let d = Factor::block(&d.dx, i * rows * width, rows, width, width);
+                    matmul(g, d.t(), &below, None, &dw, accumulate)?;
+                }
+                if let Some((db, accumulate)) = g.gradient_target(x)? {
+                    let d = g.view(&d.dx, "d recurrence", i * rows * width, &[rows, width])?;
+                    column_sum::column_sum(g, &d, &db, accumulate)?;
+                }
+            } else if g.is_differentiable(x) {
                 let part = g.view(&d.dx, "d recurrence", i * rows * width, &[steps, batch, width])?;
                 g.add_gradient(x, &part, shares(&d.dx, &part))?;
             }

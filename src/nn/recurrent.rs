@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::generate;
-use crate::kernels::sequence::Cell;
+use crate::kernels::sequence::{self, Cell};
 use crate::rng::threefry2x32;
 use crate::tensor::{DType, Tensor};
 
@@ -174,16 +174,7 @@ impl Layer {
         start: Option<States>,
         place: Option<Tensor>,
     ) -> Result<Direction> {
-        let biases = match self.biases {
-            None => None,
-            Some([b_ih, b_hh]) => Some((g.parameter(b_ih)?, g.parameter(b_hh)?)),
-        };
-        // The GRU's b_hh is inside the product that its reset gate scales; elsewhere the two add up.
-        let (below, bias) = match (biases, cell.kind().separate_bias) {
-            (None, _) => (vec![], None),
-            (Some((b_ih, b_hh)), true) => (vec![b_ih], Some(b_hh)),
-            (Some((b_ih, b_hh)), false) => (vec![b_ih, b_hh], None),
-        };
+        let (below, bias) = self.biases(g, cell)?;
         let weight_ih = g.parameter(self.weight_ih)?;
         let x = functional::linear_with_biases(g, x, weight_ih, &below, place)?;
         let weight = g.parameter(self.weight_hh)?;
@@ -194,6 +185,14 @@ impl Layer {
                 projected_direction(g, x, weight, weight_hr, start)
             }
         }
+    }
+
+    /// The biases that are in the recurrence's input, and the one that is not: the GRU's b_hh is inside the product that its
+    /// reset gate scales; elsewhere the two add up.
+    fn biases(&self, g: &mut Graph, cell: Cell) -> Result<(Vec<Var>, Option<Var>)> {
+        let Some([b_ih, b_hh]) = self.biases else { return Ok((vec![], None)) };
+        let (b_ih, b_hh) = (g.parameter(b_ih)?, g.parameter(b_hh)?);
+        Ok(if cell.kind().separate_bias { (vec![b_ih], Some(b_hh)) } else { (vec![b_ih, b_hh], None) })
     }
 
     /// What comes out of the recurrence, projected if this layer projects.
@@ -224,6 +223,39 @@ fn run_layer(
     }
     let results = functional::recurrences(g, cell, &directions, lengths)?;
     layer.iter().zip(results).map(|(direction, result)| direction.project(g, result)).collect()
+}
+
+/// Layers on `x`, each on the outputs of the one below, as a wavefront: the outputs of the top one, and all last states.
+fn run_stack(
+    g: &mut Graph,
+    cell: Cell,
+    layers: &[Layer],
+    x: Var,
+    start: impl Fn(&mut Graph, usize) -> Result<Option<States>>,
+    lengths: Option<&Tensor>,
+) -> Result<(Var, Vec<States>)> {
+    let (mut directions, mut weights_ih) = (Vec::new(), Vec::new());
+    for (l, layer) in layers.iter().enumerate() {
+        let start = start(g, l)?;
+        if l == 0 {
+            directions.push(layer.direction(g, cell, x, start, None)?);
+            continue;
+        }
+        weights_ih.push(g.parameter(layer.weight_ih)?);
+        let weight = g.parameter(layer.weight_hh)?;
+        let (below, bias) = layer.biases(g, cell)?;
+        let below = match *below.as_slice() {
+            [] => {
+                let zeros = g.zeros("no biases", &g.shape(weight)[..1])?;
+                g.input(&zeros)?
+            }
+            [b_ih] => b_ih,
+            [b_ih, b_hh] => functional::add(g, b_ih, b_hh)?,
+            _ => unreachable!("a layer has two biases"),
+        };
+        directions.push(Direction { x: below, weight, bias, start });
+    }
+    functional::stacked_recurrence(g, cell, &directions, &weights_ih, lengths)
 }
 
 /// An LSTM whose hidden state is `h = h' W_hrᵀ`, for `h' = σ(o) tanh(c)`: `x` `[T, B, 4 H]`, `weight_hh` `[4 H, P]`,
@@ -360,7 +392,18 @@ impl Recurrent {
             _ => None,
         };
         let mut ends = Vec::new();
-        for (l, layer) in self.layers.chunks(directions).enumerate() {
+        let mut above = self.layers.as_slice();
+        let drops = dropout > 0.0 && g.is_training();
+        let sizes = [steps, batch, self.options.hidden_size];
+        if directions == 1
+            && self.options.proj_size == 0
+            && !drops
+            && sequence::shall_stack(g, self.cell, above.len(), sizes)
+        {
+            (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), lengths)?;
+            above = &[];
+        }
+        for (l, layer) in above.chunks(directions).enumerate() {
             if l > 0 {
                 x = functional::dropout(g, x, dropout, threefry2x32(self.seed, [l as u32, 0])[0])?;
             }
