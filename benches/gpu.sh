@@ -26,8 +26,10 @@ echo "== workloads"
 for workload in w1 w2 w3 w4 w5 w6; do measure "$workload"; done
 measure w4 --lanes 1000
 for cell in gru lstm; do measure w5 --cell "$cell"; done
-echo "== the same, a dispatch for each step"
-for workload in w1 w2 w3 w5; do measure "$workload" --stepwise; done
+echo "== the same, a dispatch for each step and one for all"
+for workload in w1 w2 w3 w5 w6; do
+    for stepwise in true false; do measure "$workload" --stepwise "$stepwise"; done
+done
 
 echo "== where the time goes"
 for workload in w1 w2 w3; do

@@ -36,9 +36,9 @@ struct Options {
     /// Texts at once in W4
     #[arg(long, default_value_t = 1)]
     lanes: usize,
-    /// Recurrences as a dispatch for each step, to see what one for all steps is worth (not W4)
+    /// Recurrences as a dispatch for each step, or as one for all, whatever their sizes make of them (not W4)
     #[arg(long)]
-    stepwise: bool,
+    stepwise: Option<bool>,
     /// Timed runs [default: as many as fit into `--seconds`, at least 5]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,

@@ -29,7 +29,7 @@ pub struct Graph {
     differentiable: bool,
     wide: bool,
     repeated: bool,
-    stepwise: bool,
+    stepwise: Option<bool>,
     dropouts: u32,
     commands: Vec<Command>,
     notes: Vec<String>,
@@ -90,7 +90,7 @@ impl Graph {
             differentiable: true,
             wide: device.is_wide(),
             repeated: false,
-            stepwise: false,
+            stepwise: None,
             dropouts: 0,
             commands: Vec::new(),
             notes: Vec::new(),
@@ -120,12 +120,12 @@ impl Graph {
     }
 
     #[doc(hidden)]
-    /// Plans recurrences step by step, whatever their size.
-    pub fn set_stepwise(&mut self, stepwise: bool) {
-        self.stepwise = stepwise;
+    /// Plans recurrences with a dispatch for each step, whatever their size, or with one for all wherever that is possible.
+    pub fn set_stepwise(&mut self, stepwise: impl Into<Option<bool>>) {
+        self.stepwise = stepwise.into();
     }
 
-    pub(crate) fn is_stepwise(&self) -> bool {
+    pub(crate) fn stepwise(&self) -> Option<bool> {
         self.stepwise
     }
 

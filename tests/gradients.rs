@@ -5,7 +5,9 @@ mod common;
 use common::{assert_close, tokens, values};
 use elman::kernels::sequence::Cell;
 use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, States};
-use elman::nn::{CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Rnn, RnnOptions};
+use elman::nn::{
+    CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Nonlinearity, Recurrent, Rnn, RnnOptions,
+};
 use elman::{Device, Graph, NO_TARGET, Result, Tensor, Var, rng};
 
 /// Central differences of step 1e-5 in f64 leave about 1e-9.
@@ -232,6 +234,48 @@ fn directions_side_by_side() {
                 });
             }
         }
+    }
+}
+
+/// Stacked layers as a wavefront: outputs, all last states, and gradients of every parameter, the input and the states.
+#[test]
+fn stacked_layers() {
+    let (steps, batch, layers) = (3, 2, 3);
+    for (cell, bias, with_lengths) in
+        [(Cell::Tanh, true, false), (Cell::Relu, false, true), (Cell::Gru, true, true), (Cell::Lstm, true, false)]
+    {
+        let device = Device::reference();
+        let mut init = Init::new(rng::manual_seed(5));
+        let mut options = RnnOptions::new(2, 5).num_layers(layers).bias(bias);
+        if cell == Cell::Relu {
+            options = options.nonlinearity(Nonlinearity::Relu);
+        }
+        let rnn = Recurrent::new(&mut init, "rnn", cell, options).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let mut draw = |name: &str, shape: &[usize]| {
+            device.upload(name, shape, &init.rng.uniform(shape.iter().product(), -1.0, 1.0)).unwrap()
+        };
+        let inputs =
+            [draw("x", &[steps, batch, 2]), draw("h_0", &[layers, batch, 5]), draw("c_0", &[layers, batch, 5])];
+        let inputs = &inputs[..1 + cell.states()];
+        let leaves: Vec<_> = parameters.iter().map(|(_, tensor)| tensor).chain(inputs.iter().cloned()).collect();
+        check(&format!("{cell:?}, {bias}, {with_lengths}"), &leaves, |_| {
+            let mut graph = Graph::new(&parameters);
+            graph.set_wide(true);
+            graph.set_stepwise(true);
+            let given = inputs.iter().map(|tensor| graph.input_with_gradient(tensor)).collect::<Result<Vec<_>>>()?;
+            let lengths = device.lengths("lengths", batch, steps)?;
+            lengths.write_u32(&[1, 3])?;
+            let initial = InitialState::Given(States { h: given[1], c: given.get(2).copied() });
+            let (output, end) = match with_lengths {
+                true => rnn.forward_with_lengths(&mut graph, given[0], initial, &lengths)?,
+                false => rnn.forward(&mut graph, given[0], initial)?,
+            };
+            let mut vars = parameters.ids().map(|id| graph.parameter(id)).collect::<Result<Vec<_>>>()?;
+            vars.extend(given);
+            let outputs = [Some(output), Some(end.h), end.c].into_iter().flatten().collect();
+            Ok(Built { graph, vars, output: Output::Values(outputs) })
+        });
     }
 }
 

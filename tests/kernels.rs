@@ -434,8 +434,8 @@ fn recurrences_take_the_path_that_fits() {
     }
     // On a GPU, weights that are too many for a workgroup, and a single step, are spread over more of them.
     for (size, dispatches, why) in [
-        ((3, 2, 512), 1, "all 3 steps in one dispatch"),
-        ((3, 2, 513), 3, "would read 1052676 weights a step"),
+        ((3, 2, 362), 1, "all 3 steps in one dispatch"),
+        ((3, 2, 363), 3, "would read 527076 weights a step"),
         ((1, 2, 512), 1, "more workgroups share its one step"),
         ((1, 2, 64), 1, "all 1 steps in one dispatch"),
     ] {

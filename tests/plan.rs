@@ -47,7 +47,8 @@ fn a_training_step_is_few_dispatches() {
             let count = trainer.plan().count();
             assert!(count.dispatches <= most && count.submits == 1, "{}", trainer.plan());
         }
-        // Two layers of 512 on streams of 64 steps, and of twice as many: the dispatches do not grow with the steps.
+        // Two layers of 512 on streams of 64 steps, and of twice as many. All steps are in one dispatch; on a GPU, whose
+        // workgroups would each read all weights in every step, two dispatches a step do both layers.
         let of_steps = |steps: usize| {
             let mut init = Init::new(rng::manual_seed(1));
             let options = CharRnnOptions::new(85, 64, 512).cell(Cell::Lstm).num_layers(2);
@@ -66,7 +67,10 @@ fn a_training_step_is_few_dispatches() {
             assert_eq!(count.submits, 1);
             count.dispatches
         };
-        assert!(of_steps(64) <= 40 && of_steps(128) <= 40, "{} {}", of_steps(64), of_steps(128));
+        for steps in [64, 128] {
+            let most = if wide { 40 + 2 * steps } else { 40 };
+            assert!(of_steps(steps) <= most, "{} of {steps} steps, wide: {wide}", of_steps(steps));
+        }
     }
 }
 
@@ -103,6 +107,41 @@ fn two_directions_are_one_dispatch() {
         let listing = plan.to_string();
         assert!(listing.contains("all 5 steps of 2 directions side by side in one dispatch"), "{listing}");
         assert!(!listing.lines().any(|line| line.contains("copy") && line.contains("inputs")), "{listing}");
+    }
+}
+
+/// Where each step of a layer is a dispatch, layers are a wavefront, one step more for each layer; unless something is
+/// between them, each fills a GPU by itself, or there is no GPU that a single step would leave idle.
+#[test]
+fn layers_are_a_wavefront() {
+    let of = |options: RnnOptions| options.num_layers(3);
+    let plain = of(RnnOptions::new(16, 1028));
+    let narrow = of(RnnOptions::new(16, 32));
+    for (what, options, batch, training, wide, dispatches) in [
+        ("plain", plain, 4, true, true, 7 + 7),
+        ("no gradients", plain, 4, false, true, 7),
+        ("dropout", plain.dropout(0.5), 4, true, true, 3 * 5 + 3 * 5),
+        ("dropout, not in training", plain.dropout(0.5), 4, false, true, 7),
+        ("two directions", plain.bidirectional(true), 4, false, true, 3 * 5),
+        ("projected", plain.proj_size(8), 4, false, true, 3 * 5),
+        ("one layer", plain.num_layers(1), 4, false, true, 5),
+        ("large batch", plain, 400, false, true, 3 * 5),
+        ("software driver", plain, 4, false, false, 3 * 5),
+        ("all steps in one dispatch", narrow, 4, true, true, 3 + 3),
+    ] {
+        let device = Device::cpu();
+        let mut init = Init::new(rng::manual_seed(1));
+        let rnn = Recurrent::new(&mut init, "rnn", Cell::Lstm, options).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let mut g = if training { Graph::new(&parameters) } else { Graph::inference(&parameters) };
+        g.set_wide(wide);
+        let x = g.input(&zeros(&device, "x", &[5, batch, 16])).unwrap();
+        let (output, _) = rnn.forward(&mut g, x, InitialState::Zero).unwrap();
+        let dy = zeros(&device, "dy", g.shape(output));
+        g.backward(&[], &[(output, &dy)]).unwrap();
+        let plan = g.finish().unwrap();
+        let count = plan.kernels().iter().filter(|name| name.starts_with("lstm")).count();
+        assert_eq!(count, dispatches, "{what}: {plan}");
     }
 }
 

@@ -172,9 +172,9 @@ pub(super) struct RowTile {
 /// Values of a workgroup's memory.
 const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 
-/// The most weights, 4 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s,
-/// so that these take 40 microseconds, several times what a dispatch costs. By calculation, not measured.
-const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 20;
+/// The most weights, 2 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s,
+/// so that these take 20 microseconds, several times what a dispatch costs. By calculation, not measured.
+const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 19;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
 fn stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
@@ -182,11 +182,14 @@ fn stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize
     if hidden > most {
         return Some(format!("all steps in one need H <= {most}"));
     }
-    if g.is_wide() && steps > 1 && weights > MOST_WEIGHTS_OF_A_WORKGROUP {
-        let most = MOST_WEIGHTS_OF_A_WORKGROUP;
-        return Some(format!("each workgroup of one dispatch would read {weights} weights a step, more than {most}"));
+    let most = MOST_WEIGHTS_OF_A_WORKGROUP;
+    let too_many = g.is_wide() && steps > 1 && weights > most;
+    match g.stepwise() {
+        None if too_many => {
+            Some(format!("each workgroup of one would read {weights} weights a step, more than {most}"))
+        }
+        asked => (stacked || asked == Some(true)).then(|| "it was asked for".into()),
     }
-    (stacked || g.is_stepwise()).then(|| "it was asked for".into())
 }
 
 /// The most workgroups that a layer may have to be one of a wavefront: from there on each fills a GPU, and its input's
@@ -324,7 +327,7 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let (none, nowhere) = (g.zeros("none", &[4])?, g.zeros("nowhere", &[4])?);
     let side_by_side = match directions {
         1 => String::new(),
-        layers if sizes.stacked => format!(" of {layers} layers, each a step behind the one below,"),
+        layers if sizes.stacked => format!(" of {layers} layers, each a step behind the one below"),
         directions => format!(" of {directions} directions side by side"),
     };
     let how = match &tile.stepwise {
