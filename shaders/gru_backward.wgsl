@@ -48,11 +48,11 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     if is_idle(steps) { return; }
     var carried = carried_in(place, group.z, steps);
     for (var t = steps.y; t > steps.x; t--) {
-        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
-            let part = i / ROWS;
-            let row = i % ROWS;
+            let part = i / OWNED;
+            let row = i % OWNED;
             var rest = vec4<f32>();
             if entry < p.B {
                 let step = row_of(place, p.T, t - 1u, entry);

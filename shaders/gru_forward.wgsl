@@ -51,11 +51,13 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         var sums = recurrent(place, t);
         var from_below = Sums();
         add_from_below(place, group.z, t, &from_below);
-        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        reduce(place, &sums);
+        reduce(place, &from_below);
+        for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
-            let part = i / ROWS;
-            let row = i % ROWS;
+            let part = i / OWNED;
+            let row = i % OWNED;
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {

@@ -50,11 +50,11 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     var carried = carried_in(place, group.z, steps);
     var carried_c = load_carried(place, steps, 1u);
     for (var t = steps.y; t > steps.x; t--) {
-        for (var k = 0u; k < ROWS * COLUMNS; k++) {
+        for (var k = 0u; k < OWNED * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
-            let part = k / ROWS;
-            let r = k % ROWS;
+            let part = k / OWNED;
+            let r = k % OWNED;
             var d4 = array<vec4<f32>, GATES>();
             if entry < p.B {
                 let row = row_of(place, p.T, t - 1u, entry);

@@ -49,11 +49,12 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
         add_from_below(place, group.z, t, &sums);
-        for (var k = 0u; k < ROWS * COLUMNS; k++) {
+        reduce(place, &sums);
+        for (var k = 0u; k < OWNED * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
-            let part = k / ROWS;
-            let r = k % ROWS;
+            let part = k / OWNED;
+            let r = k % OWNED;
             var state = vec4<f32>();
             var cell = vec4<f32>();
             if entry < p.B {

@@ -50,13 +50,13 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     if is_idle(steps) { return; }
     var carried = carried_in(place, group.z, steps);
     for (var t = steps.y; t > steps.x; t--) {
-        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
             var d = vec4<f32>();
             if entry < p.B {
                 if t <= lengths[entry] {
-                    let dh = gradient_of_state(place, t - 1u, entry, column, carried[i / ROWS][i % ROWS]);
+                    let dh = gradient_of_state(place, t - 1u, entry, column, carried[i / OWNED][i % OWNED]);
                     let after = row_of(place, p.T + 1u, t, entry) * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {

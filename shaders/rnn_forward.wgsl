@@ -46,13 +46,14 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
         add_from_below(place, group.z, t, &sums);
-        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+        reduce(place, &sums);
+        for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
-                    state = below(place, t, entry, 0u, column) + sums[i / ROWS][i % ROWS];
+                    state = below(place, t, entry, 0u, column) + sums[i / OWNED][i % OWNED];
                     if p.relu != 0u { state = select(state, vec4<f32>(), state < vec4<f32>()); } else { state = tanh4(state); }
                 }
                 let to = row_of(place, p.T + 1u, t + 1u, entry) * p.H + column;

@@ -12,22 +12,22 @@ const PARTS: u32 = COLUMNS;
 fn load_carried(place: Place, steps: vec2<u32>, slot: u32) -> Sums {
     var carried = Sums();
     if FUSED == 0u && steps.y < p.T {
-        for (var i = 0u; i < ROWS * COLUMNS; i++) {
-            carried[i / ROWS][i % ROWS] = dstart4(place, slot, entry_of(place, i), column_of(place, i));
+        for (var i = 0u; i < OWNED * COLUMNS; i++) {
+            carried[i / OWNED][i % OWNED] = dstart4(place, slot, entry_of(place, i), column_of(place, i));
         }
     }
     return carried;
 }
 
 fn store_carried(place: Place, slot: u32, carried: ptr<function, Sums>) {
-    for (var i = 0u; i < ROWS * COLUMNS; i++) {
-        store_dstart4(place, slot, entry_of(place, i), column_of(place, i), (*carried)[i / ROWS][i % ROWS]);
+    for (var i = 0u; i < OWNED * COLUMNS; i++) {
+        store_dstart4(place, slot, entry_of(place, i), column_of(place, i), (*carried)[i / OWNED][i % OWNED]);
     }
 }
 
 // What the first step computed here gets from the step after it, and a stacked layer from the one above it.
 fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
-    var carried = load_carried(place, steps, 0u);
+    var carried = Sums();
     if FUSED == 0u && steps.y < p.T {
         for (var gate = 0u; gate < GATES; gate++) { multiply(place, steps.y, gate, &carried); }
     }
@@ -35,6 +35,9 @@ fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
         let above = neighbour(place, layer + 1u);
         for (var gate = 0u; gate < GATES; gate++) { multiply(above, steps.x, gate, &carried); }
     }
+    reduce(place, &carried);
+    let beside = load_carried(place, steps, 0u);
+    for (var i = 0u; i < OWNED * COLUMNS; i++) { carried[i / OWNED][i % OWNED] += beside[i / OWNED][i % OWNED]; }
     return carried;
 }
 

@@ -9,7 +9,8 @@
 // which what a layer takes from another is there from the dispatch before.
 //
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
-// GROUPS groups make a workgroup.
+// GROUPS groups make a slice of the sums, and SLICES slices a workgroup. Of ROWS sums that reduce() puts together, the
+// first ROWS slices then have OWNED = 1 each.
 //
 // The kernel that joins this has
 //   Params with T, B, H, first, last
@@ -22,31 +23,41 @@ const ROWS: u32 = 4u;
 const COLUMNS: u32 = 1u;
 const GROUPS: u32 = 1u;
 const WIDTH: u32 = 2u;
+const SLICES: u32 = 1u; // or at least ROWS, with FUSED = 0
 const FUSED: u32 = 1u;
 const STACKED: u32 = 0u;
-const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory; GROUPS * ROWS * DEPTH is at most 1,024: 16 KiB
+const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory
 
 const VECTORS: u32 = HP / 4u;
-const THREADS: u32 = GROUPS * WIDTH; // at most 256
+const SLICE: u32 = GROUPS * WIDTH;
+const THREADS: u32 = SLICES * SLICE; // at most 256
 const ENTRIES: u32 = GROUPS * ROWS;
+const IS_WHOLE: u32 = 1u / SLICES; // 1 of one slice, 0 of more
+const OWNED: u32 = 1u + (ROWS - 1u) * IS_WHOLE;
 
 // As long as the loops over it, or software drivers do not keep it in registers.
 alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
 
-var<workgroup> rows: array<vec4<f32>, ENTRIES * DEPTH>; // [ENTRIES, DEPTH]
+// [ENTRIES, DEPTH], and for reduce [ROWS, THREADS]: at most 1,024, 16 KiB
+var<workgroup> rows: array<vec4<f32>, max(ENTRIES * DEPTH, ROWS * THREADS * (1u - IS_WHOLE))>;
 
 struct Place {
     direction: u32, // or layer
     matrix: u32, // in w
     local: u32,  // the thread
+    slice: u32,
     row: u32,    // its first row, within the workgroup
-    entry: u32,  // the batch entry of that row
+    start: u32,  // the first batch entry of the workgroup
+    entry: u32,  // of the rows that it owns
     vector: u32, // its first vec4 column
 }
 
 fn place_of(group: vec3<u32>, local: u32) -> Place {
-    let row = ROWS * (local / WIDTH);
-    return Place(group.z, group.z, local, row, group.x * ENTRIES + row, group.y * COLUMNS * WIDTH + local % WIDTH);
+    let slice = local / SLICE * (1u - IS_WHOLE);
+    let row = ROWS * ((local - slice * SLICE) / WIDTH);
+    let start = group.x * ENTRIES;
+    let entry = select(p.B, start + row + slice, slice < ROWS);
+    return Place(group.z, group.z, local, slice, row, start, entry, group.y * COLUMNS * WIDTH + local % WIDTH);
 }
 
 // The steps of a workgroup, from x to y.
@@ -72,13 +83,13 @@ fn row_of(place: Place, slots: u32, slot: u32, entry: u32) -> u32 {
     return (place.direction * slots + slot) * p.B + entry;
 }
 
-// The batch entry and the first column of the i-th of a thread's ROWS COLUMNS vec4, sums[i / ROWS][i % ROWS]; is it one?
+// The batch entry and the first column of the i-th of the OWNED COLUMNS vec4 that a thread owns, sums[i / OWNED][i % OWNED].
 fn entry_of(place: Place, i: u32) -> u32 {
-    return place.entry + i % ROWS;
+    return place.entry + i % OWNED;
 }
 
 fn column_of(place: Place, i: u32) -> u32 {
-    return 4u * (place.vector + i / ROWS * WIDTH);
+    return 4u * (place.vector + i / OWNED * WIDTH);
 }
 
 // Puts the i-th vec4 of a thread where the next product reads it.
@@ -87,16 +98,16 @@ fn keep(place: Place, i: u32, value: vec4<f32>) {
     if FUSED != 0u && vector < VECTORS {
         // The padding stays zero, whatever overflows.
         let inside = 4u * vector + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.H);
-        rows[(place.row + i % ROWS) * DEPTH + vector] = select(vec4<f32>(), value, inside);
+        rows[(place.row + i % OWNED) * DEPTH + vector] = select(vec4<f32>(), value, inside);
     }
 }
 
 // Puts all that a thread has written of a step where the next product reads it.
 fn keep_rows(place: Place, t: u32, gate: u32) {
-    for (var i = 0u; i < ROWS * COLUMNS; i++) { keep(place, i, row4(place, t, entry_of(place, i), gate, column_of(place, i))); }
+    for (var i = 0u; i < OWNED * COLUMNS; i++) { keep(place, i, row4(place, t, entry_of(place, i), gate, column_of(place, i))); }
 }
 
-// sums += rows * w of `gate` and those after it. The rows are those kept, or those of step t and this gate.
+// sums += rows * w of `gate` and those after it, a slice of them. The rows are those kept, or those of step t and this gate.
 fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
     if FUSED != 0u {
         multiply_block(place, 0u, gate, sums);
@@ -105,7 +116,7 @@ fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
     for (var start = 0u; start < VECTORS; start += DEPTH) {
         workgroupBarrier();
         for (var slot = place.local; slot < ENTRIES * DEPTH; slot += THREADS) {
-            rows[slot] = row4(place, t, place.entry - place.row + slot / DEPTH, gate, 4u * (start + slot % DEPTH));
+            rows[slot] = row4(place, t, place.start + slot / DEPTH, gate, 4u * (start + slot % DEPTH));
         }
         workgroupBarrier();
         multiply_block(place, start, gate, sums);
@@ -115,7 +126,7 @@ fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
 // The part of the product that the vec4 columns from `start` on of the rows make, which are in workgroup memory.
 fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>) {
     let first = place.matrix * GATES + gate;
-    for (var k = 0u; k < min(DEPTH, VECTORS - start); k++) {
+    for (var k = place.slice; k < min(DEPTH, VECTORS - start); k += SLICES) {
         var row = array<vec4<f32>, ROWS>();
         for (var r = 0u; r < ROWS; r++) { row[r] = rows[(place.row + r) * DEPTH + k]; }
         for (var part = 0u; part < PARTS; part++) {
@@ -130,5 +141,20 @@ fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>
                 (*sums)[part][r] += row[r].x * w0 + row[r].y * w1 + row[r].z * w2 + row[r].w * w3;
             }
         }
+    }
+}
+
+// Adds up the slices of all sums, and leaves each thread those that it owns.
+fn reduce(place: Place, sums: ptr<function, Sums>) {
+    if SLICES == 1u { return; }
+    for (var part = 0u; part < PARTS; part++) {
+        workgroupBarrier();
+        for (var r = 0u; r < ROWS; r++) { rows[r * THREADS + place.local] = (*sums)[part][r]; }
+        workgroupBarrier();
+        var sum = vec4<f32>();
+        for (var slice = 0u; slice < SLICES; slice++) {
+            sum += rows[min(place.slice, ROWS - 1u) * THREADS + slice * SLICE + place.local % SLICE];
+        }
+        (*sums)[part][0] = sum;
     }
 }

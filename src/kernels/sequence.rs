@@ -163,8 +163,10 @@ pub(super) struct RowTile {
     columns: usize,
     /// Threads that share their batch entries.
     width: usize,
-    /// Groups of such threads in a workgroup.
+    /// Groups of such threads in a slice of the sums.
     groups: usize,
+    /// Slices in a workgroup.
+    slices: usize,
     /// Why there is a dispatch for each step, if not one for all.
     stepwise: Option<String>,
 }
@@ -192,19 +194,22 @@ fn stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize
     }
 }
 
-/// The most workgroups that a layer may have to be one of a wavefront: from there on each fills a GPU, and its input's
+/// Workgroups that keep a large GPU busy.
+const ENOUGH_WORKGROUPS: usize = 128;
+
+/// The most values of h that a layer of a wavefront may have: from there on each layer fills a GPU by itself, and its input's
 /// product is better made for all steps at once. By calculation, not measured.
-const MOST_WORKGROUPS_OF_A_STACKED_LAYER: usize = 128;
+const MOST_STATES_OF_A_STACKED_LAYER: usize = 1 << 18;
 
 /// Whether stacked layers of one size shall be a wavefront. They never are on a software driver, which gains nothing.
 pub(crate) fn shall_stack(g: &Graph, cell: Cell, layers: usize, [steps, batch, hidden]: [usize; 3]) -> bool {
     let sizes = Sizes { directions: 1, stacked: false, rows: 1, steps, batch, hidden };
-    let why = stepwise(g, sizes, cell.gates()).filter(|_| g.is_wide() && layers > 1 && steps > 1);
-    why.is_some_and(|why| RowTile::stepwise(sizes, why).workgroups(sizes) <= MOST_WORKGROUPS_OF_A_STACKED_LAYER)
+    let small = batch * hidden <= MOST_STATES_OF_A_STACKED_LAYER;
+    g.is_wide() && layers > 1 && steps > 1 && small && stepwise(g, sizes, cell.gates()).is_some()
 }
 
 impl RowTile {
-    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "FUSED", "STACKED", "DEPTH"];
+    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "SLICES", "FUSED", "STACKED", "DEPTH"];
 
     /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
@@ -215,7 +220,7 @@ impl RowTile {
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
         if let Some(why) = stepwise(g, sizes, cell_gates) {
-            return Self::stepwise(sizes, why);
+            return Self::stepwise(g, sizes, why);
         }
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
         let large = !g.is_wide() && flops >= LARGE_TILE_FLOPS;
@@ -223,16 +228,30 @@ impl RowTile {
         let rows = rows.min(batch);
         let width = vectors.div_ceil(columns).min(256);
         let groups = if large { 1 } else { (64 / width).clamp(1, batch.div_ceil(rows)) };
-        Self { padded, rows, columns, width, groups, stepwise: None }
+        Self { padded, rows, columns, width, groups, slices: 1, stepwise: None }
     }
 
     /// A dispatch for each step, whose workgroups share the columns too.
-    fn stepwise(sizes: Sizes, why: String) -> Self {
+    ///
+    /// A GPU gets workgroups of up to 256 threads: 32 batch entries, for each of which a row of workgroups reads all weights,
+    /// so few columns that there are enough workgroups, and slices of the sums for the rest. By calculation, not measured.
+    fn stepwise(g: &Graph, sizes: Sizes, why: String) -> Self {
+        let Sizes { directions, batch, .. } = sizes;
         let padded = sizes.hidden.next_multiple_of(4);
-        let rows = sizes.batch.min(4);
-        let groups = sizes.batch.div_ceil(rows).min(4);
-        let width = (padded / 4).min(64 / groups);
-        Self { padded, rows, columns: 1, width, groups, stepwise: Some(why) }
+        let (vectors, rows) = (padded / 4, batch.min(4));
+        let of = |groups, width, slices| Self { padded, rows, columns: 1, width, groups, slices, stepwise: None };
+        let groups = batch.div_ceil(rows);
+        let tile = if g.is_wide() {
+            let groups = groups.min(8);
+            let workgroups = |width| directions * batch.div_ceil(groups * rows) * vectors.div_ceil(width);
+            let width = [16, 8, 4].into_iter().find(|&width| workgroups(width) >= ENOUGH_WORKGROUPS).unwrap_or(2);
+            let slices = (256 / (groups * width)).min(vectors.div_ceil(4));
+            of(groups, width, if slices >= rows { slices } else { 1 })
+        } else {
+            let groups = groups.min(4);
+            of(groups, vectors.min(64 / groups), 1)
+        };
+        Self { stepwise: Some(why), ..tile }
     }
 
     fn fused(&self) -> bool {
@@ -249,7 +268,7 @@ impl RowTile {
         if self.fused() { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
     }
 
-    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 8] {
+    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 9] {
         let of = |name, value: usize| (name, value as u32);
         [
             of("HP", self.padded),
@@ -257,6 +276,7 @@ impl RowTile {
             of("COLUMNS", self.columns),
             of("GROUPS", self.groups),
             of("WIDTH", self.width),
+            of("SLICES", self.slices),
             of("FUSED", self.fused().into()),
             of("STACKED", sizes.stacked.into()),
             of("DEPTH", self.depth()),
@@ -291,7 +311,7 @@ pub(super) struct Launch {
     /// The steps it computes.
     pub first: usize,
     pub last: usize,
-    pub constants: [(&'static str, u32); 8],
+    pub constants: [(&'static str, u32); 9],
     pub grid: [usize; 3],
     /// Backward: whether the product of the first step is made too.
     pub complete: bool,
@@ -319,7 +339,7 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let gates = cell.gates();
     let mut tile = RowTile::new(g, sizes, gates, gates);
     if g.is_wide() && steps == 1 && !sizes.stacked {
-        let spread = RowTile::stepwise(sizes, "more workgroups share its one step".into());
+        let spread = RowTile::stepwise(g, sizes, "more workgroups share its one step".into());
         if spread.workgroups(sizes) > tile.workgroups(sizes) {
             tile = spread;
         }
