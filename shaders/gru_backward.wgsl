@@ -10,12 +10,12 @@
 // w        [D, 3, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
 // h        [D, T + 1, B, H]
-// dy       [D, T, B, H]       gradient of every step's output
+// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, B, H]          gradient of the last state
 // saved    [D, T, B, 4 H]     r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
 // dx       [D, T, B, 3 H]
 // dstart   [D, B, H]
-// grid     entries, columns, directions   joins lib/rows, lib/backward
+// grid     entries, columns, directions or layers   joins lib/rows, lib/backward
 struct Params {
     D: u32,
     T: u32,

@@ -9,14 +9,14 @@
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 // x        [D, N, 3 H]        gates r, z, n; b_ih included
-// index    [D, T, B] u32      the row of x for each step and entry
+// index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
 // lengths  [B] u32
 // w        [D, 3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
-// below_bias [D - 1, 3 H]     b_ih of stacked layers; a dummy is bound otherwise
+// bias_below [D - 1, 3 H]     b_ih of stacked layers; a dummy is bound otherwise
 // bias     [D, 3 H]           b_hh
 // h        [D, T + 1, B, H]   slot 0 is the incoming state
 // saved    [D, T, B, 4 H]     r, z, n, m for the backward pass
-// grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
 struct Params {
     D: u32,
     N: u32,
@@ -34,7 +34,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> below_bias: array<f32>;
+@group(0) @binding(5) var<storage, read> bias_below: array<f32>;
 @group(0) @binding(6) var<storage, read> bias: array<f32>;
 @group(0) @binding(7) var<storage, read_write> h: array<f32>;
 @group(0) @binding(8) var<storage, read_write> saved: array<f32>;
@@ -52,7 +52,7 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         var from_below = Sums();
         add_from_below(place, group.z, t, &from_below);
         reduce(place, &sums);
-        reduce(place, &from_below);
+        if STACKED != 0u { reduce(place, &from_below); }
         for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);

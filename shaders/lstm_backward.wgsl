@@ -12,11 +12,11 @@
 // lengths  [B] u32
 // c        [D, T + 1, B, H]
 // saved    [D, T, B, 4 H]     i, f, g, o
-// dy       [D, T, B, H]       gradient of every step's output
+// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, 2, B, H]       gradients of the last h and c
 // dx       [D, T, B, 4 H]
 // dstart   [D, 2, B, H]       of the incoming h and c
-// grid     entries, columns, directions   joins lib/rows, lib/backward, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/math
 struct Params {
     D: u32,
     T: u32,

@@ -9,13 +9,13 @@
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 // x        [D, N, 4 H]        gates i, f, g, o, biases included
-// index    [D, T, B] u32      the row of x for each step and entry
+// index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
 // lengths  [B] u32
 // w        [D, 4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
-// below_bias [D - 1, 4 H]     b_ih + b_hh of these; a dummy is bound otherwise
+// bias_below [D - 1, 4 H]     b_ih + b_hh of these; a dummy is bound otherwise
 // h, c     [D, T + 1, B, H]   slot 0 is the incoming state
 // saved    [D, T, B, 4 H]     i, f, g, o for the backward pass
-// grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
 struct Params {
     D: u32,
     N: u32,
@@ -33,7 +33,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> below_bias: array<f32>;
+@group(0) @binding(5) var<storage, read> bias_below: array<f32>;
 @group(0) @binding(6) var<storage, read_write> h: array<f32>;
 @group(0) @binding(7) var<storage, read_write> c: array<f32>;
 @group(0) @binding(8) var<storage, read_write> saved: array<f32>;

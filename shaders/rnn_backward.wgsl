@@ -13,11 +13,11 @@
 // w        [D, HP, HP / 4] vec4   W, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
 // h        [D, T + 1, B, H]
-// dy       [D, T, B, H]       gradient of every step's output
+// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, B, H]          gradient of the last state
 // dx       [D, T, B, H]
 // dstart   [D, B, H]
-// grid     entries, columns, directions   joins lib/rows, lib/backward
+// grid     entries, columns, directions or layers   joins lib/rows, lib/backward
 struct Params {
     D: u32,
     T: u32,
@@ -76,6 +76,7 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
         workgroupBarrier();
         if passes_on(t - 1u) { multiply(place, t - 1u, 0u, &carried); }
         workgroupBarrier();
+        reduce(place, &carried);
     }
     store_carried(place, 0u, &carried);
 }

@@ -1,20 +1,20 @@
 // h[t + 1] = f(x[index[t]] + h[t] Wᵀ)      f = tanh, or max(0, ·) with relu; t = first .. last - 1
 //
 // All steps in one dispatch, where a workgroup can keep the states of its batch entries; otherwise one step, of some of
-// the columns. Past an entry's length, h is 0. The D directions are recurrences of their own, side by
-// side; or they are stacked layers, each on h of the one before, a step behind it.
+// the columns. Past an entry's length, h is 0. The D directions are recurrences of their own, side by side; or they are
+// stacked layers, each a step behind the one below: x[index[t]] is then h_below[t + 1] W_ihᵀ + bias_below.
 //
 // params   D, N, T, B, H    N: rows of x of a direction
 //          first, last   the steps to compute
 //          has_h_0       whether the incoming state may be other than 0
 //          relu          max(0, ·) in place of tanh
 // x        [D, N, H]          what comes in from below, biases included
-// index    [D, T, B] u32      the row of x for each step and entry
+// index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
 // lengths  [B] u32
 // w        [D, HP, HP / 4] vec4   Wᵀ, zero-padded (pack makes it); W_ihᵀ of stacked layers 1 .. D - 1 behind them
-// below_bias [D - 1, H]  b_ih + b_hh of these; a dummy is bound otherwise
+// bias_below [D - 1, H]  b_ih + b_hh of these; a dummy is bound otherwise
 // h        [D, T + 1, B, H]   slot 0 is the incoming state
-// grid     entries, columns, directions   joins lib/rows, lib/forward, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
 struct Params {
     D: u32,
     N: u32,
@@ -32,7 +32,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> below_bias: array<f32>;
+@group(0) @binding(5) var<storage, read> bias_below: array<f32>;
 @group(0) @binding(6) var<storage, read_write> h: array<f32>;
 
 const GATES: u32 = 1u;

@@ -366,10 +366,12 @@ impl Graph {
     }
 
     /// Places for so many tensors of a shape, one after the other in one buffer; none for one alone, or where the device's
-    /// alignment does not let kernels bind them.
+    /// alignment or limits do not let kernels bind them.
     pub(crate) fn adjacent(&self, name: &str, count: usize, shape: &[usize]) -> Result<Vec<Option<Tensor>>> {
         let len: usize = shape.iter().product();
-        if count == 1 || !self.can_view(len) {
+        let limits = self.device.limits();
+        let fits = 4 * (count * len) as u64 <= limits.binding_bytes.min(limits.buffer_bytes);
+        if count == 1 || !fits || !self.can_view(len) {
             return Ok(vec![None; count]);
         }
         let all = self.zeros(name, &[&[count], shape].concat())?;
@@ -485,7 +487,14 @@ impl Graph {
     /// What the dispatch just recorded costs beyond reading and writing its tensors.
     pub(crate) fn cost(&mut self, flops: usize, rereads: usize) {
         if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
-            dispatch.work = Work { flops: flops as u64, rereads: rereads as u64 };
+            dispatch.work = Work { flops: flops as u64, rereads: rereads as u64, untouched: 0 };
+        }
+    }
+
+    /// How many elements of each of its tensors the dispatch just recorded leaves alone.
+    pub(crate) fn untouched(&mut self, elements: impl Fn(&Tensor) -> usize) {
+        if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
+            dispatch.work.untouched = dispatch.tensors.iter().map(|tensor| 4 * elements(tensor) as u64).sum();
         }
     }
 

@@ -62,6 +62,8 @@ pub(crate) struct Work {
     pub flops: u64,
     /// Bytes of weights that workgroups read again.
     pub rereads: u64,
+    /// Bytes of its tensors that belong to other steps than it computes.
+    pub untouched: u64,
 }
 
 impl Dispatch {
@@ -70,7 +72,7 @@ impl Dispatch {
         self.kernel
     }
 
-    /// Bytes of its tensors, each once.
+    /// Bytes of its tensors that it reads or writes, each once.
     pub fn bytes(&self) -> u64 {
         let is_first = |i: usize, tensor: &Tensor| {
             let same =
@@ -78,7 +80,8 @@ impl Dispatch {
             !self.tensors[..i].iter().any(same)
         };
         let tensors = self.tensors.iter().enumerate().filter(|&(i, tensor)| is_first(i, tensor));
-        tensors.map(|(_, tensor)| 4 * tensor.len() as u64).sum()
+        let all: u64 = tensors.map(|(_, tensor)| 4 * tensor.len() as u64).sum();
+        all.saturating_sub(self.work.untouched)
     }
 
     /// Multiplications and additions of its matrix products.

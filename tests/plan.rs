@@ -49,7 +49,7 @@ fn a_training_step_is_few_dispatches() {
         }
         // Two layers of 512 on streams of 64 steps, and of twice as many. All steps are in one dispatch; on a GPU, whose
         // workgroups would each read all weights in every step, two dispatches a step do both layers.
-        let of_steps = |steps: usize| {
+        let of_steps = |steps: usize, stepwise: Option<bool>| {
             let mut init = Init::new(rng::manual_seed(1));
             let options = CharRnnOptions::new(85, 64, 512).cell(Cell::Lstm).num_layers(2);
             let model = CharRnn::new(&mut init, options).unwrap();
@@ -59,17 +59,24 @@ fn a_training_step_is_few_dispatches() {
             let state = model.state(&device, 64).unwrap();
             let trainer = Trainer::new(&parameters, Adam::new(1e-3), |g| {
                 g.set_wide(wide);
+                g.set_stepwise(stepwise);
                 let batch = streams.batch_of_every_step(g, 64)?;
                 let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(&state))?;
                 cross_entropy(g, logits, &batch.targets, Reduction::Mean)
             });
             let count = trainer.unwrap().plan().count();
             assert_eq!(count.submits, 1);
-            count.dispatches
+            count
         };
         for steps in [64, 128] {
+            let (one_for_all, count) = (of_steps(steps, Some(false)), of_steps(steps, None));
             let most = if wide { 40 + 2 * steps } else { 40 };
-            assert!(of_steps(steps) <= most, "{} of {steps} steps, wide: {wide}", of_steps(steps));
+            assert!(count.dispatches <= most, "{count:?} of {steps} steps, wide: {wide}");
+            assert_eq!(count.flops, one_for_all.flops);
+            // What each step moves is its own; weights, and what is carried between dispatches, come on top.
+            let (moved, weights) = (count.bytes - one_for_all.bytes.min(count.bytes), 3 * 4 * 4 * 512 * 512);
+            let carried = 4 * 2 * 2 * 64 * 512;
+            assert!(moved <= 2 * (steps as u64 + 1) * (weights + 2 * carried), "{count:?}, not {one_for_all:?}");
         }
     }
 }
@@ -142,6 +149,7 @@ fn layers_are_a_wavefront() {
         let plan = g.finish().unwrap();
         let count = plan.kernels().iter().filter(|name| name.starts_with("lstm")).count();
         assert_eq!(count, dispatches, "{what}: {plan}");
+        assert_eq!(plan.to_string().contains("each a step behind"), dispatches % 7 == 0, "{what}: {plan}");
     }
 }
 

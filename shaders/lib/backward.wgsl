@@ -36,9 +36,13 @@ fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
         for (var gate = 0u; gate < GATES; gate++) { multiply(above, steps.x, gate, &carried); }
     }
     reduce(place, &carried);
-    let beside = load_carried(place, steps, 0u);
-    for (var i = 0u; i < OWNED * COLUMNS; i++) { carried[i / OWNED][i % OWNED] += beside[i / OWNED][i % OWNED]; }
+    var beside = load_carried(place, steps, 0u);
+    add_owned(&carried, &beside);
     return carried;
+}
+
+fn add_owned(sums: ptr<function, Sums>, more: ptr<function, Sums>) {
+    for (var i = 0u; i < OWNED * COLUMNS; i++) { (*sums)[i / OWNED][i % OWNED] += (*more)[i / OWNED][i % OWNED]; }
 }
 
 // Is the product of what step t passes back made here?
@@ -46,15 +50,26 @@ fn passes_on(t: u32) -> bool {
     return t > p.first || p.complete != 0u;
 }
 
-// Adds that product, of what this thread and the others have written, gate by gate: there is room to keep one.
+// Adds that product, of what this thread and the others have written.
 fn pass_on(place: Place, t: u32, carried: ptr<function, Sums>) {
-    if passes_on(t) {
-        for (var gate = 0u; gate < GATES; gate++) {
-            keep_rows(place, t, gate);
-            workgroupBarrier();
-            multiply(place, t, gate, carried);
-            workgroupBarrier();
-        }
+    if !passes_on(t) { return; }
+    if SLICES == 1u {
+        multiply_gates(place, t, carried);
+    } else {
+        var sums = Sums();
+        multiply_gates(place, t, &sums);
+        reduce(place, &sums);
+        add_owned(carried, &sums);
+    }
+}
+
+// Gate by gate: there is room to keep one.
+fn multiply_gates(place: Place, t: u32, sums: ptr<function, Sums>) {
+    for (var gate = 0u; gate < GATES; gate++) {
+        keep_rows(place, t, gate);
+        workgroupBarrier();
+        multiply(place, t, gate, sums);
+        workgroupBarrier();
     }
 }
 

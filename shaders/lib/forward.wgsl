@@ -1,8 +1,8 @@
 // The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
-//   x: array<f32>          [D, N, GATES H]
-//   index: array<u32>      [D, T, B]
+//   x: array<f32>          [D, N, GATES H]; of stacked layers the first one's
+//   index: array<u32>      [D, T, B]; likewise
 //   h: array<f32>          [D, T + 1, B, H]; slot 0 is the incoming state
-//   below_bias: array<f32>    [D - 1, GATES H], of stacked layers: what x has in it of biases; a dummy otherwise
+//   bias_below: array<f32>    [D - 1, GATES H]: of stacked layers above the first, what x has in it of biases; a dummy otherwise
 // and has Params with N, has_h_0.
 const PARTS: u32 = GATES * COLUMNS;
 
@@ -25,7 +25,7 @@ fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> 
     var value = vec4<f32>();
     if STACKED != 0u && place.direction > 0u {
         for (var j = 0u; j < 4u; j++) {
-            if column + j < p.H { value[j] = below_bias[((place.direction - 1u) * GATES + gate) * p.H + column + j]; }
+            if column + j < p.H { value[j] = bias_below[((place.direction - 1u) * GATES + gate) * p.H + column + j]; }
         }
         return value;
     }

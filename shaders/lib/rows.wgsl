@@ -9,8 +9,8 @@
 // which what a layer takes from another is there from the dispatch before.
 //
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
-// GROUPS groups make a slice of the sums, and SLICES slices a workgroup. Of ROWS sums that reduce() puts together, the
-// first ROWS slices then have OWNED = 1 each.
+// GROUPS groups make a slice of the sums, and SLICES slices a workgroup. When reduce() has added them up, slice 0 keeps the
+// first OWNED rows, slice 1 the next, and so on; with more slices than rows, the last keep none.
 //
 // The kernel that joins this has
 //   Params with T, B, H, first, last
@@ -23,23 +23,22 @@ const ROWS: u32 = 4u;
 const COLUMNS: u32 = 1u;
 const GROUPS: u32 = 1u;
 const WIDTH: u32 = 2u;
-const SLICES: u32 = 1u; // or at least ROWS, with FUSED = 0
+const SLICES: u32 = 1u; // divides ROWS or exceeds it
 const FUSED: u32 = 1u;
 const STACKED: u32 = 0u;
 const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory
 
 const VECTORS: u32 = HP / 4u;
-const SLICE: u32 = GROUPS * WIDTH;
-const THREADS: u32 = SLICES * SLICE; // at most 256
+const SLICE_THREADS: u32 = GROUPS * WIDTH;
+const THREADS: u32 = SLICES * SLICE_THREADS; // at most 256
 const ENTRIES: u32 = GROUPS * ROWS;
-const IS_WHOLE: u32 = 1u / SLICES; // 1 of one slice, 0 of more
-const OWNED: u32 = 1u + (ROWS - 1u) * IS_WHOLE;
+const OWNED: u32 = max(1u, ROWS / SLICES);
 
 // As long as the loops over it, or software drivers do not keep it in registers.
 alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
 
-// [ENTRIES, DEPTH], and for reduce [ROWS, THREADS]: at most 1,024, 16 KiB
-var<workgroup> rows: array<vec4<f32>, max(ENTRIES * DEPTH, ROWS * THREADS * (1u - IS_WHOLE))>;
+// [ENTRIES, DEPTH], and for reduce [ROWS, THREADS]: at most 1,024, 16 KiB.
+var<workgroup> rows: array<vec4<f32>, max(ENTRIES * DEPTH, ROWS * THREADS * min(1u, SLICES - 1u))>;
 
 struct Place {
     direction: u32, // or layer
@@ -47,17 +46,19 @@ struct Place {
     local: u32,  // the thread
     slice: u32,
     row: u32,    // its first row, within the workgroup
+    own: u32,    // the first of those that it owns
     start: u32,  // the first batch entry of the workgroup
-    entry: u32,  // of the rows that it owns
+    entry: u32,  // that of the row `own`; B if it owns none
     vector: u32, // its first vec4 column
 }
 
 fn place_of(group: vec3<u32>, local: u32) -> Place {
-    let slice = local / SLICE * (1u - IS_WHOLE);
-    let row = ROWS * ((local - slice * SLICE) / WIDTH);
+    let slice = min(local / SLICE_THREADS, SLICES - 1u); // known to be 0 where there is one
+    let row = ROWS * (local % SLICE_THREADS / WIDTH);
+    let own = row + slice * OWNED;
     let start = group.x * ENTRIES;
-    let entry = select(p.B, start + row + slice, slice < ROWS);
-    return Place(group.z, group.z, local, slice, row, start, entry, group.y * COLUMNS * WIDTH + local % WIDTH);
+    let entry = select(p.B, start + own, slice * OWNED < ROWS);
+    return Place(group.z, group.z, local, slice, row, own, start, entry, group.y * COLUMNS * WIDTH + local % WIDTH);
 }
 
 // The steps of a workgroup, from x to y.
@@ -65,7 +66,7 @@ fn steps_of(group: vec3<u32>) -> vec2<u32> {
     return vec2<u32>(p.first, p.last) - select(0u, group.z, STACKED != 0u && p.first < p.last);
 }
 
-// Is a stacked layer's wave not begun, or over?
+// Is a stacked layer's wave not begun, where the steps wrap around, or over?
 fn is_idle(steps: vec2<u32>) -> bool {
     return STACKED != 0u && steps.x >= p.T;
 }
@@ -95,10 +96,10 @@ fn column_of(place: Place, i: u32) -> u32 {
 // Puts the i-th vec4 of a thread where the next product reads it.
 fn keep(place: Place, i: u32, value: vec4<f32>) {
     let vector = column_of(place, i) / 4u;
-    if FUSED != 0u && vector < VECTORS {
+    if FUSED != 0u && vector < VECTORS && place.slice * OWNED < ROWS {
         // The padding stays zero, whatever overflows.
         let inside = 4u * vector + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.H);
-        rows[(place.row + i % OWNED) * DEPTH + vector] = select(vec4<f32>(), value, inside);
+        rows[(place.own + i % OWNED) * DEPTH + vector] = select(vec4<f32>(), value, inside);
     }
 }
 
@@ -151,10 +152,12 @@ fn reduce(place: Place, sums: ptr<function, Sums>) {
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r++) { rows[r * THREADS + place.local] = (*sums)[part][r]; }
         workgroupBarrier();
-        var sum = vec4<f32>();
-        for (var slice = 0u; slice < SLICES; slice++) {
-            sum += rows[min(place.slice, ROWS - 1u) * THREADS + slice * SLICE + place.local % SLICE];
+        for (var r = 0u; place.slice * OWNED < ROWS && r < OWNED; r++) {
+            let first = (place.slice * OWNED + r) * THREADS + place.local % SLICE_THREADS;
+            var sum = vec4<f32>();
+            for (var slice = 0u; slice < SLICES; slice++) { sum += rows[first + slice * SLICE_THREADS]; }
+            (*sums)[part][r] = sum;
         }
-        (*sums)[part][0] = sum;
     }
+    workgroupBarrier();
 }

@@ -21,7 +21,7 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
-        reads("below_bias"),
+        reads("bias_below"),
         reads("bias"),
         writes("h"),
         writes("saved"),
@@ -46,16 +46,16 @@ pub(super) fn gru_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
     };
     let Some(bias) = &s.bias else { unreachable!("`sequence` checks that it is there") };
     let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, s.below_bias(none), bias, &s.h, saved];
+    let tensors = [&s.x, &s.index, &s.lengths, w, s.bias_below(none), bias, &s.h, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, below_bias, bias, h, saved] = args.all();
+    let [x, index, lengths, w, bias_below, bias, h, saved] = args.all();
     let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
     let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 3), (p.first as usize, p.last as usize));
     let (Sizes { directions, batch, hidden, .. }, bias, one) = (sizes, bias.read(), F::one());
-    let below = Below::new(sizes, 3, x, index).stacked(span, h, w, below_bias.read());
+    let below = Below::new((sizes, 3, span), (x, index), (h, w, bias_below.read()));
     let [h, saved] =
         [(h, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, directions, batch, width));
     for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {

@@ -19,7 +19,7 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
-        reads("below_bias"),
+        reads("bias_below"),
         writes("h"),
         writes("c"),
         writes("saved"),
@@ -44,16 +44,16 @@ pub(super) fn lstm_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
     };
     let Some(c) = &s.c else { unreachable!("`sequence` checks that it is there") };
     let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, s.below_bias(none), &s.h, c, saved];
+    let tensors = [&s.x, &s.index, &s.lengths, w, s.bias_below(none), &s.h, c, saved];
     g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, below_bias, h, c, saved] = args.all();
+    let [x, index, lengths, w, bias_below, h, c, saved] = args.all();
     let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
     let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 4), (p.first as usize, p.last as usize));
     let Sizes { directions, batch, hidden, .. } = sizes;
-    let below = Below::new(sizes, 4, x, index).stacked(span, h, w, below_bias.read());
+    let below = Below::new((sizes, 4, span), (x, index), (h, w, bias_below.read()));
     let [h, c, saved] = [(h, hidden), (c.write(), hidden), (saved.write(), 4 * hidden)]
         .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
     for_each_tile(h.zip(c).zip(saved), batch, |direction, start, ((mut h, mut c), mut saved)| {

@@ -14,7 +14,7 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("rnn_forward", "rows", "forward", "math"),
     constants: RowTile::CONSTANTS,
     params: FIELDS,
-    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("below_bias"), writes("h")],
+    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("bias_below"), writes("h")],
     twin: twin!(twin),
 };
 
@@ -37,17 +37,17 @@ pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Re
         &KERNEL,
         &launch.constants,
         params,
-        &[&s.x, &s.index, &s.lengths, w, s.below_bias(none), &s.h],
+        &[&s.x, &s.index, &s.lengths, w, s.bias_below(none), &s.h],
         launch.grid,
     )
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, below_bias, h] = args.all();
+    let [x, index, lengths, w, bias_below, h] = args.all();
     let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
     let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 1), (p.first as usize, p.last as usize));
     let Sizes { directions, batch, hidden, .. } = sizes;
-    let below = Below::new(sizes, 1, x, index).stacked(span, h, w, below_bias.read());
+    let below = Below::new((sizes, 1, span), (x, index), (h, w, bias_below.read()));
     let per_tile = tiles(h, directions, batch, hidden).into_iter();
     for_each_tile(per_tile, batch, |direction, start, mut slots| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     LARGE_TILE_FLOPS, WORKGROUP_BYTES, expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn,
 };
+use crate::device::Limits;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::product::{Matrix, product};
@@ -179,7 +180,7 @@ const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 19;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
-fn stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
+fn why_stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
     let (most, weights) = (TILE_VALUES / 4, gates * hidden * hidden);
     if hidden > most {
         return Some(format!("all steps in one need H <= {most}"));
@@ -190,7 +191,8 @@ fn stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize
         None if too_many => {
             Some(format!("each workgroup of one would read {weights} weights a step, more than {most}"))
         }
-        asked => (stacked || asked == Some(true)).then(|| "it was asked for".into()),
+        Some(true) => Some("it was asked for".into()),
+        _ => stacked.then(|| "the layers are stacked".into()),
     }
 }
 
@@ -203,9 +205,30 @@ const MOST_STATES_OF_A_STACKED_LAYER: usize = 1 << 18;
 
 /// Whether stacked layers of one size shall be a wavefront. They never are on a software driver, which gains nothing.
 pub(crate) fn shall_stack(g: &Graph, cell: Cell, layers: usize, [steps, batch, hidden]: [usize; 3]) -> bool {
-    let sizes = Sizes { directions: 1, stacked: false, rows: 1, steps, batch, hidden };
+    let sizes = Sizes { directions: layers, stacked: false, rows: 1, steps, batch, hidden };
     let small = batch * hidden <= MOST_STATES_OF_A_STACKED_LAYER;
-    g.is_wide() && layers > 1 && steps > 1 && small && stepwise(g, sizes, cell.gates()).is_some()
+    let is_wanted = g.is_wide() && layers > 1 && steps > 1 && small;
+    is_wanted
+        && why_stepwise(g, sizes, cell.gates()).is_some()
+        && fits(g.device().limits(), cell, (layers, 2 * layers - 1), [steps, batch, hidden])
+}
+
+/// Whether so many recurrences side by side, with so many matrices, have tensors that a kernel can bind.
+pub(crate) fn fits(
+    limits: Limits,
+    cell: Cell,
+    (recurrences, matrices): (usize, usize),
+    [steps, batch, hidden]: [usize; 3],
+) -> bool {
+    let states = recurrences * (steps + 1) * batch * hidden * cell.gates().max(cell.saved());
+    4 * states.max(matrices * matrix_len(cell.gates(), hidden)) as u64 <= limits.binding_bytes.min(limits.buffer_bytes)
+}
+
+/// Into how many slices sums over so many vectors of four are cut: at most 32, each of at least four vectors, and so that the
+/// slices share the rows of a thread, or each row is one slice's.
+fn slices(rows: usize, vectors: usize, most: usize) -> usize {
+    let most = most.min(vectors.div_ceil(4)).min(32);
+    if most >= rows { most } else { (1..=most).rev().find(|slices| rows.is_multiple_of(*slices)).unwrap_or(1) }
 }
 
 impl RowTile {
@@ -213,13 +236,14 @@ impl RowTile {
 
     /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
-    /// A GPU gets 4 x 4 sums a gate and thread, and just enough groups to fill a workgroup of 64 threads: that makes the
-    /// most workgroups. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
+    /// A GPU gets 4 x 4 sums a gate and thread, as many slices of them as make 256 threads, and groups only to fill 64 of
+    /// them: that makes the most workgroups, and the most loads under way at a time. By calculation, not measured. On a
+    /// software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
     fn new(g: &Graph, sizes: Sizes, gates: usize, cell_gates: usize) -> Self {
         let Sizes { directions, steps, batch, hidden, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
-        if let Some(why) = stepwise(g, sizes, cell_gates) {
+        if let Some(why) = why_stepwise(g, sizes, cell_gates) {
             return Self::stepwise(g, sizes, why);
         }
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
@@ -227,8 +251,9 @@ impl RowTile {
         let (rows, columns) = if large { (fit.min(16), vectors.min(4 / gates)) } else { (4, 1) };
         let rows = rows.min(batch);
         let width = vectors.div_ceil(columns).min(256);
-        let groups = if large { 1 } else { (64 / width).clamp(1, batch.div_ceil(rows)) };
-        Self { padded, rows, columns, width, groups, slices: 1, stepwise: None }
+        let slices = if g.is_wide() { slices(rows, vectors, 256 / width) } else { 1 };
+        let groups = if large { 1 } else { (64 / (width * slices)).clamp(1, batch.div_ceil(rows)) };
+        Self { padded, rows, columns, width, groups, slices, stepwise: None }
     }
 
     /// A dispatch for each step, whose workgroups share the columns too.
@@ -239,19 +264,17 @@ impl RowTile {
         let Sizes { directions, batch, .. } = sizes;
         let padded = sizes.hidden.next_multiple_of(4);
         let (vectors, rows) = (padded / 4, batch.min(4));
-        let of = |groups, width, slices| Self { padded, rows, columns: 1, width, groups, slices, stepwise: None };
         let groups = batch.div_ceil(rows);
-        let tile = if g.is_wide() {
+        let (groups, width, slices) = if g.is_wide() {
             let groups = groups.min(8);
             let workgroups = |width| directions * batch.div_ceil(groups * rows) * vectors.div_ceil(width);
             let width = [16, 8, 4].into_iter().find(|&width| workgroups(width) >= ENOUGH_WORKGROUPS).unwrap_or(2);
-            let slices = (256 / (groups * width)).min(vectors.div_ceil(4));
-            of(groups, width, if slices >= rows { slices } else { 1 })
+            (groups, width, slices(rows, vectors, 256 / (groups * width)))
         } else {
             let groups = groups.min(4);
-            of(groups, vectors.min(64 / groups), 1)
+            (groups, vectors.min(64 / groups), 1)
         };
-        Self { stepwise: Some(why), ..tile }
+        Self { padded, rows, columns: 1, width, groups, slices, stepwise: Some(why) }
     }
 
     fn fused(&self) -> bool {
@@ -322,11 +345,22 @@ impl Launch {
         Self { sizes, first, last, constants: tile.constants(sizes), grid: tile.grid(sizes), complete }
     }
 
-    /// So many products with one of so many matrices each, all of whose weights every row of workgroups reads.
-    fn cost(&self, g: &mut Graph, gates: usize, products: usize, matrices: usize) {
-        let Sizes { batch, hidden, .. } = self.sizes;
-        let weights = gates * hidden * hidden;
+    /// Of the dispatch just recorded: `products` of a direction and its steps, with all of whose weights every row of workgroups
+    /// multiplies; and of tensors that have all steps, what it leaves alone.
+    fn cost(&self, g: &mut Graph, gates: usize, s: &Sequence, products: impl Fn(usize, &Range<usize>) -> usize) {
+        let Sizes { directions, stacked, rows, steps, batch, hidden } = self.sizes;
+        let of = |direction| Some((direction, steps_of(stacked, direction, steps, (self.first, self.last))?));
+        let spans: Vec<_> = (0..directions).filter_map(of).collect();
+        let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
+        let (weights, matrices) = (gates * hidden * hidden, s.matrices());
         g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(matrices) * weights);
+        let computed: usize = spans.iter().map(|(_, of)| of.len()).sum();
+        let has_steps = |tensor: &Tensor| match tensor.shape() {
+            &[_, slots, of_batch, _] => slots >= steps && of_batch == batch,
+            shape => shape == s.index.shape() || (shape == s.x.shape() && rows == steps * batch),
+        };
+        let of_others = directions * steps - computed;
+        g.untouched(|tensor| if has_steps(tensor) { tensor.len() / (directions * steps) * of_others } else { 0 });
     }
 }
 
@@ -361,18 +395,17 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     for span in dispatches(&tile, sizes) {
         let launch = Launch::new(sizes, span, &tile, false);
         (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, none: &none, nowhere: &nowhere })?;
-        let products = all_steps(sizes, span).map(|(direction, steps)| {
+        launch.cost(g, gates, s, |direction, steps| {
             let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
         });
-        launch.cost(g, gates, products.sum(), s.matrices());
     }
     Ok(())
 }
 
 impl Sequence {
     /// The biases of stacked layers' inputs, or this dummy.
-    pub(super) fn below_bias<'a>(&'a self, none: &'a Tensor) -> &'a Tensor {
+    pub(super) fn bias_below<'a>(&'a self, none: &'a Tensor) -> &'a Tensor {
         self.stack.as_ref().map_or(none, |stack| &stack.biases)
     }
 
@@ -415,12 +448,6 @@ pub(super) fn steps_of(
     (first < steps).then(|| first..last - behind)
 }
 
-/// The directions that a dispatch computes something of, and the steps.
-fn all_steps(sizes: Sizes, span: (usize, usize)) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let of = move |direction| Some((direction, steps_of(sizes.stacked, direction, sizes.steps, span)?));
-    (0..sizes.directions).filter_map(of)
-}
-
 /// Records the gradients of [`forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
 /// for the other cells that is `dx`.
 ///
@@ -456,11 +483,10 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         let complete = tile.fused() && d.wants_dstart;
         let launch = Launch::new(sizes, span, &tile, complete);
         (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
-        let products = all_steps(sizes, span).map(|(direction, of)| {
+        launch.cost(g, gates, s, |direction, of| {
             let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
             of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
         });
-        launch.cost(g, gates, products.sum(), s.matrices());
     }
     Ok(())
 }
@@ -476,18 +502,17 @@ pub(crate) fn recurrent_gradient<'a>(cell: Cell, s: &'a Sequence, d: &'a Sequenc
 
 /// Checks all shapes.
 fn check(cell: Cell, s: &Sequence) -> Result<Sizes> {
-    let (&[inputs, steps, batch], &[_, rows, _], &[_, _, _, hidden]) = (s.index.shape(), s.x.shape(), s.h.shape())
-    else {
+    let (&[_, steps, batch], &[_, rows, _], &[_, _, _, hidden]) = (s.index.shape(), s.x.shape(), s.h.shape()) else {
         let expected = "[D, T, B], with x [D, N, G H] and h [D, T + 1, B, H]";
         return Err(Error::shape("recurrence", s.index.name(), expected, s.index.shape()));
     };
     let (gates, directions) = (cell.gates(), s.w.len());
-    let expected = match &s.stack {
-        Some(stack) if inputs == 1 => stack.w_ih.len() + 1,
-        _ => inputs,
-    };
-    if directions != expected {
-        return Err(Error::argument("recurrence", "weights", format!("{expected}"), directions));
+    let inputs = if s.stack.is_some() { 1 } else { directions };
+    if let Some(Stack { w_ih, .. }) = &s.stack
+        && (w_ih.is_empty() || directions != w_ih.len() + 1)
+    {
+        let expected = "a recurrent matrix for each stacked layer, and an input matrix for each but the first";
+        return Err(Error::argument("recurrence", "weights", expected, format!("{directions} and {}", w_ih.len())));
     }
     for w in &s.w {
         expect("recurrence", w, &[gates * hidden, hidden])?;
@@ -497,6 +522,7 @@ fn check(cell: Cell, s: &Sequence) -> Result<Sizes> {
         expect("recurrence", biases, &[w_ih.len(), gates * hidden])?;
     }
     expect("recurrence", &s.x, &[inputs, rows, gates * hidden])?;
+    expect("recurrence", &s.index, &[inputs, steps, batch])?;
     expect_indices("recurrence", &s.index, rows)?;
     expect_lengths("recurrence", &s.lengths, batch, steps)?;
     expect("recurrence", &s.h, &[directions, steps + 1, batch, hidden])?;
@@ -597,27 +623,28 @@ pub(super) struct Below<'a, F> {
 }
 
 impl<'a, F: Real> Below<'a, F> {
-    pub(super) fn new(sizes: Sizes, gates: usize, x: &'a [F], index: &'a [u32]) -> Self {
-        Self { sizes, gates, x, index, stacked: Vec::new() }
-    }
-
-    /// The same for the twin of a dispatch of stacked layers, which has h so far, all matrices and the layers' biases.
-    pub(super) fn stacked(mut self, span: (usize, usize), h: &[F], w: &[F], biases: &[F]) -> Self {
-        let Sizes { directions, stacked, steps, batch, hidden, .. } = self.sizes;
-        for layer in 1..if stacked { directions } else { 1 } {
-            let mut made = vec![F::zero(); self.gates * batch * hidden];
-            if let Some(of) = self.sizes.steps_of(layer, span) {
+    /// `h` so far, all matrices and `biases` are for stacked layers.
+    pub(super) fn new(
+        (sizes, gates, span): (Sizes, usize, (usize, usize)),
+        (x, index): (&'a [F], &'a [u32]),
+        (h, w, biases): (&[F], &[F], &[F]),
+    ) -> Self {
+        let Sizes { directions, stacked, steps, batch, hidden, .. } = sizes;
+        let of_layer = |layer: usize| {
+            let mut made = vec![F::zero(); gates * batch * hidden];
+            if let Some(of) = sizes.steps_of(layer, span) {
                 let h = &h[((layer - 1) * (steps + 1) + of.end) * batch * hidden..][..batch * hidden];
-                let w = matrix(w, directions + layer - 1, self.gates, hidden);
+                let w = matrix(w, directions + layer - 1, gates, hidden);
                 for (gate, sum) in made.chunks_exact_mut(batch * hidden).enumerate() {
-                    let bias = &biases[((layer - 1) * self.gates + gate) * hidden..][..hidden];
+                    let bias = &biases[((layer - 1) * gates + gate) * hidden..][..hidden];
                     sum.chunks_exact_mut(hidden).for_each(|row| row.copy_from_slice(bias));
                     add_product(sum, h, w, gate, hidden);
                 }
             }
-            self.stacked.push(made);
-        }
-        self
+            made
+        };
+        let stacked = (1..if stacked { directions } else { 1 }).map(of_layer).collect();
+        Self { sizes, gates, x, index, stacked }
     }
 
     /// `[H]`
@@ -689,5 +716,28 @@ pub(super) fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[
     for gate in 0..gates {
         let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
         product(sum, d, matrix_of(w, gate, hidden), true, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn side_by_side_within_limits() {
+        let limits = |bytes: u64| Limits {
+            binding_bytes: bytes,
+            buffer_bytes: 1 << 40,
+            workgroups_per_dimension: 65_535,
+            offset_alignment: 256,
+        };
+        // Three packed matrices of 64 MiB; h, of 2 (3 + 1) 5 2048, is less.
+        let lstm = |bytes: u64, both| fits(limits(bytes), Cell::Lstm, both, [3, 5, 2048]);
+        assert!(
+            lstm(3 << 26, (2, 3)) && !lstm((3 << 26) - 1, (2, 3)) && lstm(1 << 27, (2, 2)) && !lstm(1 << 26, (2, 2))
+        );
+        // The gates that are saved, 4 to a state.
+        let gru = |bytes: u64| fits(limits(bytes), Cell::Gru, (2, 2), [255, 64, 32]);
+        assert!(gru(1 << 24) && !gru((1 << 24) - 1));
     }
 }

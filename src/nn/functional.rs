@@ -539,46 +539,70 @@ pub fn recurrences(
     directions: &[Direction],
     lengths: Option<&Tensor>,
 ) -> Result<Vec<(Var, States)>> {
+    let count = directions.len();
+    if let [Direction { x, weight, .. }, _, ..] = directions
+        && let (&[steps, batch, _], &[_, hidden]) = (g.shape(*x), g.shape(*weight))
+        && !sequence::fits(g.device().limits(), cell, (count, count), [steps, batch, hidden])
+    {
+        let alone =
+            |direction: &Direction| Ok(side_by_side(g, cell, std::slice::from_ref(direction), &[], lengths)?[0]);
+        return directions.iter().map(alone).collect();
+    }
     side_by_side(g, cell, directions, &[], lengths)
 }
 
+/// A stacked layer on the states of the one below it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Above {
+    /// `[G H, H]`
+    pub weight_ih: Var,
+    /// `[G H]`: the biases of what comes in from below, if there are any: those that x of a [`Direction`] has in it.
+    pub bias_below: Option<Var>,
+    /// `[G H, H]`
+    pub weight: Var,
+    /// `[G H]`, of the GRU alone.
+    pub bias: Option<Var>,
+    /// The incoming state; 0 if there is none.
+    pub start: Option<States>,
+}
+
 /// [`recurrence`] of stacked layers as a wavefront, each a step behind the one below: the outputs of the top one, and every
-/// layer's last states. `weights_ih` `[G H, H]` are of each layer but the first, and x of these is `[G H]`: the biases
-/// that are added to h W_ihᵀ of the layer below.
+/// layer's last states.
 ///
 /// # Errors
 /// The shapes do not fit.
 pub(crate) fn stacked_recurrence(
     g: &mut Graph,
     cell: Cell,
-    layers: &[Direction],
-    weights_ih: &[Var],
+    lowest: Direction,
+    above: &[Above],
     lengths: Option<&Tensor>,
 ) -> Result<(Var, Vec<States>)> {
-    let results = side_by_side(g, cell, layers, weights_ih, lengths)?;
-    Ok((results[layers.len() - 1].0, results.into_iter().map(|(_, end)| end).collect()))
+    let results = side_by_side(g, cell, &[lowest], above, lengths)?;
+    Ok((results[above.len()].0, results.into_iter().map(|(_, end)| end).collect()))
 }
 
-/// [`recurrences`], or, with `weights_ih`, [`stacked_recurrence`]: no gradient then comes from outputs but the last.
+/// [`recurrences`], or one with layers stacked on it: no gradient then comes from outputs but the last.
 fn side_by_side(
     g: &mut Graph,
     cell: Cell,
-    directions: &[Direction],
-    weights_ih: &[Var],
+    inputs: &[Direction],
+    above: &[Above],
     lengths: Option<&Tensor>,
 ) -> Result<Vec<(Var, States)>> {
-    let Some(&Direction { x, weight, .. }) = directions.first() else {
+    let Some(&Direction { x, weight, .. }) = inputs.first() else {
         return Err(Error::argument("recurrence", "directions", "at least one", 0));
     };
     let (&[steps, batch, width], &[_, hidden]) = (g.shape(x), g.shape(weight)) else {
         return Err(Error::shape("recurrence", "input", "[T, B, G H], with a weight [G H, H]", g.shape(x)));
     };
-    let stacked = !weights_ih.is_empty();
-    let (inputs, above) = directions.split_at(if stacked { 1 } else { directions.len() });
     if let Some(odd) = inputs.iter().find(|direction| g.shape(direction.x) != [steps, batch, width]) {
         return Err(Error::shape("recurrence", "input", format!("{:?}", g.shape(x)), g.shape(odd.x)));
     }
-    let (device, count) = (g.device().clone(), directions.len());
+    // All recurrences, side by side or stacked: recurrent weight and bias, incoming state.
+    let of_inputs = inputs.iter().map(|direction| (direction.weight, direction.bias, direction.start));
+    let all: Vec<_> = of_inputs.chain(above.iter().map(|layer| (layer.weight, layer.bias, layer.start))).collect();
+    let (device, count, stacked) = (g.device().clone(), all.len(), !above.is_empty());
     let (is_lstm, saved, states) = (cell.states() == 2, cell.saved(), cell.states());
 
     // Rows of tables are left to the kernel to look up.
@@ -603,18 +627,21 @@ fn side_by_side(
         }
     }
     let (mut ws, mut biases) = (Vec::new(), Vec::new());
-    for direction in directions {
-        if direction.bias.is_some() && !cell.kind().separate_bias {
+    for &(weight, bias, _) in &all {
+        if bias.is_some() && !cell.kind().separate_bias {
             return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
         }
-        ws.push(g.tensor(direction.weight)?);
-        biases.push(direction.bias.map(|bias| g.tensor(bias)).transpose()?);
+        ws.push(g.tensor(weight)?);
+        biases.push(bias.map(|bias| g.tensor(bias)).transpose()?);
     }
     let one_each = "there is a tensor for each direction";
     let stack = if stacked {
-        let w_ih = weights_ih.iter().map(|&w| g.tensor(w)).collect::<Result<_>>()?;
-        let biases = above.iter().map(|layer| g.tensor(layer.x).map(Some)).collect::<Result<Vec<_>>>()?;
-        Some(Stack { w_ih, biases: g.stack("biases of inputs", &biases, &[above.len(), width])?.expect(one_each) })
+        let shape = [above.len(), width];
+        let w_ih = above.iter().map(|layer| g.tensor(layer.weight_ih)).collect::<Result<_>>()?;
+        let of_layer = |layer: &Above| layer.bias_below.map(|bias| g.tensor(bias)).transpose();
+        let biases = above.iter().map(of_layer).collect::<Result<Vec<_>>>()?;
+        let biases = g.stack("biases of inputs", &biases, &shape)?.map_or_else(|| g.zeros("no biases", &shape), Ok)?;
+        Some(Stack { w_ih, biases })
     } else {
         None
     };
@@ -635,13 +662,13 @@ fn side_by_side(
         h,
         c,
         saved: has_gates.then(|| g.zeros("gates", &[count, steps, batch, saved * hidden])).transpose()?,
-        has_h_0: directions.iter().any(|direction| direction.start.is_some()),
+        has_h_0: all.iter().any(|(_, _, start)| start.is_some()),
     };
 
     let (state, state_shape) = (batch * hidden, [1, batch, hidden]);
     // Where slot `slot` of a direction is in h, and in c.
     let slot = move |d: usize, slot: usize| (d * (steps + 1) + slot) * state;
-    for (d, start) in directions.iter().enumerate().filter_map(|(d, direction)| Some((d, direction.start?))) {
+    for (d, start) in all.iter().enumerate().filter_map(|(d, &(_, _, start))| Some((d, start?))) {
         check_states(cell, start)?;
         for (chain, value) in [(Some(&s.h), Some(start.h)), (s.c.as_ref(), start.c)] {
             let (Some(chain), Some(value)) = (chain, value) else { continue };
@@ -663,19 +690,24 @@ fn side_by_side(
     };
     let h_n = last(g, &s.h, "h_n")?;
     let c_n = s.c.as_ref().map(|c| last(g, c, "c_n")).transpose()?;
-    let mut results = Vec::new();
-    for (d, direction) in directions.iter().enumerate() {
-        let mut parents = vec![direction.x, direction.weight];
-        parents.extend(direction.bias);
-        parents.extend(d.checked_sub(1).and_then(|below| weights_ih.get(below)));
-        parents.extend(direction.start.into_iter().flat_map(States::vars));
+    let (mut results, mut parents) = (Vec::new(), Vec::new());
+    for (d, &(weight, bias, start)) in all.iter().enumerate() {
+        // A stacked layer has the parents of those below it too.
+        if !stacked {
+            parents.clear();
+        }
+        match inputs.get(d) {
+            Some(direction) => parents.push(direction.x),
+            None => parents.extend(Some(above[d - 1].weight_ih).into_iter().chain(above[d - 1].bias_below)),
+        }
+        parents.extend(Some(weight).into_iter().chain(bias).chain(start.into_iter().flat_map(States::vars)));
         let output = g.view(&s.h, "output", slot(d, 1), &[steps, batch, hidden])?;
         let output = g.result(output, &parents);
         let c = c_n.as_ref().map(|c_n| g.result(c_n[d].clone(), &parents));
         results.push((output, States { h: g.result(h_n[d].clone(), &parents), c }));
     }
 
-    let (directions, weights_ih, ends) = (directions.to_vec(), weights_ih.to_vec(), results.clone());
+    let (inputs, above, ends) = (inputs.to_vec(), above.to_vec(), results.clone());
     g.on_backward(move |g| {
         let outputs = &ends[if stacked { count - 1 } else { 0 }..];
         let dy: Vec<_> = outputs.iter().map(|&(output, _)| g.gradient(output)).collect();
@@ -686,7 +718,7 @@ fn side_by_side(
         if dy.is_none() && dend.is_none() {
             return Ok(());
         }
-        let starts = directions.iter().filter_map(|direction| direction.start);
+        let starts = all.iter().filter_map(|&(_, _, start)| start);
         let wants_dstart = starts.flat_map(States::vars).any(|v| g.is_differentiable(v));
         let d = SequenceGradients {
             dy,
@@ -700,7 +732,7 @@ fn side_by_side(
         // Of the gradients that are parts of one buffer, none is added to in place.
         let shares = |tensor: &Tensor, part: &Tensor| tensor.len() != part.len();
         let rows = steps * batch;
-        for (i, &Direction { x, weight, bias, start }) in directions.iter().enumerate() {
+        for (i, &(weight, bias, start)) in all.iter().enumerate() {
             let start_of_product = i * rows * stride;
             if let Some((dw, accumulate)) = g.gradient_target(weight)? {
                 // The first step adds nothing if it starts at 0; leaving it out is worth no copy.
@@ -723,19 +755,24 @@ fn side_by_side(
                     g.add_gradient(value, &part, shares(&d.dstart, &part))?;
                 }
             }
-            if stacked && i > 0 {
-                if let Some((dw, accumulate)) = g.gradient_target(weights_ih[i - 1])? {
-                    let below = g.view(&s.h, "h of the layer below", slot(i - 1, 1), &[rows, hidden])?;
-                    let d = Factor::block(&d.dx, i * rows * width, rows, width, width);
-                    matmul(g, d.t(), &below, None, &dw, accumulate)?;
+            let dx = |g: &mut Graph| g.view(&d.dx, "d recurrence", i * rows * width, &[steps, batch, width]);
+            let Some(layer) = i.checked_sub(1).and_then(|i| above.get(i)) else {
+                let x = inputs[i].x;
+                if g.is_differentiable(x) {
+                    let dx = dx(g)?;
+                    g.add_gradient(x, &dx, shares(&d.dx, &dx))?;
                 }
-                if let Some((db, accumulate)) = g.gradient_target(x)? {
-                    let d = g.view(&d.dx, "d recurrence", i * rows * width, &[rows, width])?;
-                    column_sum::column_sum(g, &d, &db, accumulate)?;
-                }
-            } else if g.is_differentiable(x) {
-                let part = g.view(&d.dx, "d recurrence", i * rows * width, &[steps, batch, width])?;
-                g.add_gradient(x, &part, shares(&d.dx, &part))?;
+                continue;
+            };
+            if let Some((dw, accumulate)) = g.gradient_target(layer.weight_ih)? {
+                let (dx, below) = (dx(g)?, g.tensor(ends[i - 1].0)?);
+                matmul(g, t(&dx), &below, None, &dw, accumulate)?;
+            }
+            if let Some(bias) = layer.bias_below
+                && let Some((db, accumulate)) = g.gradient_target(bias)?
+            {
+                let dx = dx(g)?;
+                column_sum::column_sum(g, &dx, &db, accumulate)?;
             }
         }
         Ok(())

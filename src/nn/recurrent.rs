@@ -1,6 +1,6 @@
 //! `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells: layers, directions and lengths are the same for all of them.
 
-use super::functional::{self, Direction, InitialState, States};
+use super::functional::{self, Above, Direction, InitialState, States};
 use super::{Init, ParameterId, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -234,28 +234,19 @@ fn run_stack(
     start: impl Fn(&mut Graph, usize) -> Result<Option<States>>,
     lengths: Option<&Tensor>,
 ) -> Result<(Var, Vec<States>)> {
-    let (mut directions, mut weights_ih) = (Vec::new(), Vec::new());
-    for (l, layer) in layers.iter().enumerate() {
-        let start = start(g, l)?;
-        if l == 0 {
-            directions.push(layer.direction(g, cell, x, start, None)?);
-            continue;
-        }
-        weights_ih.push(g.parameter(layer.weight_ih)?);
-        let weight = g.parameter(layer.weight_hh)?;
+    let start_of_lowest = start(g, 0)?;
+    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None)?;
+    let mut above = Vec::new();
+    for (l, layer) in layers.iter().enumerate().skip(1) {
         let (below, bias) = layer.biases(g, cell)?;
-        let below = match *below.as_slice() {
-            [] => {
-                let zeros = g.zeros("no biases", &g.shape(weight)[..1])?;
-                g.input(&zeros)?
-            }
-            [b_ih] => b_ih,
-            [b_ih, b_hh] => functional::add(g, b_ih, b_hh)?,
-            _ => unreachable!("a layer has two biases"),
+        let bias_below = match *below.as_slice() {
+            [b_ih, b_hh] => Some(functional::add(g, b_ih, b_hh)?),
+            _ => below.first().copied(),
         };
-        directions.push(Direction { x: below, weight, bias, start });
+        let (weight_ih, weight) = (g.parameter(layer.weight_ih)?, g.parameter(layer.weight_hh)?);
+        above.push(Above { weight_ih, bias_below, weight, bias, start: start(g, l)? });
     }
-    functional::stacked_recurrence(g, cell, &directions, &weights_ih, lengths)
+    functional::stacked_recurrence(g, cell, lowest, &above, lengths)
 }
 
 /// An LSTM whose hidden state is `h = h' W_hrᵀ`, for `h' = σ(o) tanh(c)`: `x` `[T, B, 4 H]`, `weight_hh` `[4 H, P]`,
