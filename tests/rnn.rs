@@ -348,7 +348,8 @@ fn wrong_options_states_and_lengths_are_refused() {
 /// A stateful LSTM of two layers and a window cut in two: what is carried is all that matters.
 #[test]
 fn every_kind_carries_its_state() {
-    for device in f32_devices() {
+    // Layer by layer, and as a wavefront of step after step.
+    for (device, wavefront) in f32_devices().into_iter().flat_map(|device| [(device.clone(), false), (device, true)]) {
         let x = sequence(6);
         let run = |windows: &[&[f32]]| {
             let mut init = Init::new(rng::manual_seed(8));
@@ -360,11 +361,17 @@ fn every_kind_carries_its_state() {
             for window in windows {
                 let shape = [window.len() / BATCH / INPUT, BATCH, INPUT];
                 let mut g = Graph::inference(&parameters);
+                if wavefront {
+                    g.set_wide(true);
+                    g.set_stepwise(true);
+                }
                 let x = g.input(&device.upload("x", &shape, window).unwrap()).unwrap();
                 let below = lstm.forward(&mut g, x, InitialState::Carried(&states[0])).unwrap();
                 let out = gru.forward(&mut g, below.output, InitialState::Carried(&states[1])).unwrap();
                 let y = g.tensor(out.output).unwrap();
-                g.finish().unwrap().run().unwrap();
+                let plan = g.finish().unwrap();
+                assert_eq!(plan.to_string().contains("each a step behind"), wavefront);
+                plan.run().unwrap();
                 all.extend(y.to_vec().unwrap());
             }
             (all, states.map(|state| state.save().unwrap()))
