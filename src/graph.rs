@@ -491,10 +491,11 @@ impl Graph {
         }
     }
 
-    /// How many elements of each of its tensors the dispatch just recorded leaves alone.
-    pub(crate) fn untouched(&mut self, elements: impl Fn(&Tensor) -> usize) {
+    /// How many elements the dispatch just recorded reads or writes of a tensor, where that is not all.
+    pub(crate) fn touches(&mut self, elements: impl Fn(&Tensor) -> Option<usize>) {
         if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
-            dispatch.work.untouched = dispatch.tensors.iter().map(|tensor| 4 * elements(tensor) as u64).sum();
+            let rest = |tensor: &Tensor| elements(tensor).map_or(0, |touched| tensor.len() - touched);
+            dispatch.work.untouched = dispatch.tensors.iter().map(|tensor| 4 * rest(tensor) as u64).sum();
         }
     }
 

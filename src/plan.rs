@@ -62,7 +62,7 @@ pub(crate) struct Work {
     pub flops: u64,
     /// Bytes of weights that workgroups read again.
     pub rereads: u64,
-    /// Bytes of its tensors that belong to other steps than it computes.
+    /// Bytes of its tensors that it leaves alone, since they are of other steps.
     pub untouched: u64,
 }
 
@@ -74,11 +74,7 @@ impl Dispatch {
 
     /// Bytes of its tensors that it reads or writes, each once.
     pub fn bytes(&self) -> u64 {
-        let is_first = |i: usize, tensor: &Tensor| {
-            let same =
-                |other: &Tensor| Arc::ptr_eq(other.buffer(), tensor.buffer()) && other.offset() == tensor.offset();
-            !self.tensors[..i].iter().any(same)
-        };
+        let is_first = |i: usize, tensor: &Tensor| !self.tensors[..i].iter().any(|other| other.is(tensor));
         let tensors = self.tensors.iter().enumerate().filter(|&(i, tensor)| is_first(i, tensor));
         let all: u64 = tensors.map(|(_, tensor)| 4 * tensor.len() as u64).sum();
         all.saturating_sub(self.work.untouched)

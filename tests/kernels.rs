@@ -128,7 +128,7 @@ type Recurrence = (usize, (usize, usize, usize));
 
 /// All sizes for the cell of one gate; for the others, which share its layout, those around which their own code bends.
 fn sizes() -> Vec<(Cell, Recurrence)> {
-    let few = [(1, 1, 1), (4, 5, 7), (3, 67, 33), (2, 6, 258), (3, 5, 1030)];
+    let few = [(1, 1, 1), (4, 5, 7), (3, 67, 33), (2, 6, 258), (3, 5, 1030), (3, 1, 65), (3, 3, 49)];
     let of = |cell| few.map(|size| (cell, (1, size)));
     let two = |cell| [few[0], few[1], few[2]].map(|size| (cell, (2, size)));
     let tanh = SEQUENCES.map(|size| (Cell::Tanh, (1, size)));
@@ -472,6 +472,42 @@ fn one_step_is_spread_over_a_gpu() {
         let of = |name| last.constants().iter().find(|(constant, _)| *constant == name).unwrap().1;
         assert!(plan.notes()[0].ends_with(&format!(" {workgroups} workgroups")), "{plan}");
         assert_eq!(of("GROUPS") * of("WIDTH") * of("SLICES"), threads, "{:?}", last.constants());
+    }
+}
+
+/// Bytes of a step's dispatch: the weights, what belongs to the step, and what it takes of its neighbour.
+#[test]
+fn a_step_moves_its_own_bytes() {
+    // The rows of x are as many as a packed matrix has.
+    let (steps, batch, hidden) = (8, 4, 32);
+    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+        let device = Device::cpu();
+        let mut g = Graph::without_parameters(&device);
+        g.set_stepwise(true);
+        let size = (1, (steps, batch, hidden));
+        let (gates, saved, states) = (cell.gates(), cell.saved(), cell.states());
+        let s = Sequence {
+            x: random(&device, "x", &[1, steps * batch, gates * hidden]).unwrap(),
+            index: indices(&device, "index", &[1, steps, batch], steps * batch).unwrap(),
+            ..sequence(&device, cell, size).unwrap()
+        };
+        kernels::sequence::forward(&mut g, cell, &s).unwrap();
+        kernels::sequence::backward(&mut g, cell, &s, &gradients(&device, cell, size, (true, true)).unwrap()).unwrap();
+        let plan = g.finish().unwrap();
+        let recurrence = |name: &str| !name.starts_with("pack");
+        let steps_of: Vec<_> = plan.dispatches().filter(|d| recurrence(d.kernel().name)).map(|d| d.bytes()).collect();
+        let (state, w, bias) =
+            (batch * hidden, gates * hidden * hidden, if cell == Cell::Gru { gates * hidden } else { 0 });
+        // Dummies have 4 elements: the biases of stacked layers, and what the first cells do not save.
+        let chains = if states == 2 { 4 * state } else { 2 * state };
+        let forward = w + bias + gates * state + 2 * batch + chains + saved * state + 4;
+        // Of the chains, tanh reads h[t + 1], the GRU h[t], the LSTM both c.
+        let chain = if states == 2 { 2 * state } else { state };
+        let of_saved = if cell == Cell::Gru { 2 * saved * state } else { saved * state };
+        let backward = w + batch + chain + of_saved + state + 2 * states * state + 2 * gates * state;
+        assert_eq!(steps_of.len(), 2 * steps + 1);
+        assert_eq!(steps_of[3], 4 * forward as u64, "{cell:?}, forward");
+        assert_eq!(steps_of[steps + 3], 4 * backward as u64, "{cell:?}, backward");
     }
 }
 

@@ -73,10 +73,6 @@ fn a_training_step_is_few_dispatches() {
             let most = if wide { 40 + 2 * steps } else { 40 };
             assert!(count.dispatches <= most, "{count:?} of {steps} steps, wide: {wide}");
             assert_eq!(count.flops, one_for_all.flops);
-            // What each step moves is its own; weights, and what is carried between dispatches, come on top.
-            let (moved, weights) = (count.bytes - one_for_all.bytes.min(count.bytes), 3 * 4 * 4 * 512 * 512);
-            let carried = 4 * 2 * 2 * 64 * 512;
-            assert!(moved <= 2 * (steps as u64 + 1) * (weights + 2 * carried), "{count:?}, not {one_for_all:?}");
         }
     }
 }
@@ -124,17 +120,17 @@ fn layers_are_a_wavefront() {
     let of = |options: RnnOptions| options.num_layers(3);
     let plain = of(RnnOptions::new(16, 1028));
     let narrow = of(RnnOptions::new(16, 32));
-    for (what, options, batch, training, wide, dispatches) in [
-        ("plain", plain, 4, true, true, 7 + 7),
-        ("no gradients", plain, 4, false, true, 7),
-        ("dropout", plain.dropout(0.5), 4, true, true, 3 * 5 + 3 * 5),
-        ("dropout, not in training", plain.dropout(0.5), 4, false, true, 7),
-        ("two directions", plain.bidirectional(true), 4, false, true, 3 * 5),
-        ("projected", plain.proj_size(8), 4, false, true, 3 * 5),
-        ("one layer", plain.num_layers(1), 4, false, true, 5),
-        ("large batch", plain, 400, false, true, 3 * 5),
-        ("software driver", plain, 4, false, false, 3 * 5),
-        ("all steps in one dispatch", narrow, 4, true, true, 3 + 3),
+    for (what, options, batch, training, wide, wavefront, dispatches) in [
+        ("plain", plain, 4, true, true, true, 7 + 7),
+        ("no gradients", plain, 4, false, true, true, 7),
+        ("dropout", plain.dropout(0.5), 4, true, true, false, 3 * 5 + 3 * 5),
+        ("dropout, not in training", plain.dropout(0.5), 4, false, true, true, 7),
+        ("two directions", plain.bidirectional(true), 4, false, true, false, 3 * 5),
+        ("projected", plain.proj_size(8), 4, false, true, false, 3 * 5),
+        ("one layer", plain.num_layers(1), 4, false, true, false, 5),
+        ("large batch", plain, 400, false, true, false, 3 * 5),
+        ("software driver", plain, 4, false, false, false, 3 * 5),
+        ("all steps in one dispatch", narrow, 4, true, true, false, 3 + 3),
     ] {
         let device = Device::cpu();
         let mut init = Init::new(rng::manual_seed(1));
@@ -149,7 +145,7 @@ fn layers_are_a_wavefront() {
         let plan = g.finish().unwrap();
         let count = plan.kernels().iter().filter(|name| name.starts_with("lstm")).count();
         assert_eq!(count, dispatches, "{what}: {plan}");
-        assert_eq!(plan.to_string().contains("each a step behind"), dispatches % 7 == 0, "{what}: {plan}");
+        assert_eq!(plan.to_string().contains("each a step behind"), wavefront, "{what}: {plan}");
     }
 }
 

@@ -35,7 +35,7 @@ fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
         let above = neighbour(place, layer + 1u);
         for (var gate = 0u; gate < GATES; gate++) { multiply(above, steps.x, gate, &carried); }
     }
-    reduce(place, &carried);
+    if FUSED == 0u { reduce(place, &carried); }
     var beside = load_carried(place, steps, 0u);
     add_owned(&carried, &beside);
     return carried;

@@ -9,8 +9,8 @@
 // which what a layer takes from another is there from the dispatch before.
 //
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
-// GROUPS groups make a slice of the sums, and SLICES slices a workgroup. When reduce() has added them up, slice 0 keeps the
-// first OWNED rows, slice 1 the next, and so on; with more slices than rows, the last keep none.
+// GROUPS groups make a slice of the sums, and SLICES slices a workgroup. When reduce() has added them up, slice 0 owns the
+// first OWNED rows, slice 1 the next, and so on; with more slices than rows, the last own none.
 //
 // The kernel that joins this has
 //   Params with T, B, H, first, last

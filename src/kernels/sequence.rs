@@ -203,31 +203,48 @@ const ENOUGH_WORKGROUPS: usize = 128;
 /// product is better made for all steps at once. By calculation, not measured.
 const MOST_STATES_OF_A_STACKED_LAYER: usize = 1 << 18;
 
-/// Whether stacked layers of one size shall be a wavefront. They never are on a software driver, which gains nothing.
-pub(crate) fn shall_stack(g: &Graph, cell: Cell, layers: usize, [steps, batch, hidden]: [usize; 3]) -> bool {
-    let sizes = Sizes { directions: layers, stacked: false, rows: 1, steps, batch, hidden };
+/// Whether stacked layers of one size, the first on so many rows, shall be a wavefront. They never are on a software driver,
+/// which gains nothing.
+pub(crate) fn shall_stack(g: &mut Graph, cell: Cell, layers: usize, rows: usize, size: [usize; 3]) -> bool {
+    let [steps, batch, hidden] = size;
+    let sizes = Sizes { directions: 1, stacked: false, rows, steps, batch, hidden };
     let small = batch * hidden <= MOST_STATES_OF_A_STACKED_LAYER;
     let is_wanted = g.is_wide() && layers > 1 && steps > 1 && small;
-    is_wanted
-        && why_stepwise(g, sizes, cell.gates()).is_some()
-        && fits(g.device().limits(), cell, (layers, 2 * layers - 1), [steps, batch, hidden])
+    if !is_wanted || why_stepwise(g, sizes, cell.gates()).is_none() {
+        return false;
+    }
+    let fits = fits(g.device().limits(), g.is_training(), cell, (layers, 2 * layers - 1), rows, size);
+    if !fits {
+        g.note(format!(
+            "{cell:?}, H {hidden}: layers one after the other, since together they pass the device's limits"
+        ));
+    }
+    fits
 }
 
-/// Whether so many recurrences side by side, with so many matrices, have tensors that a kernel can bind.
+/// Whether so many recurrences side by side, on so many rows each, with so many matrices, have tensors that a kernel can bind.
 pub(crate) fn fits(
     limits: Limits,
+    training: bool,
     cell: Cell,
     (recurrences, matrices): (usize, usize),
+    rows: usize,
     [steps, batch, hidden]: [usize; 3],
 ) -> bool {
-    let states = recurrences * (steps + 1) * batch * hidden * cell.gates().max(cell.saved());
-    4 * states.max(matrices * matrix_len(cell.gates(), hidden)) as u64 <= limits.binding_bytes.min(limits.buffer_bytes)
+    let (state, gates) = (recurrences * batch * hidden, cell.gates());
+    let of_training = if training { steps * state * gates.max(cell.saved()) } else { 0 };
+    let inputs = recurrences * rows * gates * hidden;
+    let largest = [(steps + 1) * state, of_training, inputs, matrices * matrix_len(gates, hidden)].into_iter().max();
+    4 * largest.unwrap_or(0) as u64 <= limits.binding_bytes.min(limits.buffer_bytes)
 }
 
-/// Into how many slices sums over so many vectors of four are cut: at most 32, each of at least four vectors, and so that the
-/// slices share the rows of a thread, or each row is one slice's.
+/// The most slices of a sum: what puts them together reads one after the other.
+const MOST_SLICES: usize = 32;
+
+/// Into how many slices sums over so many vectors of four are cut: of four vectors each or nearly, and so that the slices
+/// share the rows of a thread, or each row is one slice's.
 fn slices(rows: usize, vectors: usize, most: usize) -> usize {
-    let most = most.min(vectors.div_ceil(4)).min(32);
+    let most = most.min(vectors.div_ceil(4)).min(MOST_SLICES);
     if most >= rows { most } else { (1..=most).rev().find(|slices| rows.is_multiple_of(*slices)).unwrap_or(1) }
 }
 
@@ -346,21 +363,26 @@ impl Launch {
     }
 
     /// Of the dispatch just recorded: `products` of a direction and its steps, with all of whose weights every row of workgroups
-    /// multiplies; and of tensors that have all steps, what it leaves alone.
-    fn cost(&self, g: &mut Graph, gates: usize, s: &Sequence, products: impl Fn(usize, &Range<usize>) -> usize) {
-        let Sizes { directions, stacked, rows, steps, batch, hidden } = self.sizes;
+    /// multiplies; and of the tensors `with_steps`, which have so many elements for each step, those of its steps and so
+    /// many more.
+    fn cost(
+        &self,
+        g: &mut Graph,
+        gates: usize,
+        s: &Sequence,
+        products: impl Fn(usize, &Range<usize>) -> usize,
+        with_steps: &[(&Tensor, usize, usize)],
+    ) {
+        let Sizes { directions, stacked, steps, batch, hidden, .. } = self.sizes;
         let of = |direction| Some((direction, steps_of(stacked, direction, steps, (self.first, self.last))?));
         let spans: Vec<_> = (0..directions).filter_map(of).collect();
         let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
         let (weights, matrices) = (gates * hidden * hidden, s.matrices());
         g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(matrices) * weights);
-        let computed: usize = spans.iter().map(|(_, of)| of.len()).sum();
-        let has_steps = |tensor: &Tensor| match tensor.shape() {
-            &[_, slots, of_batch, _] => slots >= steps && of_batch == batch,
-            shape => shape == s.index.shape() || (shape == s.x.shape() && rows == steps * batch),
-        };
-        let of_others = directions * steps - computed;
-        g.untouched(|tensor| if has_steps(tensor) { tensor.len() / (directions * steps) * of_others } else { 0 });
+        g.touches(|tensor| {
+            let &(_, each, more) = with_steps.iter().find(|(other, ..)| other.is(tensor))?;
+            Some(spans.iter().map(|(_, of)| (of.len() + more) * each).sum::<usize>().min(tensor.len()))
+        });
     }
 }
 
@@ -369,7 +391,7 @@ impl Launch {
 /// # Errors
 /// The shapes do not fit.
 pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
-    let sizes @ Sizes { directions, steps, hidden, .. } = check(cell, s)?;
+    let sizes @ Sizes { directions, steps, batch, hidden, .. } = check(cell, s)?;
     let gates = cell.gates();
     let mut tile = RowTile::new(g, sizes, gates, gates);
     if g.is_wide() && steps == 1 && !sizes.stacked {
@@ -392,13 +414,18 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     };
     g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups", tile.workgroups(sizes)));
     let w_t = packed(g, s, &tile, gates, true)?;
+    let (state, rows_of_x) = (batch * hidden, sizes.rows.min(batch));
+    let mut with_steps = vec![(&s.h, state, 1), (&s.x, rows_of_x * gates * hidden, 0), (&s.index, batch, 0)];
+    with_steps.extend(s.c.as_ref().map(|c| (c, state, 1)));
+    with_steps.extend(s.saved.as_ref().map(|saved| (saved, cell.saved() * state, 0)));
     for span in dispatches(&tile, sizes) {
         let launch = Launch::new(sizes, span, &tile, false);
         (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, none: &none, nowhere: &nowhere })?;
-        launch.cost(g, gates, s, |direction, steps| {
+        let products = |direction, steps: &Range<usize>| {
             let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
-        });
+        };
+        launch.cost(g, gates, s, products, &with_steps);
     }
     Ok(())
 }
@@ -473,6 +500,12 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         [only] if tile.padded == hidden => only.clone(),
         _ => packed(g, s, &tile, gates, false)?,
     };
+    let state = batch * hidden;
+    let mut with_steps = vec![(&s.h, state, 0), (&d.dx, gates * state, 1)];
+    with_steps.extend(s.c.as_ref().map(|c| (c, state, 1)));
+    with_steps.extend(d.dy.as_ref().map(|dy| (dy, state, 0)));
+    let of_next = usize::from(cell.kind().separate_bias);
+    with_steps.extend(s.saved.as_ref().map(|saved| (saved, cell.saved() * state, of_next)));
     let mut spans = dispatches(&tile, sizes);
     spans.reverse();
     if !tile.fused() && d.wants_dstart {
@@ -483,10 +516,11 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         let complete = tile.fused() && d.wants_dstart;
         let launch = Launch::new(sizes, span, &tile, complete);
         (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
-        launch.cost(g, gates, s, |direction, of| {
+        let products = |direction, of: &Range<usize>| {
             let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
             of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
-        });
+        };
+        launch.cost(g, gates, s, products, &with_steps);
     }
     Ok(())
 }
@@ -731,13 +765,16 @@ mod tests {
             workgroups_per_dimension: 65_535,
             offset_alignment: 256,
         };
-        // Three packed matrices of 64 MiB; h, of 2 (3 + 1) 5 2048, is less.
-        let lstm = |bytes: u64, both| fits(limits(bytes), Cell::Lstm, both, [3, 5, 2048]);
+        // Three packed matrices of 64 MiB; everything else is less.
+        let lstm = |bytes: u64, both| fits(limits(bytes), true, Cell::Lstm, both, 15, [3, 5, 2048]);
         assert!(
             lstm(3 << 26, (2, 3)) && !lstm((3 << 26) - 1, (2, 3)) && lstm(1 << 27, (2, 2)) && !lstm(1 << 26, (2, 2))
         );
-        // The gates that are saved, 4 to a state.
-        let gru = |bytes: u64| fits(limits(bytes), Cell::Gru, (2, 2), [255, 64, 32]);
-        assert!(gru(1 << 24) && !gru((1 << 24) - 1));
+        // In training the gates that are saved, 4 to a state; otherwise the states, or the rows of a long table.
+        let gru = |bytes: u64, training, rows| fits(limits(bytes), training, Cell::Gru, (2, 2), rows, [255, 64, 32]);
+        let saved = 4 * 2 * 255 * 64 * 32 * 4;
+        assert!(gru(saved, true, 9) && !gru(saved - 1, true, 9));
+        assert!(gru(1 << 22, false, 9) && !gru((1 << 22) - 1, false, 9));
+        assert!(gru(4 * 2 * 10_000 * 96, false, 10_000) && !gru(4 * 2 * 10_000 * 96 - 1, false, 10_000));
     }
 }

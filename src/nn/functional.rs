@@ -540,15 +540,28 @@ pub fn recurrences(
     lengths: Option<&Tensor>,
 ) -> Result<Vec<(Var, States)>> {
     let count = directions.len();
-    if let [Direction { x, weight, .. }, _, ..] = directions
+    if let [Direction { x, weight, .. }, others @ ..] = directions
+        && !others.is_empty()
         && let (&[steps, batch, _], &[_, hidden]) = (g.shape(*x), g.shape(*weight))
-        && !sequence::fits(g.device().limits(), cell, (count, count), [steps, batch, hidden])
+        && others.iter().all(|other| g.shape(other.x) == g.shape(*x))
+        && let rows = input_rows(g, *x)
+        && !sequence::fits(g.device().limits(), g.is_training(), cell, (count, count), rows, [steps, batch, hidden])
     {
+        let limits = "directions one after the other, since together they pass the device's limits";
+        g.note(format!("{cell:?}, H {hidden}: {limits}"));
         let alone =
             |direction: &Direction| Ok(side_by_side(g, cell, std::slice::from_ref(direction), &[], lengths)?[0]);
         return directions.iter().map(alone).collect();
     }
     side_by_side(g, cell, directions, &[], lengths)
+}
+
+/// The rows that a recurrence on `x` `[T, B, G H]` reads: of a table, or all.
+pub(crate) fn input_rows(g: &Graph, x: Var) -> usize {
+    match g.as_rows(x) {
+        Some((table, _)) => g.shape(table)[0],
+        None => g.shape(x)[0] * g.shape(x)[1],
+    }
 }
 
 /// A stacked layer on the states of the one below it.
@@ -765,8 +778,9 @@ fn side_by_side(
                 continue;
             };
             if let Some((dw, accumulate)) = g.gradient_target(layer.weight_ih)? {
-                let (dx, below) = (dx(g)?, g.tensor(ends[i - 1].0)?);
-                matmul(g, t(&dx), &below, None, &dw, accumulate)?;
+                let dx = Factor::block(&d.dx, i * rows * width, rows, width, width);
+                let below = g.tensor(ends[i - 1].0)?.reshape(&[rows, hidden])?;
+                matmul(g, dx.t(), &below, None, &dw, accumulate)?;
             }
             if let Some(bias) = layer.bias_below
                 && let Some((db, accumulate)) = g.gradient_target(bias)?

@@ -385,11 +385,11 @@ impl Recurrent {
         let mut ends = Vec::new();
         let mut above = self.layers.as_slice();
         let drops = dropout > 0.0 && g.is_training();
-        let sizes = [steps, batch, self.options.hidden_size];
+        let (rows, size) = (functional::input_rows(g, x), [steps, batch, self.options.hidden_size]);
         if directions == 1
             && self.options.proj_size == 0
             && !drops
-            && sequence::shall_stack(g, self.cell, above.len(), sizes)
+            && sequence::shall_stack(g, self.cell, above.len(), rows, size)
         {
             (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), lengths)?;
             above = &[];
