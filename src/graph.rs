@@ -369,8 +369,7 @@ impl Graph {
     /// alignment or limits do not let kernels bind them.
     pub(crate) fn adjacent(&self, name: &str, count: usize, shape: &[usize]) -> Result<Vec<Option<Tensor>>> {
         let len: usize = shape.iter().product();
-        let limits = self.device.limits();
-        let fits = 4 * (count * len) as u64 <= limits.binding_bytes.min(limits.buffer_bytes);
+        let fits = 4 * (count * len) as u64 <= self.device.limits().tensor_bytes();
         if count == 1 || !fits || !self.can_view(len) {
             return Ok(vec![None; count]);
         }

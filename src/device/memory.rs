@@ -121,8 +121,7 @@ impl Drop for Buffer {
 impl Buffer {
     pub fn zeros(device: &Device, name: &str, len: usize, dtype: DType) -> Result<Self> {
         let bytes = 4 * len as u64;
-        let limits = device.limits();
-        let allowed = limits.buffer_bytes.min(limits.binding_bytes);
+        let allowed = device.limits().tensor_bytes();
         if bytes > allowed {
             return Err(Error::Limit {
                 tensor: name.into(),

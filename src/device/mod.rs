@@ -104,6 +104,13 @@ pub(crate) struct Limits {
     pub offset_alignment: u64,
 }
 
+impl Limits {
+    /// The bytes of the largest tensor: it has a buffer, all of which kernels bind.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.buffer_bytes.min(self.binding_bytes)
+    }
+}
+
 impl Device {
     /// The CPU: every kernel's twin in f32, on all cores.
     pub fn cpu() -> Self {

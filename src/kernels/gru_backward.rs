@@ -1,8 +1,8 @@
 //! The gradient of [`super::gru_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, dy_of, for_each_tile, from_above, matrix, of_direction,
-    split_mut, tiles,
+    Backward, RowTile, Sizes, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix,
+    of_direction, split_mut, tiles,
 };
 use crate::error::Result;
 use crate::graph::Graph;
@@ -64,13 +64,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let [h, dend] = of_direction([h, dend], direction, directions);
         let (w, dy) = (matrix(w, direction, 3, hidden), dy_of(sizes, p.has_dy, dy, direction));
         let carried = &mut *dstart[0];
-        match saved.get(steps.end) {
-            Some(next) => add_gradients(carried, next, 3, w, hidden),
-            None => carried.fill(F::zero()),
-        }
-        if let Some(above) = above.get(direction).and_then(|above| above.get(start * hidden..)) {
-            add_in_place(carried, above);
-        }
+        let next = saved.get(steps.end).map(|next| &**next);
+        carry_in(carried, next, (3, w), (above.get(direction), start), hidden);
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);

@@ -1,8 +1,8 @@
 //! The gradient of [`super::lstm_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, dy_of, for_each_tile, from_above, matrix, of_direction,
-    split, split_mut, tiles,
+    Backward, RowTile, Sizes, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix,
+    of_direction, split, split_mut, tiles,
 };
 use crate::error::Result;
 use crate::graph::Graph;
@@ -65,13 +65,11 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let [c, saved, dend] = of_direction([c, saved, dend], direction, directions);
         let (w, dy) = (matrix(w, direction, 4, hidden), dy_of(sizes, p.has_dy, dy, direction));
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
-        match dx.get(steps.end) {
-            Some(next) => add_gradients(carried, next, 4, w, hidden),
-            None => [&mut *carried, carried_c].iter_mut().for_each(|carried| carried.fill(F::zero())),
+        let next = dx.get(steps.end).map(|next| &**next);
+        if next.is_none() {
+            carried_c.fill(F::zero());
         }
-        if let Some(above) = above.get(direction).and_then(|above| above.get(start * hidden..)) {
-            add_in_place(carried, above);
-        }
+        carry_in(carried, next, (4, w), (above.get(direction), start), hidden);
         let mut u = vec![F::zero(); carried.len()];
         for t in steps.clone().rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);

@@ -1,8 +1,8 @@
 //! The gradient of [`super::rnn_forward`].
 
 use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, dy_of, for_each_tile, from_above, matrix, of_direction,
-    tiles,
+    Backward, RowTile, Sizes, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix,
+    of_direction, tiles,
 };
 use crate::error::Result;
 use crate::graph::Graph;
@@ -63,13 +63,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let (w, dy) = (matrix(w, direction, 1, hidden), dy_of(sizes, p.has_dy, dy, direction));
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let carried = &mut *dstart[0];
-        match dx.get(steps.end) {
-            Some(next) => add_gradients(carried, next, 1, w, hidden),
-            None => carried.fill(F::zero()),
-        }
-        if let Some(above) = above.get(direction).and_then(|above| above.get(start * hidden..)) {
-            add_in_place(carried, above);
-        }
+        let next = dx.get(steps.end).map(|next| &**next);
+        carry_in(carried, next, (1, w), (above.get(direction), start), hidden);
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);

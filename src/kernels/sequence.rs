@@ -235,7 +235,7 @@ pub(crate) fn fits(
     let of_training = if training { steps * state * gates.max(cell.saved()) } else { 0 };
     let inputs = recurrences * rows * gates * hidden;
     let largest = [(steps + 1) * state, of_training, inputs, matrices * matrix_len(gates, hidden)].into_iter().max();
-    4 * largest.unwrap_or(0) as u64 <= limits.binding_bytes.min(limits.buffer_bytes)
+    4 * largest.unwrap_or(0) as u64 <= limits.tensor_bytes()
 }
 
 /// The most slices of a sum: what puts them together reads one after the other.
@@ -373,8 +373,8 @@ impl Launch {
         products: impl Fn(usize, &Range<usize>) -> usize,
         with_steps: &[(&Tensor, usize, usize)],
     ) {
-        let Sizes { directions, stacked, steps, batch, hidden, .. } = self.sizes;
-        let of = |direction| Some((direction, steps_of(stacked, direction, steps, (self.first, self.last))?));
+        let Sizes { directions, batch, hidden, .. } = self.sizes;
+        let of = |direction| Some((direction, self.sizes.steps_of(direction, (self.first, self.last))?));
         let spans: Vec<_> = (0..directions).filter_map(of).collect();
         let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
         let (weights, matrices) = (gates * hidden * hidden, s.matrices());
@@ -460,19 +460,6 @@ fn dispatches(tile: &RowTile, Sizes { directions, steps, stacked, .. }: Sizes) -
     }
     let waves = if stacked { steps + directions - 1 } else { steps };
     (0..waves).map(|step| (step, step + 1)).collect()
-}
-
-/// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and `is_idle`
-/// in `shaders/lib/rows.wgsl`.
-pub(super) fn steps_of(
-    stacked: bool,
-    direction: usize,
-    steps: usize,
-    (first, last): (usize, usize),
-) -> Option<Range<usize>> {
-    let behind = if stacked && first < last { direction } else { 0 };
-    let first = first.checked_sub(behind)?;
-    (first < steps).then(|| first..last - behind)
 }
 
 /// Records the gradients of [`forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
@@ -628,9 +615,17 @@ impl Sizes {
         Self { directions, stacked, rows, steps, batch, hidden }
     }
 
-    /// Of [`steps_of`] a direction.
-    pub(super) fn steps_of(self, direction: usize, span: (usize, usize)) -> Option<Range<usize>> {
-        steps_of(self.stacked, direction, self.steps, span)
+    /// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and
+    /// `is_idle` in `shaders/lib/rows.wgsl`.
+    pub(super) fn steps_of(self, direction: usize, (first, last): (usize, usize)) -> Option<Range<usize>> {
+        let behind = if self.stacked && first < last { direction } else { 0 };
+        let first = first.checked_sub(behind)?;
+        (first < self.steps).then(|| first..last - behind)
+    }
+
+    /// The stacked layers that have one below.
+    fn layers_above(self) -> Range<usize> {
+        1..if self.stacked { self.directions } else { 1 }
     }
 }
 
@@ -663,7 +658,7 @@ impl<'a, F: Real> Below<'a, F> {
         (x, index): (&'a [F], &'a [u32]),
         (h, w, biases): (&[F], &[F], &[F]),
     ) -> Self {
-        let Sizes { directions, stacked, steps, batch, hidden, .. } = sizes;
+        let Sizes { directions, steps, batch, hidden, .. } = sizes;
         let of_layer = |layer: usize| {
             let mut made = vec![F::zero(); gates * batch * hidden];
             if let Some(of) = sizes.steps_of(layer, span) {
@@ -677,7 +672,7 @@ impl<'a, F: Real> Below<'a, F> {
             }
             made
         };
-        let stacked = (1..if stacked { directions } else { 1 }).map(of_layer).collect();
+        let stacked = sizes.layers_above().map(of_layer).collect();
         Self { sizes, gates, x, index, stacked }
     }
 
@@ -694,7 +689,7 @@ impl<'a, F: Real> Below<'a, F> {
 
 /// What each of stacked layers gets from the one above, `[B, H]`, in the twin of a backward kernel.
 pub(super) fn from_above<F: Real>(sizes: Sizes, span: (usize, usize), dx: &[F], w: &[F], gates: usize) -> Vec<Vec<F>> {
-    let Sizes { directions, stacked, steps, batch, hidden, .. } = sizes;
+    let Sizes { directions, steps, batch, hidden, .. } = sizes;
     let of_layer = |layer: usize| {
         let of = sizes.steps_of(layer, span).filter(|of| !of.is_empty())?;
         let mut sum = vec![F::zero(); batch * hidden];
@@ -703,7 +698,25 @@ pub(super) fn from_above<F: Real>(sizes: Sizes, span: (usize, usize), dx: &[F], 
         add_gradients(&mut sum, dx, gates, matrix(w, directions + layer, gates, hidden), hidden);
         Some(sum)
     };
-    (1..if stacked { directions } else { 1 }).map(|above| of_layer(above - 1).unwrap_or_default()).collect()
+    sizes.layers_above().map(|above| of_layer(above - 1).unwrap_or_default()).collect()
+}
+
+/// What the twin of a backward kernel starts with, for the rows of a tile from `start` on: the product of `next`, d of the step
+/// after those it computes, if there is one, and what comes from the layer above, if any does ([`from_above`]).
+pub(super) fn carry_in<F: Real>(
+    carried: &mut [F],
+    next: Option<&[F]>,
+    (gates, w): (usize, &[F]),
+    (above, start): (Option<&Vec<F>>, usize),
+    hidden: usize,
+) {
+    match next {
+        Some(next) => add_gradients(carried, next, gates, w, hidden),
+        None => carried.fill(F::zero()),
+    }
+    if let Some(above) = above.and_then(|above| above.get(start * hidden..)) {
+        add_in_place(carried, above);
+    }
 }
 
 /// The gradient of a direction's outputs, `[T, B, H]`, if there is any: of stacked layers the top one has it.
