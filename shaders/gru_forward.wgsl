@@ -46,7 +46,7 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let place = place_of(group, local);
     let steps = steps_of(group);
     if is_idle(steps) { return; }
-    keep_rows(place, steps.x, 0u);
+    start(place, steps);
     for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
         var from_below = Sums();

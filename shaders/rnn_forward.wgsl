@@ -42,7 +42,7 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let place = place_of(group, local);
     let steps = steps_of(group);
     if is_idle(steps) { return; }
-    keep_rows(place, steps.x, 0u);
+    start(place, steps);
     for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
         add_from_below(place, group.z, t, &sums);

@@ -151,18 +151,17 @@ fn layers_are_a_wavefront() {
 
 /// A step of the published network moves at most one and a half times the bytes that it must: saved states and their
 /// gradients written once and read once, likewise logits and their gradient, the last state and its gradient; weights,
-/// gradients and moments read and written once. On a GPU the slices of the recurrent gradient, which keep more of it busy,
-/// take it to 1.6 times.
+/// gradients and moments read and written once.
 #[test]
 fn a_training_step_moves_few_bytes() {
     let (steps, batch, hidden, vocabulary) = (8, 512, 256, 85);
-    for (wide, most) in [(false, 1.5), (true, 1.6)] {
+    for wide in [false, true] {
         let (trainer, parameters) = trainer(&Device::cpu(), CharRnnOptions::new(85, 42, 256), 8, 512, wide);
         let activations = (steps + 1) * batch * hidden + steps * batch * hidden + 2 * batch * (vocabulary + hidden);
         let least = 4 * (2 * activations + 8 * parameters.count()) as u64;
         let count = trainer.plan().count();
         assert!(
-            count.bytes as f64 <= most * least as f64,
+            count.bytes as f64 <= 1.5 * least as f64,
             "{} bytes, at least {least}\n{}",
             count.bytes,
             trainer.plan()

@@ -19,7 +19,9 @@ fn load_carried(place: Place, steps: vec2<u32>, slot: u32) -> Sums {
     return carried;
 }
 
+// For the dispatch of the step before, or as the gradient of the incoming state if that is complete.
 fn store_carried(place: Place, slot: u32, carried: ptr<function, Sums>) {
+    if FUSED != 0u && p.complete == 0u { return; }
     for (var i = 0u; i < OWNED * COLUMNS; i++) {
         store_dstart4(place, slot, entry_of(place, i), column_of(place, i), (*carried)[i / OWNED][i % OWNED]);
     }

@@ -6,11 +6,21 @@
 // and has Params with N, has_h_0.
 const PARTS: u32 = GATES * COLUMNS;
 
+// Puts the incoming states where the first product reads them, unless it is left out.
+fn start(place: Place, steps: vec2<u32>) {
+    if has_state(steps.x) { keep_rows(place, steps.x, 0u); }
+}
+
+// May h[t] be other than 0?
+fn has_state(t: u32) -> bool {
+    return t > 0u || p.has_h_0 != 0u;
+}
+
 // h[t] Wᵀ of all gates.
 fn recurrent(place: Place, t: u32) -> Sums {
     var sums = Sums();
     workgroupBarrier();
-    if t > 0u || p.has_h_0 != 0u { multiply(place, t, 0u, &sums); }
+    if has_state(t) { multiply(place, t, 0u, &sums); }
     workgroupBarrier();
     return sums;
 }

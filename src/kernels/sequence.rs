@@ -357,21 +357,23 @@ pub(super) struct Launch {
     pub complete: bool,
 }
 
+/// A tensor, the elements of a slot of it, and how many slots a dispatch of these steps touches.
+type OfSteps<'a> = (&'a Tensor, usize, &'a dyn Fn(&Range<usize>) -> usize);
+
 impl Launch {
     fn new(sizes: Sizes, (first, last): (usize, usize), tile: &RowTile, complete: bool) -> Self {
         Self { sizes, first, last, constants: tile.constants(sizes), grid: tile.grid(sizes), complete }
     }
 
     /// Of the dispatch just recorded: `products` of a direction and its steps, with all of whose weights every row of workgroups
-    /// multiplies; and of the tensors `with_steps`, which have so many elements for each step, those of its steps and so
-    /// many more.
+    /// multiplies; and of the tensors `with_steps` those of its steps.
     fn cost(
         &self,
         g: &mut Graph,
         gates: usize,
         s: &Sequence,
         products: impl Fn(usize, &Range<usize>) -> usize,
-        with_steps: &[(&Tensor, usize, usize)],
+        with_steps: &[OfSteps<'_>],
     ) {
         let Sizes { directions, batch, hidden, .. } = self.sizes;
         let of = |direction| Some((direction, self.sizes.steps_of(direction, (self.first, self.last))?));
@@ -380,8 +382,8 @@ impl Launch {
         let (weights, matrices) = (gates * hidden * hidden, s.matrices());
         g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(matrices) * weights);
         g.touches(|tensor| {
-            let &(_, each, more) = with_steps.iter().find(|(other, ..)| other.is(tensor))?;
-            Some(spans.iter().map(|(_, of)| (of.len() + more) * each).sum::<usize>().min(tensor.len()))
+            let (_, each, slots) = with_steps.iter().find(|(other, ..)| other.is(tensor))?;
+            Some(spans.iter().map(|(_, of)| slots(of) * each).sum::<usize>().min(tensor.len()))
         });
     }
 }
@@ -415,9 +417,13 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups", tile.workgroups(sizes)));
     let w_t = packed(g, s, &tile, gates, true)?;
     let (state, rows_of_x) = (batch * hidden, sizes.rows.min(batch));
-    let mut with_steps = vec![(&s.h, state, 1), (&s.x, rows_of_x * gates * hidden, 0), (&s.index, batch, 0)];
-    with_steps.extend(s.c.as_ref().map(|c| (c, state, 1)));
-    with_steps.extend(s.saved.as_ref().map(|saved| (saved, cell.saved() * state, 0)));
+    let (each, and_incoming) = (|of: &Range<usize>| of.len(), |of: &Range<usize>| of.len() + 1);
+    // The GRU multiplies the incoming state with a gate, be it 0.
+    let reads_h = |of: &Range<usize>| of.len() + usize::from(of.start > 0 || s.has_h_0 || cell == Cell::Gru);
+    let mut with_steps: Vec<OfSteps<'_>> =
+        vec![(&s.h, state, &reads_h), (&s.x, rows_of_x * gates * hidden, &each), (&s.index, batch, &each)];
+    with_steps.extend(s.c.as_ref().map(|c| (c, state, &and_incoming as _)));
+    with_steps.extend(s.saved.as_ref().map(|saved| (saved, cell.saved() * state, &each as _)));
     for span in dispatches(&tile, sizes) {
         let launch = Launch::new(sizes, span, &tile, false);
         (cell.kind().forward)(g, Forward { launch: &launch, s, w: &w_t, none: &none, nowhere: &nowhere })?;
@@ -488,11 +494,14 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         _ => packed(g, s, &tile, gates, false)?,
     };
     let state = batch * hidden;
-    let mut with_steps = vec![(&s.h, state, 0), (&d.dx, gates * state, 1)];
-    with_steps.extend(s.c.as_ref().map(|c| (c, state, 1)));
-    with_steps.extend(d.dy.as_ref().map(|dy| (dy, state, 0)));
-    let of_next = usize::from(cell.kind().separate_bias);
-    with_steps.extend(s.saved.as_ref().map(|saved| (saved, cell.saved() * state, of_next)));
+    let (each, and_one) = (|of: &Range<usize>| of.len(), |of: &Range<usize>| of.len() + 1);
+    let complete = tile.fused() && d.wants_dstart;
+    let mut with_steps: Vec<OfSteps<'_>> = vec![(&s.h, state, &each), (&d.dx, gates * state, &and_one)];
+    with_steps.extend(s.c.as_ref().map(|c| (c, state, &and_one as _)));
+    with_steps.extend(d.dy.as_ref().map(|dy| (dy, state, &each as _)));
+    with_steps.extend((tile.fused() && !complete).then_some((&d.dstart, 0, &each as _)));
+    let of_saved: &dyn Fn(&Range<usize>) -> usize = if cell.kind().separate_bias { &and_one } else { &each };
+    with_steps.extend(s.saved.as_ref().map(|saved| (saved, cell.saved() * state, of_saved)));
     let mut spans = dispatches(&tile, sizes);
     spans.reverse();
     if !tile.fused() && d.wants_dstart {
@@ -500,7 +509,6 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
         spans.push((0, 0));
     }
     for span in spans {
-        let complete = tile.fused() && d.wants_dstart;
         let launch = Launch::new(sizes, span, &tile, complete);
         (cell.kind().backward)(g, Backward { launch: &launch, s, d, w: &w, none: &none })?;
         let products = |direction, of: &Range<usize>| {
