@@ -20,9 +20,9 @@ use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Recurrent, RnnOptions, State};
 use elman::optim::Adam;
 use elman::text::{Corpus, Windows};
-use elman::{Device, Generator, Graph, Plan, Trainer, rng};
+use elman::{Device, Generator, Graph, Plan, Precision, Trainer, rng};
 
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 struct Options {
     /// What to time
     #[arg(value_enum, default_values = ["w1"])]
@@ -39,6 +39,9 @@ struct Options {
     /// Recurrences as a dispatch for each step, or as one for all, whatever their sizes make of them (not W4)
     #[arg(long)]
     stepwise: Option<bool>,
+    /// How recurrences store their weights (not W4)
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Stored,
     /// Timed runs [default: as many as fit into `--seconds`, at least 5]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
@@ -77,6 +80,22 @@ enum Kind {
     Rnn,
     Gru,
     Lstm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stored {
+    F32,
+    F16,
+}
+
+impl Stored {
+    /// What a result may differ by from the f64 reference of weights as they are, relative to the largest.
+    fn tolerance(self) -> f64 {
+        match self {
+            Self::F32 => 1e-4,
+            Self::F16 => 1e-2,
+        }
+    }
 }
 
 /// Something to time.
@@ -152,7 +171,7 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
         let x = device.upload("x", &shape, &init.rng.randn(shape.iter().product()))?;
         let backward = workload == Workload::W6;
         let mut g = if backward { Graph::new(&parameters) } else { Graph::inference(&parameters) };
-        g.set_stepwise(options.stepwise);
+        plan_as(&mut g, options)?;
         let x = g.input(&x)?;
         let (output, end) = rnn.forward(&mut g, x, InitialState::Zero)?;
         let tensor = if backward {
@@ -181,19 +200,24 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
         let windows = Windows::streams(&corpus, 0..tokens.len(), batch, steps)?;
         let state = model.state(device, batch)?;
         Trainer::new(&parameters, Adam::new(1e-3), |g| {
-            g.set_stepwise(options.stepwise);
+            plan_as(g, options)?;
             stateful(g, &model, &windows, &state, batch)
         })?
     } else {
         let windows = Windows::new(&corpus, init.rng.randperm(tokens.len() - steps), steps)?;
         Trainer::new(&parameters, Adam::new(1e-3), |g| {
-            g.set_stepwise(options.stepwise);
+            plan_as(g, options)?;
             let batch = windows.batch(g, batch)?;
             let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
             cross_entropy(g, logits, &batch.targets, Reduction::Mean)
         })?
     };
     Ok((Work::Training(trainer), Check::Losses))
+}
+
+fn plan_as(g: &mut Graph, options: &Options) -> elman::Result<()> {
+    g.set_stepwise(options.stepwise);
+    g.set_precision(if options.precision == Stored::F16 { Precision::F16 } else { Precision::F32 })
 }
 
 fn stateful(
@@ -218,6 +242,7 @@ enum Check {
     Tensor(elman::Tensor),
 }
 
+/// Of a small form of it.
 fn outcome(device: &Device, workload: Workload, options: &Options) -> Result<Vec<f64>> {
     let (mut work, check) = build(device, workload, options, true)?;
     Ok(match (&mut work, check) {
@@ -249,17 +274,22 @@ fn main() -> Result<()> {
         println!("workload   median      min      p90  runs  dispatches       MB   GFLOP/s");
     }
     for &workload in &options.workloads {
-        let (got, want) = (outcome(&device, workload, &options)?, outcome(&Device::reference(), workload, &options)?);
+        let exact = Options { precision: Stored::F32, ..options.clone() };
+        let (got, want) = (outcome(&device, workload, &options)?, outcome(&Device::reference(), workload, &exact)?);
         let scale = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        for (got, want) in got.iter().zip(&want) {
-            ensure!((got - want).abs() <= 1e-4 * scale, "{workload:?} is wrong on this device: {got}, not {want}");
-        }
-        measure(&device, workload, &options)?;
+        // The largest difference; NaN if there is one.
+        let error = got
+            .iter()
+            .zip(&want)
+            .map(|(got, want)| (got - want).abs() / scale)
+            .fold(0.0, |most: f64, error| if error > most || error.is_nan() { error } else { most });
+        ensure!(error <= options.precision.tolerance(), "{workload:?} is wrong on this device by {error:.1e}");
+        measure(&device, workload, &options, error)?;
     }
     Ok(())
 }
 
-fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()> {
+fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -> Result<()> {
     let (mut work, _) = build(device, workload, options, false)?;
     let start = Instant::now();
     work.run(device)?;
@@ -299,9 +329,11 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
         if workload == Workload::W4 { CHARACTERS as u64 } else { dispatches / count.dispatches.max(1) as u64 };
     let (bytes, flops) = (count.bytes * repeats, count.flops * repeats);
     let name = format!("{workload:?}").to_lowercase();
+    let precision = if workload == Workload::W4 { Stored::F32 } else { options.precision };
+    let precision = format!("{precision:?}").to_lowercase();
     if options.json {
         let mut line = serde_json::json!({
-            "workload": name, "device": device.describe(), "precision": "f32", "median_ms": median, "min_ms": least,
+            "workload": name, "device": device.describe(), "precision": precision, "error": error, "median_ms": median, "min_ms": least,
             "p90_ms": p90, "runs": runs, "dispatches": dispatches, "submits": submits, "bytes": bytes, "flops": flops,
             "peak_bytes": after.peak_bytes, "stepwise": options.stepwise,
         });
@@ -324,6 +356,9 @@ fn measure(device: &Device, workload: Workload, options: &Options) -> Result<()>
         bytes as f64 / 1e6,
         flops as f64 / median / 1e6
     );
+    if precision != "f32" {
+        println!("         {precision}, {error:.1e} off the f64 reference in a small form");
+    }
     if reports_host {
         println!("         {host:.0} us on the host to encode and submit");
     }

@@ -7,6 +7,7 @@
 //          RP, CP          those padded
 //          at              where the first of them starts in y
 //          transpose
+//          f16             whether values are rounded to f16; set with the constant, y is then an array of these
 // x        [G, R, C], or [G, C, R] with transpose
 // y        [.., G, RP, CP, ..]
 // grid     256 elements a workgroup, striding
@@ -18,11 +19,18 @@ struct Params {
     CP: u32,
     at: u32,
     transpose: u32,
+    f16: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<Element>;
+
+const F16: u32 = 0u;
+
+@if(F16) enable f16;
+@if(F16) alias Element = f16;
+@if(!F16) alias Element = f32;
 
 @compute @workgroup_size(256)
 fn pack(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -34,6 +42,6 @@ fn pack(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         if i < p.R && j < p.C {
             value = x[g * p.R * p.C + select(i * p.C + j, j * p.R + i, p.transpose != 0u)];
         }
-        y[p.at + at] = value;
+        y[p.at + at] = Element(value);
     }
 }

@@ -31,7 +31,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
-@group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> w: array<Weights>;
 @group(0) @binding(5) var<storage, read> bias_below: array<f32>;
 @group(0) @binding(6) var<storage, read_write> h: array<f32>;
 

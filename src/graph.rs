@@ -30,6 +30,7 @@ pub struct Graph {
     wide: bool,
     repeated: bool,
     stepwise: Option<bool>,
+    precision: Precision,
     dropouts: u32,
     commands: Vec<Command>,
     notes: Vec<String>,
@@ -71,6 +72,31 @@ enum Gradient {
     Set { tensor: Tensor, shared: bool },
 }
 
+/// How the weights of recurrences are stored where every step of a dispatch reads them; see [`Graph::set_precision`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to half precision (IEEE 754 binary16): 11 bits, magnitudes up to 65,504.
+    F16,
+}
+
+impl Precision {
+    pub(crate) fn is_f16(self) -> bool {
+        self == Self::F16
+    }
+
+    /// Of a weight.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
 impl Graph {
     /// A graph over these parameters that can be differentiated.
     pub fn new(parameters: &Parameters) -> Self {
@@ -91,6 +117,7 @@ impl Graph {
             wide: device.is_wide(),
             repeated: false,
             stepwise: None,
+            precision: Precision::F32,
             dropouts: 0,
             commands: Vec::new(),
             notes: Vec::new(),
@@ -127,6 +154,25 @@ impl Graph {
 
     pub(crate) fn stepwise(&self) -> Option<bool> {
         self.stepwise
+    }
+
+    /// How recurrences recorded from here on store their weights where every step reads them. A GPU reads half the bytes with
+    /// [`Precision::F16`], which is what bounds a recurrence that runs as one dispatch. Parameters, states, sums, gradients and
+    /// the optimizer stay f32: the results are those of weights rounded to 11 bits, on every device.
+    ///
+    /// # Errors
+    /// The device is a GPU without f16 in shaders.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        if precision.is_f16() && !self.device.limits().f16 {
+            let expected = "F32, since the adapter has no f16 in shaders";
+            return Err(Error::argument("set_precision", "precision", expected, "F16"));
+        }
+        self.precision = precision;
+        Ok(())
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// A number for each dropout recorded.

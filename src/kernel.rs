@@ -24,16 +24,32 @@ pub struct Kernel {
 
 impl Kernel {
     /// The source with these values of its constants. WGSL's own override constants cannot size a thread's arrays.
+    ///
+    /// Of lines that begin with `@if(NAME)` or `@if(!NAME)`, as in WESL, those stay whose constant is set to other than 0, or
+    /// is not: what only some adapters have cannot be named in code that others are given, be it never run.
     pub fn source_with(&self, constants: &[(&str, u32)]) -> String {
         let value = |line: &str| {
             let name = line.strip_prefix("const ")?.split_once(": u32 = ")?.0;
             constants.iter().find(|(constant, _)| *constant == name)
         };
-        let lines = self.source.lines().map(|line| match value(line) {
-            Some((name, value)) => format!("const {name}: u32 = {value}u;\n"),
-            None => format!("{line}\n"),
-        });
-        lines.collect()
+        let is_set = |name: &str| constants.iter().any(|&(constant, value)| constant == name && value != 0);
+        let mut directives = String::new();
+        let mut rest = String::new();
+        for mut line in self.source.lines() {
+            if let Some((condition, conditional)) = line.strip_prefix("@if(").and_then(|line| line.split_once(") ")) {
+                let stays = condition.strip_prefix('!').map_or_else(|| is_set(condition), |name| !is_set(name));
+                if !stays {
+                    continue;
+                }
+                line = conditional;
+            }
+            match value(line) {
+                Some((name, value)) => rest += &format!("const {name}: u32 = {value}u;\n"),
+                None if line.starts_with("enable ") => directives += &format!("{line}\n"),
+                None => rest += &format!("{line}\n"),
+            }
+        }
+        directives + &rest
     }
 }
 

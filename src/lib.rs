@@ -105,7 +105,7 @@ mod train;
 pub use device::Device;
 pub use error::{Error, Result};
 pub use generate::Generator;
-pub use graph::{Graph, Var};
+pub use graph::{Graph, Precision, Var};
 pub use plan::{Dispatch, Plan, PlanCount};
 pub use profile::{Profile, ProfileRow};
 pub use tensor::{DType, NO_TARGET, Tensor};

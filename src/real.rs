@@ -7,6 +7,10 @@ use std::iter::Sum;
 pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     /// Converts from `f64`, rounding.
     fn of(x: f64) -> Self;
+    /// The nearest value of f16.
+    fn rounded_to_f16(self) -> Self {
+        Self::of(half::f16::from_f64(self.to_f64().unwrap_or(f64::NAN)).into())
+    }
     /// `x <- tanh(x)` for each element; NaN stays NaN.
     fn tanh_in_place(xs: &mut [Self]);
     /// `x <- 1 / (1 + exp(-x))` for each element, within 4 ULP where x is above -87; NaN stays NaN.

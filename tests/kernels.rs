@@ -19,7 +19,7 @@ use elman::kernels::{self, adam, rms_prop, sgd};
 use elman::nn::LanguageModel;
 use elman::nn::functional::InitialState;
 use elman::optim::{Adam, Clip, RmsProp, Sgd};
-use elman::{DType, Device, Graph, NO_TARGET, Result, Tensor, rng};
+use elman::{DType, Device, Graph, NO_TARGET, Precision, Result, Tensor, rng};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
 const TOLERANCE: f64 = 1e-5;
@@ -435,15 +435,19 @@ fn recurrences_take_the_path_that_fits() {
         assert_eq!(plan(2, hidden).count().flops, 2 * plan(1, hidden).count().flops);
     }
     // On a GPU, weights that are too many for a workgroup, and a single step, are spread over more of them.
-    for (size, dispatches, why) in [
-        ((3, 2, 362), 1, "all 3 steps in one dispatch"),
-        ((3, 2, 363), 3, "would read 527076 weights a step"),
-        ((1, 2, 512), 1, "more workgroups share its one step"),
-        ((1, 2, 8), 1, "all 1 steps in one dispatch"),
+    for (size, precision, dispatches, why) in [
+        ((3, 2, 362), Precision::F32, 1, "all 3 steps in one dispatch"),
+        ((3, 2, 363), Precision::F32, 3, "would read 527076 weights a step, more than 524288"),
+        ((3, 2, 363), Precision::F16, 1, "weights in f16"),
+        ((3, 2, 512), Precision::F16, 1, "all 3 steps in one dispatch"),
+        ((3, 2, 513), Precision::F16, 3, "more than 1048576"),
+        ((1, 2, 512), Precision::F32, 1, "more workgroups share its one step"),
+        ((1, 2, 8), Precision::F32, 1, "all 1 steps in one dispatch"),
     ] {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
         g.set_wide(true);
+        g.set_precision(precision).unwrap();
         let s = sequence(&device, Cell::Lstm, (1, size)).unwrap();
         kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
         let plan = g.finish().unwrap();
@@ -508,6 +512,14 @@ fn a_step_moves_its_own_bytes() {
         assert_eq!(steps_of.len(), 2 * steps + 1);
         assert_eq!(steps_of[3], 4 * forward as u64, "{cell:?}, forward");
         assert_eq!(steps_of[steps + 3], 4 * backward as u64, "{cell:?}, backward");
+
+        let mut g = Graph::without_parameters(&device);
+        g.set_stepwise(true);
+        g.set_precision(Precision::F16).unwrap();
+        kernels::sequence::forward(&mut g, cell, &s).unwrap();
+        let in_f16: Vec<_> = g.finish().unwrap().dispatches().map(|d| d.bytes()).collect();
+        assert_eq!(in_f16[0], 4 * w as u64 + 2 * w as u64, "{cell:?}, pack");
+        assert_eq!(in_f16[1 + 3], 4 * forward as u64 - 2 * w as u64, "{cell:?}, forward in f16");
     }
 }
 
@@ -574,6 +586,73 @@ fn recurrences_from_zero_states() {
     }
 }
 
+/// Weights that f16 holds exactly give the same in f16, on the paths of all sizes; of others, what those rounded to 11 bits give
+/// in f64.
+#[test]
+fn recurrences_with_weights_in_f16() {
+    let in_f16 = |g: &mut Graph| match g.set_precision(Precision::F16) {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(g.device().is_gpu() && error.to_string().contains("no f16"), "{error}");
+            eprintln!("F16 NOT TESTED: {error}");
+            false
+        }
+    };
+    let rounded = |scale: f32| move |w: &f32| (scale * w).round() / scale;
+    let both = |g: &mut Graph, device: &Device, (cell, size): (Cell, Recurrence), stacked: bool, scale: Option<f32>| {
+        let s = if stacked { stack(device, cell, size)? } else { sequence(device, cell, size)? };
+        if let Some(scale) = scale {
+            for w in s.w.iter().chain(s.stack.iter().flat_map(|stack| &stack.w_ih)) {
+                w.write(&w.to_vec()?.iter().map(rounded(scale)).collect::<Vec<_>>())?;
+            }
+        }
+        let mut d = gradients(device, cell, size, (true, true))?;
+        if stacked {
+            let (_, (steps, batch, hidden)) = size;
+            d.dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+        }
+        kernels::sequence::forward(g, cell, &s)?;
+        kernels::sequence::backward(g, cell, &s, &d)?;
+        let flat = |tensor: &Tensor| tensor.reshape(&[1, tensor.len()]);
+        Ok(vec![flat(&s.h)?, flat(&d.dx)?, flat(&d.dstart)?])
+    };
+    for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+        for (size, stepwise, stacked) in [
+            ((1, (1, 1, 1)), None, false),
+            ((1, (4, 5, 7)), None, false),
+            ((2, (3, 67, 36)), None, false),
+            ((2, (3, 5, 33)), Some(true), false),
+            ((1, (2, 5, 256)), None, false),
+            ((3, (4, 5, 33)), Some(true), true),
+        ] {
+            // 1.7 / sqrt(H) is below 2: multiples of 2^-10 have at most 11 bits.
+            check(&format!("f16 {cell:?} {size:?} {stacked}"), TOLERANCE, |device, g| {
+                g.set_stepwise(stepwise);
+                if device.is_gpu() || g.is_wide() {
+                    in_f16(g);
+                }
+                both(g, device, (cell, size), stacked, Some(1024.0))
+            });
+        }
+    }
+    // A conversion may round either way.
+    let run = |device: &Device, precision: Precision| {
+        let mut g = Graph::without_parameters(device);
+        if precision == Precision::F16 && !in_f16(&mut g) {
+            return None;
+        }
+        let results = both(&mut g, device, (Cell::Tanh, (1, (3, 5, 70))), false, None).unwrap();
+        g.finish().unwrap().run().unwrap();
+        Some(results.iter().flat_map(|tensor| tensor.to_vec_f64().unwrap()).collect::<Vec<_>>())
+    };
+    let exact = run(&Device::reference(), Precision::F32).unwrap();
+    for device in std::iter::once(Device::reference()).chain(f32_devices()) {
+        let Some(rounded) = run(&device, Precision::F16) else { continue };
+        let error = rounded.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!((1e-5..5e-3).contains(&error), "{}: {error}", device.describe());
+    }
+}
+
 #[test]
 fn last_step_and_reverse() {
     for (steps, batch, columns) in [(1, 1, 1), (5, 3, 2), (7, 33, 9)] {
@@ -604,14 +683,31 @@ fn pack_and_place() {
                 let x = random(device, "x", &[gates * hidden, hidden])?;
                 let y = random(device, "y", &[2 * gates + 1, padded, padded])?;
                 let (at, shape) = (gates * padded * padded, [gates, padded, padded]);
-                assert_eq!(kernels::pack::pack(g, &x, &y, at, shape, transpose)?, 2 * at);
-                assert!(kernels::pack::pack(g, &x, &y, at + 2 * padded * padded, shape, transpose).is_err());
+                assert_eq!(kernels::pack::pack(g, &x, &y, at, shape, transpose, Precision::F32)?, 2 * at);
+                assert!(
+                    kernels::pack::pack(g, &x, &y, at + 2 * padded * padded, shape, transpose, Precision::F32).is_err()
+                );
                 let wide = random(device, "wide", &[(2 * gates + 1) * padded, 40])?;
                 kernels::place::place(g, (&y, 1), (&wide, 7), padded - 2)?;
                 Ok(vec![y, wide])
             });
         }
     }
+}
+
+/// To the nearest of IEEE 754's binary16, ties to even.
+#[test]
+fn pack_rounds_to_f16() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let x = [1.0 / 3.0, -0.1, 2049.0, 2051.0, 65_504.0, -65_520.0, 6e-8, 1e-8, f32::NAN];
+    let want =
+        [0.333_251_95, -0.099_975_586, 2048.0, 2052.0, 65_504.0, f32::NEG_INFINITY, 5.960_464_5e-8, 0.0, f32::NAN];
+    let (x, y) = (device.upload("x", &[1, 9], &x).unwrap(), zeros(&device, "y", &[1, 12]).unwrap());
+    kernels::pack::pack(&mut g, &x, &y, 0, [1, 1, 12], false, Precision::F16).unwrap();
+    g.finish().unwrap().run().unwrap();
+    let got = y.to_vec().unwrap();
+    assert!(got[..8] == want[..8] && got[8].is_nan() && got[9..] == [0.0; 3], "{got:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel};
 use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
-use elman::{DType, Device, Graph, Trainer, kernels, rng};
+use elman::{DType, Device, Graph, Precision, Trainer, kernels, rng};
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, Layouter};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -27,11 +27,19 @@ fn parse(kernel: &Kernel, constants: &[(&str, u32)]) -> (Module, ModuleInfo) {
     let (name, source) = (kernel.name, kernel.source_with(constants));
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
-    // No capabilities: nothing that WebGPU does not have.
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let info = Validator::new(ValidationFlags::all(), capabilities(constants))
         .validate(&module)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
     (module, info)
+}
+
+/// What a kernel may use: nothing that WebGPU does not have, but what its constants are set for where the adapter has it.
+fn capabilities(constants: &[(&str, u32)]) -> Capabilities {
+    let of = |name, capability| {
+        let is_set = constants.iter().any(|&(constant, value)| constant == name && value != 0);
+        if is_set { capability } else { Capabilities::empty() }
+    };
+    of("F16", Capabilities::SHADER_FLOAT16)
 }
 
 /// The constants of every pipeline that plans of these sizes make, with those of the defaults.
@@ -43,10 +51,13 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
         for ((batch, wide), cell) in shapes.into_iter().flat_map(|shape| cells.map(|cell| (shape, cell))) {
             // Two layers of the largest size are a wavefront.
             let layers = if hidden == 1025 && batch == 1 { 2 } else { 1 };
-            let trainer = char_rnn_trainer(cell, hidden, layers, batch, wide);
-            for dispatch in trainer.plan().dispatches() {
-                let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
-                found.insert((i, dispatch.constants().to_vec()));
+            let precision = if wide { [Precision::F32, Precision::F16].as_slice() } else { &[Precision::F32] };
+            for &precision in precision {
+                let trainer = char_rnn_trainer(cell, hidden, layers, batch, wide, precision);
+                for dispatch in trainer.plan().dispatches() {
+                    let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
+                    found.insert((i, dispatch.constants().to_vec()));
+                }
             }
         }
     }
@@ -83,7 +94,14 @@ fn generate_constants(sizes: Sizes) -> Vec<(&'static str, u32)> {
     plan.dispatches().last().unwrap().constants().to_vec()
 }
 
-fn char_rnn_trainer(cell: Cell, hidden: usize, layers: usize, batch: usize, wide: bool) -> Trainer {
+fn char_rnn_trainer(
+    cell: Cell,
+    hidden: usize,
+    layers: usize,
+    batch: usize,
+    wide: bool,
+    precision: Precision,
+) -> Trainer {
     let device = Device::cpu();
     let mut init = Init::new(rng::manual_seed(0));
     let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, hidden).cell(cell).num_layers(layers)).unwrap();
@@ -92,6 +110,7 @@ fn char_rnn_trainer(cell: Cell, hidden: usize, layers: usize, batch: usize, wide
     let windows = Windows::new(&corpus, (0..12).collect(), 3).unwrap();
     Trainer::new(&parameters, Optimizer::from(Adam::new(1e-3)).clip(Clip::Norm(1.0)), |g| {
         g.set_wide(wide);
+        g.set_precision(precision)?;
         let batch = windows.batch(g, batch)?;
         let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
         cross_entropy(g, logits, &batch.targets, Reduction::Mean)
@@ -226,11 +245,11 @@ fn every_variant_stays_within_default_limits_and_translates() {
         let what = format!("{} {constants:?}", kernel.name);
         let (module, info) = parse(kernel, &constants);
         within_limits(&module).unwrap_or_else(|error| panic!("{what}: {error}"));
-        translate(&what, kernel.name, &module, &info);
+        translate(&what, kernel.name, &module, &info, !capabilities(&constants).is_empty());
     }
 }
 
-fn translate(what: &str, entry: &str, module: &Module, info: &ModuleInfo) {
+fn translate(what: &str, entry: &str, module: &Module, info: &ModuleInfo, is_extended: bool) {
     spv::write_vec(module, info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{what}: SPIR-V: {error}"));
     let (_, metal_info) = msl::write_string(module, info, &msl::Options::default(), &msl::PipelineOptions::default())
@@ -240,13 +259,17 @@ fn translate(what: &str, entry: &str, module: &Module, info: &ModuleInfo) {
     let mut directx = String::new();
     // `num_workgroups` comes in a buffer of its own there; wgpu provides it.
     let special = hlsl::BindTarget { space: 1, register: 0, ..Default::default() };
-    let options = hlsl::Options { special_constants_binding: Some(special), ..Default::default() };
+    let shader_model = if is_extended { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V5_1 };
+    let options = hlsl::Options { shader_model, special_constants_binding: Some(special), ..Default::default() };
     let pipeline = hlsl::PipelineOptions::default();
     let reflection = hlsl::Writer::new(&mut directx, &options, &pipeline)
         .write(module, info, None)
         .unwrap_or_else(|error| panic!("{what}: HLSL: {error}"));
     reflection.entry_point_names[0].as_ref().unwrap_or_else(|error| panic!("{what}: HLSL: {error}"));
 
+    if is_extended {
+        return;
+    }
     let mut opengl = String::new();
     let options =
         glsl::Options { version: glsl::Version::Embedded { version: 310, is_webgl: false }, ..Default::default() };

@@ -16,7 +16,7 @@
 //   Params with T, B, H, first, last
 //   const GATES: u32
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
-//   w: array<vec4<f32>>                [D, GATES, HP, HP / 4]; behind these the input matrices of stacked layers 1 .. D - 1
+//   w: array<Weights>                  [D, GATES, HP, HP / 4]; behind these the input matrices of stacked layers 1 .. D - 1
 //   fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
 const HP: u32 = 8u;
 const ROWS: u32 = 4u;
@@ -27,6 +27,11 @@ const SLICES: u32 = 1u; // divides ROWS or exceeds it
 const FUSED: u32 = 1u;
 const STACKED: u32 = 0u;
 const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory
+const F16: u32 = 0u; // whether weights are stored as f16; rows and sums are f32
+
+@if(F16) enable f16;
+@if(F16) alias Weights = vec4<f16>;
+@if(!F16) alias Weights = vec4<f32>;
 
 const VECTORS: u32 = HP / 4u;
 const SLICE_THREADS: u32 = GROUPS * WIDTH;
@@ -134,10 +139,10 @@ fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>
             // Past the last column the last one is computed again, and not stored.
             let vector = min(place.vector + part % COLUMNS * WIDTH, VECTORS - 1u);
             let at = ((first + part / COLUMNS) * HP + 4u * (start + k)) * VECTORS + vector;
-            let w0 = w[at];
-            let w1 = w[at + VECTORS];
-            let w2 = w[at + 2u * VECTORS];
-            let w3 = w[at + 3u * VECTORS];
+            let w0 = vec4<f32>(w[at]);
+            let w1 = vec4<f32>(w[at + VECTORS]);
+            let w2 = vec4<f32>(w[at + 2u * VECTORS]);
+            let w3 = vec4<f32>(w[at + 3u * VECTORS]);
             for (var r = 0u; r < ROWS; r++) {
                 (*sums)[part][r] += row[r].x * w0 + row[r].y * w1 + row[r].z * w2 + row[r].w * w3;
             }

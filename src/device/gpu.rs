@@ -32,6 +32,10 @@ pub(crate) struct Gpu {
 /// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
 
+/// What is used where the adapter has it.
+const OPTIONAL_FEATURES: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE).union(wgpu::Features::SHADER_F16);
+
 /// A kernel and the values of its constants.
 type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
 
@@ -112,7 +116,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
-            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE),
+            required_features: adapter.features() & OPTIONAL_FEATURES,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -159,6 +163,7 @@ impl Gpu {
             buffer_bytes: self.limits.max_buffer_size,
             workgroups_per_dimension: self.limits.max_compute_workgroups_per_dimension,
             offset_alignment: self.limits.min_storage_buffer_offset_alignment.into(),
+            f16: self.device.features().contains(wgpu::Features::SHADER_F16),
         }
     }
 

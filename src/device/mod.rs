@@ -102,6 +102,8 @@ pub(crate) struct Limits {
     pub workgroups_per_dimension: u32,
     /// A tensor that starts inside a buffer must start at a multiple of this.
     pub offset_alignment: u64,
+    /// Whether kernels can have f16.
+    pub f16: bool,
 }
 
 impl Limits {
@@ -162,6 +164,7 @@ impl Device {
                 buffer_bytes: u64::MAX,
                 workgroups_per_dimension: u32::MAX,
                 offset_alignment: 4,
+                f16: true,
             },
         }
     }

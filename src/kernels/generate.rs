@@ -4,7 +4,7 @@ use super::sample::{Draw, Lanes};
 use super::sequence::Cell;
 use super::{WORKGROUP_BYTES, expect, expect_indices, expect_len, matmul, pack};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Precision};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};
 use crate::real::Real;
 use crate::tensor::Tensor;
@@ -163,11 +163,12 @@ impl Network {
             0,
             [vocabulary * gates, 1, padded],
             false,
+            Precision::F32,
         )?;
         let mut linear = |g: &mut Graph, gates: usize, weight: &Tensor, bias: &Tensor, columns: usize| {
-            at = pack::pack(g, weight, &weights, at, [gates, padded, columns], true)?;
+            at = pack::pack(g, weight, &weights, at, [gates, padded, columns], true, Precision::F32)?;
             let bias = bias.reshape(&[gates, bias.len() / gates])?;
-            at = pack::pack(g, &bias, &weights, at, [gates, 1, columns], false)?;
+            at = pack::pack(g, &bias, &weights, at, [gates, 1, columns], false, Precision::F32)?;
             Ok::<_, Error>(())
         };
         for (i, layer) in self.layers.iter().enumerate() {

@@ -2,25 +2,26 @@
 
 use super::striding_grid;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Precision};
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { G: u32, R: u32, C: u32, RP: u32, CP: u32, at: u32, transpose: u32 }
+params! { G: u32, R: u32, C: u32, RP: u32, CP: u32, at: u32, transpose: u32, f16: u32 }
 
 /// See `shaders/pack.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "pack",
     source: wgsl!("pack"),
-    constants: &[],
+    constants: &["F16"],
     params: FIELDS,
     bindings: &[reads("x"), writes("y")],
     twin: twin!(twin),
 };
 
 /// Records `y[g] = x[g]`, or its transpose, padded with zeros: `x` `[G R, C]` (`[G C, R]` with `transpose`) as `[G, RP, CP]`
-/// from element `at` of `y` on. Gives where that ends.
+/// from element `at` of `y` on. Gives where that ends. In f16 `y` is rounded to that, and on a GPU it is an array of f16, which
+/// takes half of the tensor.
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -31,6 +32,7 @@ pub fn pack(
     at: usize,
     [gates, padded_rows, padded_columns]: [usize; 3],
     transpose: bool,
+    precision: Precision,
 ) -> Result<usize> {
     let (all_rows, x_columns) = x.rows_and_columns();
     let (x_rows, end) = (all_rows / gates.max(1), at + gates * padded_rows * padded_columns);
@@ -50,8 +52,10 @@ pub fn pack(
         CP: padded_columns as u32,
         at: at as u32,
         transpose: transpose.into(),
+        f16: precision.is_f16().into(),
     };
-    g.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(end - at))?;
+    g.dispatch(&KERNEL, &[("F16", params.f16)], params, &[x, y], striding_grid(end - at))?;
+    g.touches(|tensor| tensor.is(y).then_some((end - at) * precision.bytes() / 4));
     Ok(end)
 }
 
@@ -63,7 +67,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         for (i, row) in y.chunks_exact_mut(padded_columns).enumerate() {
             for (j, y) in row.iter_mut().enumerate() {
                 let place = if p.transpose != 0 { j * rows + i } else { i * columns + j };
-                *y = if i < rows && j < columns { x[place] } else { F::zero() };
+                let value = if i < rows && j < columns { x[place] } else { F::zero() };
+                *y = if p.f16 != 0 { value.rounded_to_f16() } else { value };
             }
         }
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::device::Limits;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Precision};
 use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
@@ -168,6 +168,7 @@ pub(super) struct RowTile {
     groups: usize,
     /// Slices in a workgroup.
     slices: usize,
+    precision: Precision,
     /// Why there is a dispatch for each step, if not one for all.
     stepwise: Option<String>,
 }
@@ -175,9 +176,9 @@ pub(super) struct RowTile {
 /// Values of a workgroup's memory.
 const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 
-/// The most weights, 2 MiB of them, that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s,
-/// so that these take 20 microseconds, several times what a dispatch costs. By calculation, not measured.
-const MOST_WEIGHTS_OF_A_WORKGROUP: usize = 1 << 19;
+/// The most bytes of weights that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s, so that these
+/// take 20 microseconds, several times what a dispatch costs. By calculation, not measured.
+const MOST_WEIGHT_BYTES_OF_A_WORKGROUP: usize = 2 << 20;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
 fn why_stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
@@ -185,7 +186,7 @@ fn why_stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: u
     if hidden > most {
         return Some(format!("all steps in one need H <= {most}"));
     }
-    let most = MOST_WEIGHTS_OF_A_WORKGROUP;
+    let most = MOST_WEIGHT_BYTES_OF_A_WORKGROUP / g.precision().bytes();
     let too_many = g.is_wide() && steps > 1 && weights > most;
     match g.stepwise() {
         None if too_many => {
@@ -249,7 +250,8 @@ fn slices(rows: usize, vectors: usize, most: usize) -> usize {
 }
 
 impl RowTile {
-    pub const CONSTANTS: &[&str] = &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "SLICES", "FUSED", "STACKED", "DEPTH"];
+    pub const CONSTANTS: &[&str] =
+        &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "SLICES", "FUSED", "STACKED", "DEPTH", "F16"];
 
     /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
@@ -270,7 +272,7 @@ impl RowTile {
         let width = vectors.div_ceil(columns).min(256);
         let slices = if g.is_wide() { slices(rows, vectors, 256 / width) } else { 1 };
         let groups = if large { 1 } else { (64 / (width * slices)).clamp(1, batch.div_ceil(rows)) };
-        Self { padded, rows, columns, width, groups, slices, stepwise: None }
+        Self { padded, rows, columns, width, groups, slices, precision: g.precision(), stepwise: None }
     }
 
     /// A dispatch for each step, whose workgroups share the columns too.
@@ -291,7 +293,7 @@ impl RowTile {
             let groups = groups.min(4);
             (groups, vectors.min(64 / groups), 1)
         };
-        Self { padded, rows, columns: 1, width, groups, slices, stepwise: Some(why) }
+        Self { padded, rows, columns: 1, width, groups, slices, precision: g.precision(), stepwise: Some(why) }
     }
 
     fn fused(&self) -> bool {
@@ -308,7 +310,7 @@ impl RowTile {
         if self.fused() { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
     }
 
-    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 9] {
+    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 10] {
         let of = |name, value: usize| (name, value as u32);
         [
             of("HP", self.padded),
@@ -320,6 +322,7 @@ impl RowTile {
             of("FUSED", self.fused().into()),
             of("STACKED", sizes.stacked.into()),
             of("DEPTH", self.depth()),
+            of("F16", self.precision.is_f16().into()),
         ]
     }
 
@@ -351,8 +354,10 @@ pub(super) struct Launch {
     /// The steps it computes.
     pub first: usize,
     pub last: usize,
-    pub constants: [(&'static str, u32); 9],
+    pub constants: [(&'static str, u32); 10],
     pub grid: [usize; 3],
+    /// Bytes of a weight.
+    pub weight_bytes: usize,
     /// Backward: whether the product of the first step is made too.
     pub complete: bool,
 }
@@ -362,7 +367,15 @@ type OfSteps<'a> = (&'a Tensor, usize, &'a dyn Fn(&Range<usize>) -> usize);
 
 impl Launch {
     fn new(sizes: Sizes, (first, last): (usize, usize), tile: &RowTile, complete: bool) -> Self {
-        Self { sizes, first, last, constants: tile.constants(sizes), grid: tile.grid(sizes), complete }
+        Self {
+            sizes,
+            first,
+            last,
+            constants: tile.constants(sizes),
+            grid: tile.grid(sizes),
+            weight_bytes: tile.precision.bytes(),
+            complete,
+        }
     }
 
     /// Of the dispatch just recorded: `products` of a direction and its steps, with all of whose weights every row of workgroups
@@ -371,7 +384,7 @@ impl Launch {
         &self,
         g: &mut Graph,
         gates: usize,
-        s: &Sequence,
+        (s, w): (&Sequence, &Tensor),
         products: impl Fn(usize, &Range<usize>) -> usize,
         with_steps: &[OfSteps<'_>],
     ) {
@@ -380,8 +393,14 @@ impl Launch {
         let spans: Vec<_> = (0..directions).filter_map(of).collect();
         let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
         let (weights, matrices) = (gates * hidden * hidden, s.matrices());
-        g.cost(2 * products * batch * weights, 4 * (self.grid[0] * products).saturating_sub(matrices) * weights);
+        g.cost(
+            2 * products * batch * weights,
+            self.weight_bytes * (self.grid[0] * products).saturating_sub(matrices) * weights,
+        );
         g.touches(|tensor| {
+            if tensor.is(w) {
+                return Some(w.len() * self.weight_bytes / 4);
+            }
             let (_, each, slots) = with_steps.iter().find(|(other, ..)| other.is(tensor))?;
             Some(spans.iter().map(|(_, of)| slots(of) * each).sum::<usize>().min(tensor.len()))
         });
@@ -414,7 +433,8 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
         }
         Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
     };
-    g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups", tile.workgroups(sizes)));
+    let stored = if tile.precision.is_f16() { ", weights in f16" } else { "" };
+    g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups{stored}", tile.workgroups(sizes)));
     let w_t = packed(g, s, &tile, gates, true)?;
     let (state, rows_of_x) = (batch * hidden, sizes.rows.min(batch));
     let (each, and_incoming) = (|of: &Range<usize>| of.len(), |of: &Range<usize>| of.len() + 1);
@@ -431,7 +451,7 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
             let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
         };
-        launch.cost(g, gates, s, products, &with_steps);
+        launch.cost(g, gates, (s, &w_t), products, &with_steps);
     }
     Ok(())
 }
@@ -454,7 +474,7 @@ fn packed(g: &mut Graph, s: &Sequence, tile: &RowTile, gates: usize, transpose: 
     let packed = g.zeros(&name, &[s.matrices() * gates, tile.padded, tile.padded])?;
     let mut at = 0;
     for w in s.w.iter().chain(s.stack.iter().flat_map(|stack| &stack.w_ih)) {
-        at = pack::pack(g, w, &packed, at, [gates, tile.padded, tile.padded], transpose)?;
+        at = pack::pack(g, w, &packed, at, [gates, tile.padded, tile.padded], transpose, tile.precision)?;
     }
     Ok(packed)
 }
@@ -490,7 +510,7 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
     let tile = RowTile::new(g, sizes, 1, gates);
     let none = g.zeros("none", &[4])?;
     let w = match s.w.as_slice() {
-        [only] if tile.padded == hidden => only.clone(),
+        [only] if tile.padded == hidden && !tile.precision.is_f16() => only.clone(),
         _ => packed(g, s, &tile, gates, false)?,
     };
     let state = batch * hidden;
@@ -515,7 +535,7 @@ pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) 
             let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
             of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
         };
-        launch.cost(g, gates, s, products, &with_steps);
+        launch.cost(g, gates, (s, &w), products, &with_steps);
     }
     Ok(())
 }
@@ -785,6 +805,7 @@ mod tests {
             buffer_bytes: 1 << 40,
             workgroups_per_dimension: 65_535,
             offset_alignment: 256,
+            f16: true,
         };
         // Three packed matrices of 64 MiB; everything else is less.
         let lstm = |bytes: u64, both| fits(limits(bytes), true, Cell::Lstm, both, 15, [3, 5, 2048]);
