@@ -42,8 +42,8 @@ const GATES: u32 = 3u;
 const STATES: u32 = 1u;
 
 @compute @workgroup_size(THREADS)
-fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let place = place_of(group, local);
+fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
+    let place = place_of(group, thread);
     let steps = steps_of(group);
     if is_idle(steps) { return; }
     var carried = carried_in(place, group.z, steps);

@@ -42,8 +42,8 @@ struct Params {
 const GATES: u32 = 3u;
 
 @compute @workgroup_size(THREADS)
-fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let place = place_of(group, local);
+fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
+    let place = place_of(group, thread);
     let steps = steps_of(group);
     if is_idle(steps) { return; }
     start(place, steps);

@@ -30,6 +30,7 @@ pub struct Graph {
     wide: bool,
     repeated: bool,
     stepwise: Option<bool>,
+    subgroups: Option<(usize, usize)>,
     precision: Precision,
     dropouts: u32,
     commands: Vec<Command>,
@@ -117,6 +118,7 @@ impl Graph {
             wide: device.is_wide(),
             repeated: false,
             stepwise: None,
+            subgroups: device.limits().subgroups,
             precision: Precision::F32,
             dropouts: 0,
             commands: Vec::new(),
@@ -150,6 +152,17 @@ impl Graph {
     /// Plans recurrences with a dispatch for each step, whatever their size, or with one for all wherever that is possible.
     pub fn set_stepwise(&mut self, stepwise: impl Into<Option<bool>>) {
         self.stepwise = stepwise.into();
+    }
+
+    #[doc(hidden)]
+    /// Plans without subgroups, where the device has them.
+    pub fn set_subgroups(&mut self, subgroups: bool) {
+        self.subgroups = self.device.limits().subgroups.filter(|_| subgroups);
+    }
+
+    /// The sizes that subgroups may have, if kernels shall use them.
+    pub(crate) fn subgroups(&self) -> Option<(usize, usize)> {
+        self.subgroups
     }
 
     pub(crate) fn stepwise(&self) -> Option<bool> {

@@ -36,7 +36,9 @@ impl Kernel {
         let mut directives = String::new();
         let mut rest = String::new();
         for mut line in self.source.lines() {
-            if let Some((condition, conditional)) = line.strip_prefix("@if(").and_then(|line| line.split_once(") ")) {
+            if let Some((condition, conditional)) =
+                line.trim_start().strip_prefix("@if(").and_then(|line| line.split_once(") "))
+            {
                 let stays = condition.strip_prefix('!').map_or_else(|| is_set(condition), |name| !is_set(name));
                 if !stays {
                     continue;

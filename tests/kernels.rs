@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use common::{assert_close, f32_devices, tokens, values};
+use common::{assert_close, f32_devices, gpu, tokens, values};
 use elman::kernels::activation::Activation;
 use elman::kernels::cross_entropy::ClassLoss;
 use elman::kernels::generate::Sizes;
@@ -453,6 +453,83 @@ fn recurrences_take_the_path_that_fits() {
         let plan = g.finish().unwrap();
         assert_eq!(plan.kernels().iter().filter(|&&kernel| kernel == "lstm_forward").count(), dispatches, "{plan}");
         assert!(plan.notes()[0].contains(why), "{plan}");
+    }
+}
+
+/// Where a recurrence of few weights reads them in every step, a workgroup keeps them, if its memory has room.
+#[test]
+fn few_weights_are_kept() {
+    let keeps = |device: &Device, cell: Cell, steps: usize, hidden: usize, wide: bool, precision: Precision| {
+        let mut g = Graph::without_parameters(device);
+        g.set_wide(wide);
+        g.set_precision(precision).unwrap();
+        let s = sequence(device, cell, (2, (steps, 2, hidden))).unwrap();
+        kernels::sequence::forward(&mut g, cell, &s).unwrap();
+        let plan = g.finish().unwrap();
+        let kept = plan.notes()[0].contains("weights kept in workgroup memory");
+        assert_eq!(plan.count().rereads == 0, kept, "{plan}");
+        kept
+    };
+    let (cpu, in_f32, in_f16) = (Device::cpu(), Precision::F32, Precision::F16);
+    for (cell, steps, hidden, wide, precision, kept) in [
+        (Cell::Tanh, 4, 32, true, in_f32, true),
+        (Cell::Tanh, 3, 32, true, in_f32, false),
+        (Cell::Tanh, 4, 32, false, in_f32, false),
+        (Cell::Tanh, 4, 64, true, in_f32, false),
+        (Cell::Tanh, 4, 64, true, in_f16, true),
+        (Cell::Lstm, 4, 28, true, in_f32, true),
+        (Cell::Lstm, 4, 32, true, in_f32, false),
+    ] {
+        assert_eq!(keeps(&cpu, cell, steps, hidden, wide, precision), kept, "{cell:?} {steps} {hidden} {precision:?}");
+    }
+    // An adapter with more room than WebGPU promises keeps more.
+    if let Some(gpu) = gpu() {
+        assert!(keeps(&gpu, Cell::Tanh, 4, 32, true, in_f32));
+        if !keeps(&gpu, Cell::Tanh, 4, 64, true, in_f32) {
+            eprintln!("MORE THAN 16 KiB OF WORKGROUP MEMORY NOT TESTED: {}", gpu.describe());
+        }
+    }
+}
+
+/// Slices are added up in subgroups where there are any; through workgroup memory the results are the same.
+#[test]
+fn slices_are_added_up_with_and_without_subgroups() {
+    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+        // More slices than rows, fewer, and as many; a thread of one to four rows.
+        for (size, stepwise) in [
+            ((1, (3, 1, 70)), false),
+            ((1, (3, 1, 70)), true),
+            ((2, (2, 2, 140)), true),
+            ((1, (2, 3, 140)), false),
+            ((2, (2, 4, 33)), true),
+            ((1, (2, 67, 258)), false),
+            ((1, (2, 67, 258)), true),
+        ] {
+            for subgroups in [true, false] {
+                check(&format!("{cell:?} {size:?} {stepwise} {subgroups}"), TOLERANCE, |device, g| {
+                    g.set_stepwise(stepwise);
+                    g.set_subgroups(subgroups);
+                    let (s, d) = (sequence(device, cell, size)?, gradients(device, cell, size, (true, true))?);
+                    kernels::sequence::forward(g, cell, &s)?;
+                    kernels::sequence::backward(g, cell, &s, &d)?;
+                    Ok(vec![s.h, d.dx.reshape(&[1, d.dx.len()])?])
+                });
+            }
+        }
+    }
+    let plan = |device: &Device, subgroups| {
+        let mut g = Graph::without_parameters(device);
+        g.set_wide(true);
+        g.set_subgroups(subgroups);
+        let s = sequence(device, Cell::Lstm, (1, (2, 4, 256))).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
+        g.finish().unwrap().to_string()
+    };
+    if let Some(gpu) = gpu() {
+        assert!(!plan(&gpu, false).contains("sums added up in subgroups"));
+        if !plan(&gpu, true).contains("sums added up in subgroups") {
+            eprintln!("SUBGROUPS NOT TESTED: {}", gpu.describe());
+        }
     }
 }
 

@@ -39,7 +39,7 @@ fn capabilities(constants: &[(&str, u32)]) -> Capabilities {
         let is_set = constants.iter().any(|&(constant, value)| constant == name && value != 0);
         if is_set { capability } else { Capabilities::empty() }
     };
-    of("F16", Capabilities::SHADER_FLOAT16)
+    of("F16", Capabilities::SHADER_FLOAT16) | of("SUBGROUPS", Capabilities::SUBGROUP)
 }
 
 /// The constants of every pipeline that plans of these sizes make, with those of the defaults.
@@ -56,7 +56,9 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
                 let trainer = char_rnn_trainer(cell, hidden, layers, batch, wide, precision);
                 for dispatch in trainer.plan().dispatches() {
                     let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
-                    found.insert((i, dispatch.constants().to_vec()));
+                    let constants = dispatch.constants().to_vec();
+                    found.extend(in_subgroups(&constants).map(|constants| (i, constants)));
+                    found.insert((i, constants));
                 }
             }
         }
@@ -73,6 +75,13 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
         found.insert((i, generate_constants(Sizes { cell, layers, vocabulary, hidden })));
     }
     found.into_iter().map(|(i, constants)| (kernels::ALL[i], constants)).collect()
+}
+
+/// The same for an adapter with subgroups, where they differ.
+fn in_subgroups(constants: &[(&'static str, u32)]) -> Option<Vec<(&'static str, u32)>> {
+    let slices = constants.iter().find(|(name, _)| *name == "SLICES")?.1;
+    let of = |&(name, value): &_| (name, if name == "SUBGROUPS" { 1 } else { value });
+    (slices.is_power_of_two() && slices > 1).then(|| constants.iter().map(of).collect())
 }
 
 /// The constants of a dispatch that draws tokens.
@@ -107,7 +116,7 @@ fn char_rnn_trainer(
     let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, hidden).cell(cell).num_layers(layers)).unwrap();
     let parameters = init.upload(&device).unwrap();
     let corpus = Corpus::new(&device, &[1; 20], 85).unwrap();
-    let windows = Windows::new(&corpus, (0..12).collect(), 3).unwrap();
+    let windows = Windows::new(&corpus, (0..12).collect(), 4).unwrap();
     Trainer::new(&parameters, Optimizer::from(Adam::new(1e-3)).clip(Clip::Norm(1.0)), |g| {
         g.set_wide(wide);
         g.set_precision(precision)?;
@@ -241,6 +250,10 @@ fn every_file_opens_with_its_equation_shapes_and_grid() {
 fn every_variant_stays_within_default_limits_and_translates() {
     let variants = variants();
     assert!(variants.len() > kernels::ALL.len() + 10, "{} variants", variants.len());
+    for name in ["F16", "SUBGROUPS", "KEPT", "STACKED"] {
+        let is_set = |constants: &[(&str, u32)]| constants.contains(&(name, 1));
+        assert!(variants.iter().any(|(_, constants)| is_set(constants)), "{name}");
+    }
     for (kernel, constants) in variants {
         let what = format!("{} {constants:?}", kernel.name);
         let (module, info) = parse(kernel, &constants);

@@ -27,8 +27,10 @@ fn store_carried(place: Place, slot: u32, carried: ptr<function, Sums>) {
     }
 }
 
-// What the first step computed here gets from the step after it, and a stacked layer from the one above it.
+// Puts the weights where the products read them. Gives what the first step computed here gets from the step after it, and a
+// stacked layer from the one above it.
 fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
+    keep_weights(place);
     var carried = Sums();
     if FUSED == 0u && steps.y < p.T {
         for (var gate = 0u; gate < GATES; gate++) { multiply(place, steps.y, gate, &carried); }

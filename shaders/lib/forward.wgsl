@@ -6,8 +6,9 @@
 // and has Params with N, has_h_0.
 const PARTS: u32 = GATES * COLUMNS;
 
-// Puts the incoming states where the first product reads them, unless it is left out.
+// Puts the weights where the products read them, and the incoming states, unless the first product is left out.
 fn start(place: Place, steps: vec2<u32>) {
+    keep_weights(place);
     if has_state(steps.x) { keep_rows(place, steps.x, 0u); }
 }
 

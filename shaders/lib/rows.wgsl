@@ -10,7 +10,8 @@
 //
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
 // GROUPS groups make a slice of the sums, and SLICES slices a workgroup. When reduce() has added them up, slice 0 owns the
-// first OWNED rows, slice 1 the next, and so on; with more slices than rows, the last own none.
+// first OWNED rows, slice 1 the next, and so on; with more slices than rows, the last own none. SUBGROUPS: the slices of a
+// sum are neighbours in a subgroup, which adds them up by itself.
 //
 // The kernel that joins this has
 //   Params with T, B, H, first, last
@@ -27,6 +28,8 @@ const SLICES: u32 = 1u; // divides ROWS or exceeds it
 const FUSED: u32 = 1u;
 const STACKED: u32 = 0u;
 const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory
+const SUBGROUPS: u32 = 0u; // SLICES and min(ROWS, SLICES) are then powers of 2, and a subgroup has at least SLICES threads
+const KEPT: u32 = 0u; // whether the weights stay in workgroup memory too; FUSED
 const F16: u32 = 0u; // whether weights are stored as f16; rows and sums are f32
 
 @if(F16) enable f16;
@@ -43,12 +46,23 @@ const OWNED: u32 = max(1u, ROWS / SLICES);
 alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
 
 // [ENTRIES, DEPTH], and for reduce [ROWS, THREADS]: at most 1,024, 16 KiB.
-var<workgroup> rows: array<vec4<f32>, max(ENTRIES * DEPTH, ROWS * THREADS * min(1u, SLICES - 1u))>;
+const SCRATCH: u32 = ROWS * THREADS * min(1u, SLICES - 1u) * (1u - SUBGROUPS);
+var<workgroup> rows: array<vec4<f32>, max(ENTRIES * DEPTH, SCRATCH)>;
+
+const MATRIX: u32 = GATES * HP * VECTORS; // vec4 of the matrices of all gates
+@if(KEPT) var<workgroup> kept: array<Weights, MATRIX>;
+
+struct Thread {
+    @builtin(local_invocation_index) index: u32,
+    @if(SUBGROUPS) @builtin(subgroup_id) subgroup: u32,
+    @if(SUBGROUPS) @builtin(subgroup_size) subgroup_size: u32,
+    @if(SUBGROUPS) @builtin(subgroup_invocation_id) lane: u32,
+}
 
 struct Place {
     direction: u32, // or layer
     matrix: u32, // in w
-    local: u32,  // the thread
+    local: u32,  // the thread, one of THREADS
     slice: u32,
     row: u32,    // its first row, within the workgroup
     own: u32,    // the first of those that it owns
@@ -57,13 +71,23 @@ struct Place {
     vector: u32, // its first vec4 column
 }
 
-fn place_of(group: vec3<u32>, local: u32) -> Place {
-    let slice = min(local / SLICE_THREADS, SLICES - 1u); // known to be 0 where there is one
-    let row = ROWS * (local % SLICE_THREADS / WIDTH);
+// In a subgroup nothing says which thread has which index.
+@if(!SUBGROUPS) fn index_of(thread: Thread) -> u32 { return thread.index; }
+@if(SUBGROUPS) fn index_of(thread: Thread) -> u32 { return thread.subgroup * thread.subgroup_size + thread.lane; }
+
+fn place_of(group: vec3<u32>, thread: Thread) -> Place {
+    let local = index_of(thread);
+    var slice = min(local / SLICE_THREADS, SLICES - 1u); // known to be 0 where there is one
+    var in_slice = local % SLICE_THREADS;
+    if SUBGROUPS != 0u {
+        slice = local % SLICES;
+        in_slice = local / SLICES;
+    }
+    let row = ROWS * (in_slice / WIDTH);
     let own = row + slice * OWNED;
     let start = group.x * ENTRIES;
     let entry = select(p.B, start + own, slice * OWNED < ROWS);
-    return Place(group.z, group.z, local, slice, row, own, start, entry, group.y * COLUMNS * WIDTH + local % WIDTH);
+    return Place(group.z, group.z, local, slice, row, own, start, entry, group.y * COLUMNS * WIDTH + in_slice % WIDTH);
 }
 
 // The steps of a workgroup, from x to y.
@@ -98,6 +122,14 @@ fn column_of(place: Place, i: u32) -> u32 {
     return 4u * (place.vector + i / OWNED * WIDTH);
 }
 
+// Puts the weights where all steps read them, if there is room.
+fn keep_weights(place: Place) {
+    @if(KEPT) for (var i = place.local; i < MATRIX; i += THREADS) { kept[i] = w[place.matrix * MATRIX + i]; }
+}
+
+@if(KEPT) fn weights(place: Place, at: u32) -> vec4<f32> { return vec4<f32>(kept[at]); }
+@if(!KEPT) fn weights(place: Place, at: u32) -> vec4<f32> { return vec4<f32>(w[place.matrix * MATRIX + at]); }
+
 // Puts the i-th vec4 of a thread where the next product reads it.
 fn keep(place: Place, i: u32, value: vec4<f32>) {
     let vector = column_of(place, i) / 4u;
@@ -131,18 +163,17 @@ fn multiply(place: Place, t: u32, gate: u32, sums: ptr<function, Sums>) {
 
 // The part of the product that the vec4 columns from `start` on of the rows make, which are in workgroup memory.
 fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>) {
-    let first = place.matrix * GATES + gate;
     for (var k = place.slice; k < min(DEPTH, VECTORS - start); k += SLICES) {
         var row = array<vec4<f32>, ROWS>();
         for (var r = 0u; r < ROWS; r++) { row[r] = rows[(place.row + r) * DEPTH + k]; }
         for (var part = 0u; part < PARTS; part++) {
             // Past the last column the last one is computed again, and not stored.
             let vector = min(place.vector + part % COLUMNS * WIDTH, VECTORS - 1u);
-            let at = ((first + part / COLUMNS) * HP + 4u * (start + k)) * VECTORS + vector;
-            let w0 = vec4<f32>(w[at]);
-            let w1 = vec4<f32>(w[at + VECTORS]);
-            let w2 = vec4<f32>(w[at + 2u * VECTORS]);
-            let w3 = vec4<f32>(w[at + 3u * VECTORS]);
+            let at = ((gate + part / COLUMNS) * HP + 4u * (start + k)) * VECTORS + vector;
+            let w0 = weights(place, at);
+            let w1 = weights(place, at + VECTORS);
+            let w2 = weights(place, at + 2u * VECTORS);
+            let w3 = weights(place, at + 3u * VECTORS);
             for (var r = 0u; r < ROWS; r++) {
                 (*sums)[part][r] += row[r].x * w0 + row[r].y * w1 + row[r].z * w2 + row[r].w * w3;
             }
@@ -152,7 +183,15 @@ fn multiply_block(place: Place, start: u32, gate: u32, sums: ptr<function, Sums>
 
 // Adds up the slices of all sums, and leaves each thread those that it owns.
 fn reduce(place: Place, sums: ptr<function, Sums>) {
-    if SLICES == 1u { return; }
+    if SUBGROUPS != 0u {
+        reduce_in_subgroup(place, sums);
+    } else if SLICES > 1u {
+        reduce_in_workgroup(place, sums);
+    }
+}
+
+// Through workgroup memory.
+fn reduce_in_workgroup(place: Place, sums: ptr<function, Sums>) {
     for (var part = 0u; part < PARTS; part++) {
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r++) { rows[r * THREADS + place.local] = (*sums)[part][r]; }
@@ -166,3 +205,26 @@ fn reduce(place: Place, sums: ptr<function, Sums>) {
     }
     workgroupBarrier();
 }
+
+// By halves: of two threads, each gives the other the rows that the other shall own, until each has its own; with more
+// slices than rows, those with the same row add them up as they are.
+fn reduce_in_subgroup(place: Place, sums: ptr<function, Sums>) {
+    const SHARED: u32 = min(ROWS, SLICES);
+    for (var part = 0u; part < PARTS; part++) {
+        var count = ROWS;
+        for (var mask = SHARED / 2u; mask > 0u; mask /= 2u) {
+            count /= 2u;
+            let owns_upper = (place.slice & mask) != 0u;
+            for (var r = 0u; r < count; r++) {
+                let lower = (*sums)[part][r];
+                let upper = (*sums)[part][r + count];
+                (*sums)[part][r] = select(lower, upper, owns_upper) + of_other(select(upper, lower, owns_upper), mask);
+            }
+        }
+        for (var mask = SHARED; mask < SLICES; mask *= 2u) { (*sums)[part][0] += of_other((*sums)[part][0], mask); }
+    }
+}
+
+// The value of the thread whose place in the subgroup differs from this one's in the bits of `mask`.
+@if(SUBGROUPS) fn of_other(value: vec4<f32>, mask: u32) -> vec4<f32> { return subgroupShuffleXor(value, mask); }
+@if(!SUBGROUPS) fn of_other(value: vec4<f32>, mask: u32) -> vec4<f32> { return value; }

@@ -32,9 +32,11 @@ pub(crate) struct Gpu {
 /// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
 
-/// What is used where the adapter has it.
-const OPTIONAL_FEATURES: wgpu::Features =
-    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE).union(wgpu::Features::SHADER_F16);
+/// What is used where the adapter has it. In a browser subgroups need a directive that naga does not know.
+const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
+    .union(wgpu::Features::PIPELINE_CACHE)
+    .union(wgpu::Features::SHADER_F16)
+    .union(if cfg!(target_arch = "wasm32") { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP });
 
 /// A kernel and the values of its constants.
 type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
@@ -163,7 +165,12 @@ impl Gpu {
             buffer_bytes: self.limits.max_buffer_size,
             workgroups_per_dimension: self.limits.max_compute_workgroups_per_dimension,
             offset_alignment: self.limits.min_storage_buffer_offset_alignment.into(),
+            workgroup_bytes: self.limits.max_compute_workgroup_storage_size as usize,
             f16: self.device.features().contains(wgpu::Features::SHADER_F16),
+            subgroups: self.device.features().contains(wgpu::Features::SUBGROUP).then(|| {
+                let info = self.adapter.info();
+                (info.subgroup_min_size as usize, info.subgroup_max_size as usize)
+            }),
         }
     }
 

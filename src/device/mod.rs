@@ -102,8 +102,12 @@ pub(crate) struct Limits {
     pub workgroups_per_dimension: u32,
     /// A tensor that starts inside a buffer must start at a multiple of this.
     pub offset_alignment: u64,
+    /// Of workgroup memory.
+    pub workgroup_bytes: usize,
     /// Whether kernels can have f16.
     pub f16: bool,
+    /// The sizes that subgroups may have, from least to most, if kernels can have them.
+    pub subgroups: Option<(usize, usize)>,
 }
 
 impl Limits {
@@ -164,7 +168,9 @@ impl Device {
                 buffer_bytes: u64::MAX,
                 workgroups_per_dimension: u32::MAX,
                 offset_alignment: 4,
+                workgroup_bytes: crate::kernels::WORKGROUP_BYTES,
                 f16: true,
+                subgroups: None,
             },
         }
     }

@@ -169,6 +169,10 @@ pub(super) struct RowTile {
     /// Slices in a workgroup.
     slices: usize,
     precision: Precision,
+    /// Whether the slices of a sum are neighbours in a subgroup.
+    subgroups: bool,
+    /// Whether a workgroup keeps the weights in its memory.
+    keeps_weights: bool,
     /// Why there is a dispatch for each step, if not one for all.
     stepwise: Option<String>,
 }
@@ -243,15 +247,38 @@ pub(crate) fn fits(
 const MOST_SLICES: usize = 32;
 
 /// Into how many slices sums over so many vectors of four are cut: of four vectors each or nearly, and so that the slices
-/// share the rows of a thread, or each row is one slice's.
+/// share the rows of a thread, or each row is one slice's, of a power of 2 slices: subgroups add them up by halves.
 fn slices(rows: usize, vectors: usize, most: usize) -> usize {
     let most = most.min(vectors.div_ceil(4)).min(MOST_SLICES);
-    if most >= rows { most } else { (1..=most).rev().find(|slices| rows.is_multiple_of(*slices)).unwrap_or(1) }
+    let halves = 1 << most.ilog2();
+    if halves >= rows { halves } else { (1..=most).rev().find(|slices| rows.is_multiple_of(*slices)).unwrap_or(1) }
+}
+
+/// Fewer steps do not pay for the copy.
+const FEWEST_STEPS_TO_KEEP_WEIGHTS: usize = 4;
+
+/// Whether subgroups can add up so many slices of the sums of so many rows.
+fn has_subgroups(g: &Graph, rows: usize, slices: usize, slice_threads: usize) -> bool {
+    let Some((least, most)) = g.subgroups() else { return false };
+    let halves = slices.is_power_of_two() && rows.min(slices).is_power_of_two();
+    slices > 1 && slices <= least && halves && (slices * slice_threads).is_multiple_of(most)
 }
 
 impl RowTile {
-    pub const CONSTANTS: &[&str] =
-        &["HP", "ROWS", "COLUMNS", "GROUPS", "WIDTH", "SLICES", "FUSED", "STACKED", "DEPTH", "F16"];
+    pub const CONSTANTS: &[&str] = &[
+        "HP",
+        "ROWS",
+        "COLUMNS",
+        "GROUPS",
+        "WIDTH",
+        "SLICES",
+        "FUSED",
+        "STACKED",
+        "DEPTH",
+        "SUBGROUPS",
+        "KEPT",
+        "F16",
+    ];
 
     /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
@@ -272,7 +299,23 @@ impl RowTile {
         let width = vectors.div_ceil(columns).min(256);
         let slices = if g.is_wide() { slices(rows, vectors, 256 / width) } else { 1 };
         let groups = if large { 1 } else { (64 / (width * slices)).clamp(1, batch.div_ceil(rows)) };
-        Self { padded, rows, columns, width, groups, slices, precision: g.precision(), stepwise: None }
+        let mut tile = Self {
+            padded,
+            rows,
+            columns,
+            width,
+            groups,
+            slices,
+            precision: g.precision(),
+            subgroups: has_subgroups(g, rows, slices, groups * width),
+            keeps_weights: false,
+            stepwise: None,
+        };
+        let weights = cell_gates * padded * padded * tile.precision.bytes();
+        tile.keeps_weights = g.is_wide()
+            && steps >= FEWEST_STEPS_TO_KEEP_WEIGHTS
+            && tile.bytes() + weights <= g.device().limits().workgroup_bytes;
+        tile
     }
 
     /// A dispatch for each step, whose workgroups share the columns too.
@@ -293,7 +336,18 @@ impl RowTile {
             let groups = groups.min(4);
             (groups, vectors.min(64 / groups), 1)
         };
-        Self { padded, rows, columns: 1, width, groups, slices, precision: g.precision(), stepwise: Some(why) }
+        Self {
+            padded,
+            rows,
+            columns: 1,
+            width,
+            groups,
+            slices,
+            precision: g.precision(),
+            subgroups: has_subgroups(g, rows, slices, groups * width),
+            keeps_weights: false,
+            stepwise: Some(why),
+        }
     }
 
     fn fused(&self) -> bool {
@@ -310,7 +364,14 @@ impl RowTile {
         if self.fused() { vectors } else { vectors.min(TILE_VALUES / 4 / self.entries()) }
     }
 
-    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 10] {
+    /// Of workgroup memory, without weights.
+    fn bytes(&self) -> usize {
+        let threads = self.slices * self.groups * self.width;
+        let scratch = if self.slices > 1 && !self.subgroups { self.rows * threads } else { 0 };
+        16 * scratch.max(self.entries() * self.depth())
+    }
+
+    fn constants(&self, sizes: Sizes) -> [(&'static str, u32); 12] {
         let of = |name, value: usize| (name, value as u32);
         [
             of("HP", self.padded),
@@ -322,6 +383,8 @@ impl RowTile {
             of("FUSED", self.fused().into()),
             of("STACKED", sizes.stacked.into()),
             of("DEPTH", self.depth()),
+            of("SUBGROUPS", self.subgroups.into()),
+            of("KEPT", self.keeps_weights.into()),
             of("F16", self.precision.is_f16().into()),
         ]
     }
@@ -354,10 +417,12 @@ pub(super) struct Launch {
     /// The steps it computes.
     pub first: usize,
     pub last: usize,
-    pub constants: [(&'static str, u32); 10],
+    pub constants: [(&'static str, u32); 12],
     pub grid: [usize; 3],
     /// Bytes of a weight.
     pub weight_bytes: usize,
+    /// Whether a workgroup reads them once, not for each step.
+    pub keeps_weights: bool,
     /// Backward: whether the product of the first step is made too.
     pub complete: bool,
 }
@@ -374,6 +439,7 @@ impl Launch {
             constants: tile.constants(sizes),
             grid: tile.grid(sizes),
             weight_bytes: tile.precision.bytes(),
+            keeps_weights: tile.keeps_weights,
             complete,
         }
     }
@@ -393,10 +459,9 @@ impl Launch {
         let spans: Vec<_> = (0..directions).filter_map(of).collect();
         let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
         let (weights, matrices) = (gates * hidden * hidden, s.matrices());
-        g.cost(
-            2 * products * batch * weights,
-            self.weight_bytes * (self.grid[0] * products).saturating_sub(matrices) * weights,
-        );
+        let reads = self.grid[0] * if self.keeps_weights { matrices } else { products };
+        let rereads = self.weight_bytes * reads.saturating_sub(matrices) * weights;
+        g.cost(2 * products * batch * weights, rereads);
         g.touches(|tensor| {
             if tensor.is(w) {
                 return Some(w.len() * self.weight_bytes / 4);
@@ -433,8 +498,13 @@ pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
         }
         Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
     };
-    let stored = if tile.precision.is_f16() { ", weights in f16" } else { "" };
-    g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups{stored}", tile.workgroups(sizes)));
+    let with = [
+        (tile.precision.is_f16(), ", weights in f16"),
+        (tile.keeps_weights, ", weights kept in workgroup memory"),
+        (tile.subgroups, ", sums added up in subgroups"),
+    ];
+    let with: String = with.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect();
+    g.note(format!("{cell:?}, H {hidden}: {how}, {} workgroups{with}", tile.workgroups(sizes)));
     let w_t = packed(g, s, &tile, gates, true)?;
     let (state, rows_of_x) = (batch * hidden, sizes.rows.min(batch));
     let (each, and_incoming) = (|of: &Range<usize>| of.len(), |of: &Range<usize>| of.len() + 1);
@@ -805,7 +875,9 @@ mod tests {
             buffer_bytes: 1 << 40,
             workgroups_per_dimension: 65_535,
             offset_alignment: 256,
+            workgroup_bytes: WORKGROUP_BYTES,
             f16: true,
+            subgroups: None,
         };
         // Three packed matrices of 64 MiB; everything else is less.
         let lstm = |bytes: u64, both| fits(limits(bytes), true, Cell::Lstm, both, 15, [3, 5, 2048]);
