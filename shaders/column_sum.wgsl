@@ -5,15 +5,17 @@
 // params   rows, columns
 //          stride        from row to row of x
 //          slice         rows in a slice
+//          copies        how often the sum is written: as often as biases share it; more than once of one slice only
 //          accumulate    whether y is added to what is there
 // x        [rows, stride], of which the first columns count
-// y        [slices, columns]
+// y        [slices or copies, columns]
 // grid     64 columns a workgroup, over x and y; slices over z
 struct Params {
     rows: u32,
     columns: u32,
     stride: u32,
     slice: u32,
+    copies: u32,
     accumulate: u32,
 }
 
@@ -40,9 +42,10 @@ fn column_sum(
     part[local] = sum;
     workgroupBarrier();
     if local < 64u && column < p.columns {
-        let at = group.z * p.columns + column;
-        var total = (part[local] + part[local + 64u]) + (part[local + 128u] + part[local + 192u]);
-        if p.accumulate != 0u { total += y[at]; }
-        y[at] = total;
+        let total = (part[local] + part[local + 64u]) + (part[local + 128u] + part[local + 192u]);
+        for (var copy = 0u; copy < p.copies; copy++) {
+            let at = (group.z + copy) * p.columns + column;
+            if p.accumulate != 0u { y[at] += total; } else { y[at] = total; }
+        }
     }
 }

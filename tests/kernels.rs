@@ -967,7 +967,9 @@ fn column_sum() {
                 let x = random(device, "x", &[rows, columns])?;
                 let y = random(device, "y", &[columns])?;
                 kernels::column_sum::column_sum(g, &x, &y, accumulate)?;
-                Ok(vec![y])
+                let twice = random(device, "twice", &[2, columns])?;
+                kernels::column_sum::into_each_row(g, &x, &twice)?;
+                Ok(vec![y, twice])
             });
         }
     }

@@ -7,7 +7,7 @@ use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { rows: u32, columns: u32, stride: u32, slice: u32, accumulate: u32 }
+params! { rows: u32, columns: u32, stride: u32, slice: u32, copies: u32, accumulate: u32 }
 
 /// See `shaders/column_sum.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -35,27 +35,44 @@ pub fn column_sum(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Re
 /// # Errors
 /// `y` has more elements than `x` has columns.
 pub fn first_columns(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
-    let ((rows, stride), columns) = (x.rows_and_columns(), y.len());
+    sum(g, x, (1, y.len()), y, accumulate)
+}
+
+/// [`column_sum`] into each row of `y` `[.., columns]`.
+///
+/// # Errors
+/// `y` has not as many columns as `x`.
+pub fn into_each_row(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+    let (copies, columns) = (y.rows_and_columns().0, x.rows_and_columns().1);
+    expect_len("column_sum", y, copies * columns)?;
+    sum(g, x, (copies, columns), y, false)
+}
+
+fn sum(g: &mut Graph, x: &Tensor, (copies, columns): (usize, usize), y: &Tensor, accumulate: bool) -> Result<()> {
+    let (rows, stride) = x.rows_and_columns();
     if columns > stride {
         return Err(Error::shape("column_sum", y.name(), format!("of at most {stride} elements"), y.shape()));
     }
     let slices = if rows <= 512 { 1 } else { slices(g.is_wide(), columns.div_ceil(64), rows) };
     let slice = rows.div_ceil(slices);
-    let params = |rows: usize, stride: usize, slice: usize, accumulate: bool| Params {
+    let of_all = Params {
         rows: rows as u32,
         columns: columns as u32,
         stride: stride as u32,
-        slice: slice as u32,
+        slice: rows as u32,
+        copies: copies as u32,
         accumulate: accumulate.into(),
     };
     let slices = rows.div_ceil(slice);
     let (gx, gy) = folded_grid(columns.div_ceil(64));
     if slices == 1 {
-        return g.dispatch(&KERNEL, &[], params(rows, stride, rows, accumulate), &[x, y], [gx, gy, 1]);
+        return g.dispatch(&KERNEL, &[], of_all, &[x, y], [gx, gy, 1]);
     }
     let parts = g.zeros(&format!("{} in slices", y.name()), &[slices, columns])?;
-    g.dispatch(&KERNEL, &[], params(rows, stride, slice, false), &[x, &parts], [gx, gy, slices])?;
-    g.dispatch(&KERNEL, &[], params(slices, columns, slices, accumulate), &[&parts, y], [gx, gy, 1])
+    let of_slices = Params { slice: slice as u32, copies: 1, accumulate: 0, ..of_all };
+    g.dispatch(&KERNEL, &[], of_slices, &[x, &parts], [gx, gy, slices])?;
+    let of_parts = Params { rows: slices as u32, stride: columns as u32, slice: slices as u32, ..of_all };
+    g.dispatch(&KERNEL, &[], of_parts, &[&parts, y], [gx, gy, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
@@ -65,7 +82,10 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     if p.accumulate == 0 {
         y.fill(F::zero());
     }
-    for (y, x) in y.chunks_exact_mut(columns).zip(x.read().chunks(slice * stride)) {
+    let x = x.read();
+    // Copies are of the same rows.
+    let slices = x.chunks(slice * stride).flat_map(|rows| std::iter::repeat_n(rows, p.copies as usize));
+    for (y, x) in y.chunks_exact_mut(columns).zip(slices) {
         for row in x.chunks_exact(stride) {
             for (y, &x) in y.iter_mut().zip(row) {
                 *y = *y + x;

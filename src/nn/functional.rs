@@ -73,22 +73,37 @@ pub(crate) fn linear_with_biases(
         if let Some((dw, accumulate)) = g.gradient_target(weight)? {
             matmul(g, t(&dy), &x_tensor, None, &dw, accumulate)?;
         }
-        if let &[bias] = biases.as_slice() {
-            if let Some((db, accumulate)) = g.gradient_target(bias)? {
-                column_sum::column_sum(g, &dy, &db, accumulate)?;
-            }
-        } else if biases.iter().any(|&bias| g.is_differentiable(bias)) {
-            // One gradient for both.
-            let db = g.zeros("d biases", &[outputs])?;
-            column_sum::column_sum(g, &dy, &db, false)?;
-            biases.iter().try_for_each(|&bias| g.add_gradient(bias, &db, true))?;
-        }
+        let targets =
+            biases.iter().filter_map(|&bias| g.gradient_target(bias).transpose()).collect::<Result<Vec<_>>>()?;
+        bias_gradients(g, &dy, outputs, &targets)?;
         if let Some((dx, accumulate)) = g.gradient_target(x)? {
             matmul(g, &dy, &w, None, &dx, accumulate)?;
         }
         Ok(())
     });
     Ok(y)
+}
+
+/// Sums dy `[.., O]` into the gradients of biases that share it, each to be added to or not.
+fn bias_gradients(g: &mut Graph, dy: &Tensor, outputs: usize, targets: &[(Tensor, bool)]) -> Result<()> {
+    if let [(db, accumulate)] = targets {
+        return column_sum::column_sum(g, dy, db, *accumulate);
+    }
+    let fresh: Vec<_> = targets.iter().filter(|(_, accumulate)| !accumulate).map(|(db, _)| db.clone()).collect();
+    if fresh.len() == targets.len()
+        && let Some(all) = Tensor::joined(&fresh, &[fresh.len(), outputs])
+    {
+        return column_sum::into_each_row(g, dy, &all);
+    }
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let sum = g.zeros("d biases", &[outputs])?;
+    column_sum::column_sum(g, dy, &sum, false)?;
+    targets.iter().try_for_each(|(db, accumulate)| match accumulate {
+        true => accumulate::accumulate(g, &sum, db),
+        false => g.copy(&sum, db),
+    })
 }
 
 /// `y[i] = table[index[i]]` (`torch.nn.functional.embedding`): `table` `[V, E]`, `index` `[..]` from
