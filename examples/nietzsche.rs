@@ -297,7 +297,7 @@ fn validate(evaluator: &mut Evaluator, held_out: &mut Data, batches: usize) -> R
     }
     let mut losses = Vec::new();
     for _ in 0..batches {
-        held_out.before_step()?;
+        held_out.before_steps()?;
         losses.extend(evaluator.losses(1)?);
     }
     Ok(losses)
@@ -329,9 +329,10 @@ fn train_epoch(
     bar.set_style(ProgressStyle::with_template("{bar:40} step {pos}/{len}  loss {msg}  {eta} left")?);
     let mut last_read = Instant::now();
     trainer.start_epoch()?;
-    for step in 1..=steps {
-        data.before_step()?;
-        trainer.step()?;
+    let mut step = 0;
+    while step < steps {
+        let ready = data.before_steps()?;
+        step += trainer.step_up_to(ready.min(steps - step))?;
         if last_read.elapsed() > Duration::from_millis(300) {
             last_read = Instant::now();
             run.add_losses(&trainer.losses()?);

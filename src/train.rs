@@ -1,5 +1,7 @@
 //! A training step as a plan, and an evaluation as another one over the same parameters.
 
+use std::time::Instant;
+
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::kernels::record_loss;
@@ -11,6 +13,17 @@ use crate::tensor::{DType, Tensor};
 
 /// Losses kept on the device between reads.
 const LOG_CAPACITY: usize = 1024;
+
+/// How long a submission of several steps may take: what it costs the host is then little, and a stop still prompt.
+const SUBMISSION_SECONDS: f64 = 0.02;
+
+/// The most steps of a submission, whose commands the host holds all at once.
+const MOST_STEPS: usize = 64;
+
+/// The steps of a submission, if each takes so long.
+fn steps_at_once(seconds: f64) -> usize {
+    ((SUBMISSION_SECONDS / seconds) as usize).clamp(1, MOST_STEPS)
+}
 
 /// Repeats a training step: forward, backward, update.
 ///
@@ -67,7 +80,36 @@ impl Trainer {
     /// # Errors
     /// As [`Self::step`].
     pub async fn step_async(&mut self) -> Result<()> {
-        self.log.step(&self.plan).await
+        self.log.step_up_to(&self.plan, 1).await.map(|_| ())
+    }
+
+    /// Runs as many steps as one submission to a GPU shall have, at least one and at most `most`, and gives how many. They are
+    /// the steps that as many calls of [`Self::step`] run; the host takes part in them once. On the CPU it is one.
+    ///
+    /// A submission takes some hundredths of a second: how long a step takes is known from when the losses were read last.
+    ///
+    /// ```no_run
+    /// # fn train(trainer: &mut elman::Trainer) -> elman::Result<()> {
+    /// let mut left = 1000;
+    /// while left > 0 {
+    ///     left -= trainer.step_up_to(left)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::step`]; `most` is 0.
+    pub fn step_up_to(&mut self, most: usize) -> Result<usize> {
+        pollster::block_on(self.step_up_to_async(most))
+    }
+
+    /// [`Self::step_up_to`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::step_up_to`].
+    pub async fn step_up_to_async(&mut self, most: usize) -> Result<usize> {
+        self.log.step_up_to(&self.plan, most).await
     }
 
     /// The losses of the steps since the last call, oldest first. Waits for the device.
@@ -159,8 +201,9 @@ impl Evaluator {
     pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
         self.log.forget();
         self.log.start_epoch()?;
-        for _ in 0..batches {
-            self.log.step(&self.plan).await?;
+        let mut left = batches;
+        while left > 0 {
+            left -= self.log.step_up_to(&self.plan, left).await?;
         }
         self.log.take().await
     }
@@ -178,6 +221,10 @@ struct LossLog {
     written: u64,
     read: u64,
     pending: Vec<f32>,
+    /// When the first step was submitted that has not been read.
+    since: Option<Instant>,
+    /// For a step, from one read to the next; at first not known.
+    seconds: Option<f64>,
 }
 
 impl LossLog {
@@ -185,7 +232,7 @@ impl LossLog {
         let history = g.device().zeros("losses by step", &[LOG_CAPACITY], DType::F32)?;
         let clock = g.clock()?;
         record_loss::record_loss(g, &loss.rows, &loss.scale, &history, &clock)?;
-        Ok(Self { history, clock, written: 0, read: 0, pending: Vec::new() })
+        Ok(Self { history, clock, written: 0, read: 0, pending: Vec::new(), since: None, seconds: None })
     }
 
     fn start_epoch(&self) -> Result<()> {
@@ -195,14 +242,31 @@ impl LossLog {
     /// Drops what was not read: after an error, the losses of another evaluation.
     fn forget(&mut self) {
         self.read = self.written;
+        self.since = None;
         self.pending.clear();
     }
 
-    async fn step(&mut self, plan: &Plan) -> Result<()> {
-        plan.run()?;
-        self.written += 1;
+    async fn step_up_to(&mut self, plan: &Plan, most: usize) -> Result<usize> {
+        if most == 0 {
+            return Err(Error::argument("step", "most", "at least 1", 0));
+        }
+        let room = LOG_CAPACITY - (self.written - self.read) as usize;
+        let steps = match self.seconds {
+            Some(seconds) if plan.device().is_gpu() => steps_at_once(seconds),
+            _ => 1,
+        };
+        let steps = steps.min(most).min(room);
+        // A browser has no such clock.
+        if !cfg!(target_arch = "wasm32") {
+            self.since.get_or_insert_with(Instant::now);
+        }
+        plan.run_times(steps)?;
+        self.written += steps as u64;
         // The ring is full: read it before it is written over.
-        if self.written - self.read == LOG_CAPACITY as u64 { self.drain().await } else { Ok(()) }
+        if steps == room {
+            self.drain().await?;
+        }
+        Ok(steps)
     }
 
     async fn take(&mut self) -> Result<Vec<f32>> {
@@ -215,6 +279,9 @@ impl LossLog {
             return Ok(());
         }
         let history = self.history.to_vec_async().await?;
+        if let Some(since) = self.since.take() {
+            self.seconds = Some(since.elapsed().as_secs_f64() / (self.written - self.read) as f64);
+        }
         // Runs of the plan by hand, a profile say, are steps too; of more than the ring holds, the latest remain.
         self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());
         self.read = self.read.max(self.written.saturating_sub(LOG_CAPACITY as u64));
@@ -227,5 +294,17 @@ impl LossLog {
             self.pending.push(value);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_is_short() {
+        for (seconds, steps) in [(0.0, 64), (1e-4, 64), (1e-3, 20), (0.011, 1), (0.5, 1), (f64::INFINITY, 1)] {
+            assert_eq!(steps_at_once(seconds), steps, "{seconds} s a step");
+        }
     }
 }

@@ -202,6 +202,43 @@ fn a_thousand_steps_allocate_nothing() {
     }
 }
 
+/// Several steps of a submission are the steps that they are one by one; on the CPU each is its own.
+#[test]
+fn several_steps_are_one_submission() {
+    for device in [Some(Device::cpu()), own_gpu()].into_iter().flatten() {
+        let of = |together: bool| {
+            let (mut trainer, parameters) = trainer(&device, SMALL, 3, 4, false);
+            trainer.start_epoch().unwrap();
+            let (mut losses, mut done, mut calls) = (Vec::new(), 0, 0);
+            let before = device.count().submits;
+            // More than the log holds between two reads.
+            while done < 1300 {
+                let most = if together { 1300 - done } else { 1 };
+                let steps = trainer.step_up_to(most).unwrap();
+                assert!((1..=most).contains(&steps));
+                done += steps;
+                calls += 1;
+                if done == 1 || done > 1250 {
+                    losses.extend(trainer.losses().unwrap());
+                }
+            }
+            assert_eq!((trainer.steps(), device.count().submits - before), (1300, calls));
+            let parameters: Vec<_> = parameters.iter().map(|(_, tensor)| tensor.to_vec().unwrap()).collect();
+            (losses, parameters, calls)
+        };
+        let ((losses, parameters, calls), (one_by_one, same, _)) = (of(true), of(false));
+        assert_eq!(losses.len(), 1300);
+        assert!(losses == one_by_one && parameters == same, "{}", device.describe());
+        if !device.is_gpu() {
+            assert_eq!(calls, 1300);
+        } else if calls == 1300 {
+            eprintln!("SEVERAL STEPS OF A SUBMISSION NOT TESTED: {} is too slow", device.describe());
+        }
+    }
+    let (mut trainer, _) = trainer(&Device::cpu(), SMALL, 3, 4, false);
+    assert!(trainer.step_up_to(0).unwrap_err().to_string().contains("at least 1"));
+}
+
 /// The log of losses is a ring: more steps than it holds are all there, once and in order.
 #[test]
 fn no_loss_is_lost() {

@@ -34,11 +34,14 @@ impl Data {
         }
     }
 
-    /// To be called before each step.
-    pub fn before_step(&mut self) -> Result<()> {
+    /// To be called before steps: how many there is data for.
+    pub fn before_steps(&mut self) -> Result<usize> {
         match self {
-            Self::Shuffled(_) | Self::Streams(_) => Ok(()),
-            Self::Drawn(windows) => Ok(windows.draw()?),
+            Self::Shuffled(_) | Self::Streams(_) => Ok(usize::MAX),
+            Self::Drawn(windows) => {
+                windows.draw()?;
+                Ok(1)
+            }
         }
     }
 
