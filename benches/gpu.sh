@@ -31,6 +31,16 @@ for workload in w1 w2 w3 w5 w6; do
     for stepwise in true false; do measure "$workload" --stepwise "$stepwise"; done
 done
 
+echo "== the same, with weights in f16, and with sums added up through workgroup memory"
+for workload in w1 w2 w3 w5 w6; do
+    measure "$workload" --precision f16
+    measure "$workload" --subgroups false
+done
+
+echo "== kernel by kernel, beside what the device can do at most"
+ELMAN_DEVICE=$device timeout 100 cargo bench --quiet --bench kernels 2>/dev/null |
+    grep -v -e '^Benchmarking' -e '^$' | tee "$out/kernel-times.txt" || true
+
 echo "== where the time goes"
 for workload in w1 w2 w3; do
     bench "$workload" --seconds 1 --profile "$out/$workload.trace.json" | tee "$out/$workload.profile.txt"

@@ -145,17 +145,28 @@ fn box_muller(block: &mut [f32]) {
 /// assert_eq!(elman::rng::threefry2x32([0, 0], [0, 0]), [0x6b200159, 0x99ba4efe]);
 /// ```
 pub fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
+    threefry2x32_each(key, counter.map(|counter| [counter])).map(|[word]| word)
+}
+
+/// [`threefry2x32`] of so many counters, as the loops over vectors that a compiler makes of it.
+#[inline(always)]
+pub(crate) fn threefry2x32_each<const N: usize>(key: [u32; 2], counters: [[u32; N]; 2]) -> [[u32; N]; 2] {
     const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
     let keys = [key[0], key[1], key[0] ^ key[1] ^ 0x1bd1_1bda];
-    let mut x = [counter[0].wrapping_add(key[0]), counter[1].wrapping_add(key[1])];
+    let [mut x, mut y] = counters;
+    x.iter_mut().for_each(|x| *x = x.wrapping_add(key[0]));
+    y.iter_mut().for_each(|y| *y = y.wrapping_add(key[1]));
     for round in 0..20 {
-        x[0] = x[0].wrapping_add(x[1]);
-        x[1] = x[1].rotate_left(ROTATIONS[round % 8]) ^ x[0];
+        for (x, y) in x.iter_mut().zip(&mut y) {
+            *x = x.wrapping_add(*y);
+            *y = y.rotate_left(ROTATIONS[round % 8]) ^ *x;
+        }
         if round % 4 == 3 {
             let injection = round / 4 + 1;
-            x[0] = x[0].wrapping_add(keys[injection % 3]);
-            x[1] = x[1].wrapping_add(keys[(injection + 1) % 3]).wrapping_add(injection as u32);
+            let second = keys[(injection + 1) % 3].wrapping_add(injection as u32);
+            x.iter_mut().for_each(|x| *x = x.wrapping_add(keys[injection % 3]));
+            y.iter_mut().for_each(|y| *y = y.wrapping_add(second));
         }
     }
-    x
+    [x, y]
 }

@@ -1,11 +1,13 @@
 //! Dropout, its own gradient.
 
+use rayon::prelude::*;
+
 use super::{expect_len, striding_grid};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-use crate::rng::threefry2x32;
+use crate::rng::threefry2x32_each;
 use crate::tensor::Tensor;
 
 params! { n: u32, seed: u32, threshold: u32, scale: f32 }
@@ -35,11 +37,26 @@ pub fn dropout(g: &mut Graph, x: &Tensor, y: &Tensor, rate: f64, seed: u32, cloc
     g.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))
 }
 
+/// Elements that a thread takes at a time.
+const CHUNK: usize = 1 << 14;
+
+/// Elements whose bits are made at once.
+const LANES: usize = 16;
+
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, clock, y] = args.all();
     let (step, scale) = (clock.read_u32()[0], F::of(p.scale.into()));
-    for (i, (y, &x)) in y.write().iter_mut().zip(x.read()).enumerate() {
-        let dropped = threefry2x32([p.seed, step], [i as u32, 0])[0] < p.threshold;
-        *y = if dropped { F::zero() } else { scale * x };
-    }
+    let chunks = y.write().par_chunks_mut(CHUNK).zip(x.read().par_chunks(CHUNK)).enumerate();
+    chunks.for_each(|(chunk, (y, x))| {
+        F::vectorize(|| {
+            for (i, (y, x)) in y.chunks_mut(LANES).zip(x.chunks(LANES)).enumerate() {
+                let first = (CHUNK * chunk + LANES * i) as u32;
+                let counters = std::array::from_fn(|lane| first.wrapping_add(lane as u32));
+                let [words, _] = threefry2x32_each([p.seed, step], [counters, [0; LANES]]);
+                for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                    *y = if word < p.threshold { F::zero() } else { scale * x };
+                }
+            }
+        });
+    });
 }
