@@ -68,12 +68,15 @@
 //!   and why. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file
 //!   with what is its own, and an arm to one match.
 //! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
-//!   driver, where a load costs hundreds of products, gets larger ones for large products.
+//!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
+//!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are
+//!   added up within subgroups. Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`].
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
-//! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely.
+//! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely, and
+//!   submits several steps at once ([`Trainer::step_up_to`]).
 //! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps
 //!   one by itself, no cutting of long plans but those of generators.
 //! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
