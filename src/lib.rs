@@ -62,7 +62,7 @@
 //!   becomes a product with the table, of V rows rather than T B, and the recurrence reads the rows it needs. Its gradient
 //!   is a sum for each token, in fixed order.
 //! * **A recurrence is one dispatch for all time steps** while four batch entries fit into 16 KiB (H up to 1,024) and, on
-//!   a GPU, its weights are few enough for one workgroup to read in every step (2 MiB): a workgroup takes its entries
+//!   a GPU, its weights are few enough for one workgroup to read in every step (1 MiB): a workgroup takes its entries
 //!   through the whole sequence. Otherwise it is a dispatch a step, product and cell together, over rows and columns, and
 //!   stacked layers are a wavefront: one dispatch has every layer, each a step behind the one below. The plan says which,
 //!   and why. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file

@@ -181,8 +181,16 @@ pub(super) struct RowTile {
 const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 
 /// The most bytes of weights that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s, so that these
-/// take 20 microseconds, several times what a dispatch costs. By calculation, not measured.
-const MOST_WEIGHT_BYTES_OF_A_WORKGROUP: usize = 2 << 20;
+/// take 10 microseconds, two or three times what a dispatch costs. By calculation, not measured.
+const MOST_WEIGHT_BYTES_OF_A_WORKGROUP: usize = 1 << 20;
+
+/// From so many bytes of weights on, a GPU's core takes them, in every step, from the cache that all cores share, whose bandwidth
+/// half of the cores exhaust: of a large batch fewer workgroups, of twice the entries each, read half as much (W1's 128 would
+/// read 268 MB in its 8 steps). By calculation, not measured.
+const FEWEST_WEIGHT_BYTES_TO_SHARE: usize = 128 << 10;
+
+/// Workgroups of twice the entries that are enough for that.
+const ENOUGH_SHARING_WORKGROUPS: usize = 64;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
 fn why_stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
@@ -248,8 +256,8 @@ const MOST_SLICES: usize = 32;
 
 /// Into how many slices sums over so many vectors of four are cut: of four vectors each or nearly, and so that the slices
 /// share the rows of a thread, or each row is one slice's, of a power of 2 slices: subgroups add them up by halves.
-fn slices(rows: usize, vectors: usize, most: usize) -> usize {
-    let most = most.min(vectors.div_ceil(4)).min(MOST_SLICES);
+fn slices_of(rows: usize, vectors: usize, most: usize) -> usize {
+    let most = most.max(1).min(vectors.div_ceil(4)).min(MOST_SLICES);
     let halves = 1 << most.ilog2();
     if halves >= rows { halves } else { (1..=most).rev().find(|slices| rows.is_multiple_of(*slices)).unwrap_or(1) }
 }
@@ -282,9 +290,9 @@ impl RowTile {
 
     /// The layout for these sizes. A thread multiplies with `gates` gates at once.
     ///
-    /// A GPU gets 4 x 4 sums a gate and thread, as many slices of them as make 256 threads, and groups only to fill 64 of
-    /// them: that makes the most workgroups, and the most loads under way at a time. By calculation, not measured. On a
-    /// software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
+    /// A GPU gets 4 x 4 sums a gate and thread (8 x 4 where workgroups are many and weights too), as many slices of them as make
+    /// 256 threads, and groups only to fill 64 of them: that makes the most workgroups, and the most loads under way at a time.
+    /// By calculation, not measured. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
     fn new(g: &Graph, sizes: Sizes, gates: usize, cell_gates: usize) -> Self {
         let Sizes { directions, steps, batch, hidden, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
@@ -294,10 +302,23 @@ impl RowTile {
         }
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
         let large = !g.is_wide() && flops >= LARGE_TILE_FLOPS;
-        let (rows, columns) = if large { (fit.min(16), vectors.min(4 / gates)) } else { (4, 1) };
+        let weights = cell_gates * padded * padded * g.precision().bytes();
+        let shares = g.is_wide() && weights >= FEWEST_WEIGHT_BYTES_TO_SHARE && batch / 8 >= ENOUGH_SHARING_WORKGROUPS;
+        let (rows, columns) = match (large, shares) {
+            (true, _) => (fit.min(16), vectors.min(4 / gates)),
+            (false, true) => (fit.min(8), 1),
+            (false, false) => (4, 1),
+        };
         let rows = rows.min(batch);
         let width = vectors.div_ceil(columns).min(256);
-        let slices = if g.is_wide() { slices(rows, vectors, 256 / width) } else { 1 };
+        let mut slices = 1;
+        if g.is_wide() {
+            slices = slices_of(rows, vectors, 256 / width);
+            if !has_subgroups(g, rows, slices, width) {
+                // Added up through workgroup memory.
+                slices = slices_of(rows, vectors, (TILE_VALUES / 4 / rows).min(256) / width);
+            }
+        }
         let groups = if large { 1 } else { (64 / (width * slices)).clamp(1, batch.div_ceil(rows)) };
         let mut tile = Self {
             padded,
@@ -311,7 +332,6 @@ impl RowTile {
             keeps_weights: false,
             stepwise: None,
         };
-        let weights = cell_gates * padded * padded * tile.precision.bytes();
         tile.keeps_weights = g.is_wide()
             && steps >= FEWEST_STEPS_TO_KEEP_WEIGHTS
             && tile.bytes() + weights <= g.device().limits().workgroup_bytes;
@@ -331,7 +351,7 @@ impl RowTile {
             let groups = groups.min(8);
             let workgroups = |width| directions * batch.div_ceil(groups * rows) * vectors.div_ceil(width);
             let width = [16, 8, 4].into_iter().find(|&width| workgroups(width) >= ENOUGH_WORKGROUPS).unwrap_or(2);
-            (groups, width, slices(rows, vectors, 256 / (groups * width)))
+            (groups, width, slices_of(rows, vectors, 256 / (groups * width)))
         } else {
             let groups = groups.min(4);
             (groups, vectors.min(64 / groups), 1)
