@@ -14,7 +14,7 @@ use elman::kernels::sequence::{self, Sequence, SequenceGradients};
 use elman::kernels::{accumulate, activation, adam, column_sum, dropout, gather, segment_sum, squared_norm, swap_axes};
 use elman::nn::Cell;
 use elman::optim::Adam;
-use elman::{DType, Device, Graph, Plan, Result, Tensor, rng};
+use elman::{DType, Device, Graph, Plan, Precision, Result, Tensor, rng};
 
 /// Records an operation on new tensors, and gives what it computes.
 type Record = Box<dyn Fn(&Device, &mut Graph) -> Result<Vec<Tensor>>>;
@@ -84,6 +84,7 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool) ->
             c: (cell.states() == 2).then(|| zeros(device, "c", &chain)).transpose()?,
             saved: saves.then(|| zeros(device, "saved", &[1, steps, batch, cell.saved() * hidden])).transpose()?,
             has_h_0: false,
+            precision: Precision::F32,
         };
         sequence::forward(g, cell, &s)?;
         if !backward {

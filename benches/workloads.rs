@@ -39,9 +39,9 @@ struct Options {
     /// Recurrences as a dispatch for each step, or as one for all, whatever their sizes make of them (not W4)
     #[arg(long)]
     stepwise: Option<bool>,
-    /// Add up slices of sums in subgroups, where the device has them (not W4)
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    subgroups: bool,
+    /// Recurrences without subgroups and with no weights kept in workgroup memory (not W4)
+    #[arg(long)]
+    baseline: bool,
     /// How recurrences store their weights (not W4)
     #[arg(long, value_enum, default_value = "f32")]
     precision: Stored,
@@ -236,7 +236,7 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
 
 fn plan_as(g: &mut Graph, options: &Options) -> elman::Result<()> {
     g.set_stepwise(options.stepwise);
-    g.set_subgroups(options.subgroups);
+    g.set_baseline(options.baseline);
     g.set_precision(if options.precision == Stored::F16 { Precision::F16 } else { Precision::F32 })
 }
 
@@ -363,7 +363,7 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
             "workload": name, "device": device.describe(), "precision": precision, "error": error, "median_ms": median, "min_ms": least,
             "p90_ms": p90, "runs": runs, "in_a_row": in_a_row, "dispatches": dispatches, "submits": submits, "bytes": bytes, "flops": flops,
             "peak_bytes": after.peak_bytes, "stepwise": options.stepwise,
-            "subgroups": options.subgroups,
+            "baseline": options.baseline,
         });
         if reports_host {
             line["host_us"] = host.into();

@@ -30,7 +30,7 @@ pub struct Graph {
     wide: bool,
     repeated: bool,
     stepwise: Option<bool>,
-    subgroups: Option<(usize, usize)>,
+    baseline: bool,
     precision: Precision,
     dropouts: u32,
     commands: Vec<Command>,
@@ -118,7 +118,7 @@ impl Graph {
             wide: device.is_wide(),
             repeated: false,
             stepwise: None,
-            subgroups: device.limits().subgroups,
+            baseline: false,
             precision: Precision::F32,
             dropouts: 0,
             commands: Vec::new(),
@@ -155,14 +155,13 @@ impl Graph {
     }
 
     #[doc(hidden)]
-    /// Plans without subgroups, where the device has them.
-    pub fn set_subgroups(&mut self, subgroups: bool) {
-        self.subgroups = self.device.limits().subgroups.filter(|_| subgroups);
+    /// Plans recurrences without subgroups and with no weights kept in workgroup memory, whatever the device has.
+    pub fn set_baseline(&mut self, baseline: bool) {
+        self.baseline = baseline;
     }
 
-    /// The sizes that subgroups may have, if kernels shall use them.
-    pub(crate) fn subgroups(&self) -> Option<(usize, usize)> {
-        self.subgroups
+    pub(crate) fn is_baseline(&self) -> bool {
+        self.baseline
     }
 
     pub(crate) fn stepwise(&self) -> Option<bool> {
@@ -170,17 +169,23 @@ impl Graph {
     }
 
     /// How recurrences recorded from here on store their weights where every step reads them. A GPU reads half the bytes with
-    /// [`Precision::F16`], which is what bounds a recurrence that runs as one dispatch. Parameters, states, sums, gradients and
-    /// the optimizer stay f32: the results are those of weights rounded to 11 bits, on every device.
+    /// [`Precision::F16`], which by calculation bound a recurrence that runs as one dispatch. Parameters, states, sums, gradients
+    /// and the optimizer stay f32: the results are those of weights rounded to 11 bits, by a GPU up or down. A
+    /// [`crate::Generator`] has its own plan, in f32.
     ///
     /// # Errors
     /// The device is a GPU without f16 in shaders.
     pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        self.check_precision(precision)?;
+        self.precision = precision;
+        Ok(())
+    }
+
+    pub(crate) fn check_precision(&self, precision: Precision) -> Result<()> {
         if precision.is_f16() && !self.device.limits().f16 {
             let expected = "F32, since the adapter has no f16 in shaders";
-            return Err(Error::argument("set_precision", "precision", expected, "F16"));
+            return Err(Error::argument("recurrence", "precision", expected, "F16"));
         }
-        self.precision = precision;
         Ok(())
     }
 

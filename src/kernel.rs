@@ -25,27 +25,26 @@ pub struct Kernel {
 impl Kernel {
     /// The source with these values of its constants. WGSL's own override constants cannot size a thread's arrays.
     ///
-    /// Of lines that begin with `@if(NAME)` or `@if(!NAME)`, as in WESL, those stay whose constant is set to other than 0, or
-    /// is not: what only some adapters have cannot be named in code that others are given, be it never run.
+    /// Of lines that begin with `@if(NAME)` or `@if(!NAME)`, as in WESL, those stay whose constant is other than 0, or is not:
+    /// what only some adapters have cannot be named in code that others are given, be it never run.
     pub fn source_with(&self, constants: &[(&str, u32)]) -> String {
-        let value = |line: &str| {
-            let name = line.strip_prefix("const ")?.split_once(": u32 = ")?.0;
-            constants.iter().find(|(constant, _)| *constant == name)
+        let declared = |line: &'static str| line.strip_prefix("const ")?.split_once(": u32 = ");
+        let value = |name: &str| constants.iter().find(|(constant, _)| *constant == name).map(|(_, value)| *value);
+        let default = |name: &str| {
+            let (_, default) = self.source.lines().filter_map(declared).find(|(constant, _)| *constant == name)?;
+            default.split_once("u;")?.0.parse().ok()
         };
-        let is_set = |name: &str| constants.iter().any(|&(constant, value)| constant == name && value != 0);
-        let mut directives = String::new();
-        let mut rest = String::new();
+        let is_set = |name: &str| value(name).or_else(|| default(name)).is_some_and(|value| value != 0);
+        let (mut directives, mut rest) = (String::new(), String::new());
         for mut line in self.source.lines() {
-            if let Some((condition, conditional)) =
-                line.trim_start().strip_prefix("@if(").and_then(|line| line.split_once(") "))
-            {
-                let stays = condition.strip_prefix('!').map_or_else(|| is_set(condition), |name| !is_set(name));
-                if !stays {
+            if let Some((condition, code)) = conditional(line) {
+                if condition.strip_prefix('!').map_or_else(|| is_set(condition), |name| !is_set(name)) {
+                    line = code;
+                } else {
                     continue;
                 }
-                line = conditional;
             }
-            match value(line) {
+            match declared(line).and_then(|(name, _)| Some((name, value(name)?))) {
                 Some((name, value)) => rest += &format!("const {name}: u32 = {value}u;\n"),
                 None if line.starts_with("enable ") => directives += &format!("{line}\n"),
                 None => rest += &format!("{line}\n"),
@@ -53,6 +52,11 @@ impl Kernel {
         }
         directives + &rest
     }
+}
+
+/// The condition and the code of a line that begins with `@if(..)`.
+fn conditional(line: &'static str) -> Option<(&'static str, &'static str)> {
+    line.trim_start().strip_prefix("@if(")?.split_once(") ")
 }
 
 /// A field of a kernel's parameter struct.

@@ -84,7 +84,8 @@ impl Trainer {
     }
 
     /// Runs as many steps as one submission to a GPU shall have, at least one and at most `most`, and gives how many. They are
-    /// the steps that as many calls of [`Self::step`] run; the host takes part in them once. On the CPU it is one.
+    /// the steps that as many calls of [`Self::step`] run with nothing written to a tensor in between; the host takes part in them
+    /// once. On the CPU, and in a browser, it is one.
     ///
     /// A submission takes some hundredths of a second: how long a step takes is known from when the losses were read last.
     ///
@@ -221,8 +222,8 @@ struct LossLog {
     written: u64,
     read: u64,
     pending: Vec<f32>,
-    /// When the first step was submitted that has not been read.
-    since: Option<Instant>,
+    /// When the first step since the last read was submitted, and the steps before it.
+    since: Option<(Instant, u64)>,
     /// For a step, from one read to the next; at first not known.
     seconds: Option<f64>,
 }
@@ -258,7 +259,7 @@ impl LossLog {
         let steps = steps.min(most).min(room);
         // A browser has no such clock.
         if !cfg!(target_arch = "wasm32") {
-            self.since.get_or_insert_with(Instant::now);
+            self.since.get_or_insert_with(|| (Instant::now(), self.written));
         }
         plan.run_times(steps)?;
         self.written += steps as u64;
@@ -279,8 +280,8 @@ impl LossLog {
             return Ok(());
         }
         let history = self.history.to_vec_async().await?;
-        if let Some(since) = self.since.take() {
-            self.seconds = Some(since.elapsed().as_secs_f64() / (self.written - self.read) as f64);
+        if let Some((since, before)) = self.since.take() {
+            self.seconds = Some(since.elapsed().as_secs_f64() / (self.written - before) as f64);
         }
         // Runs of the plan by hand, a profile say, are steps too; of more than the ring holds, the latest remain.
         self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());

@@ -17,7 +17,7 @@ use elman::kernels::sample::Draw;
 use elman::kernels::sequence::{Cell, Sequence, SequenceGradients, Stack};
 use elman::kernels::{self, adam, rms_prop, sgd};
 use elman::nn::LanguageModel;
-use elman::nn::functional::InitialState;
+use elman::nn::functional::{self, InitialState};
 use elman::optim::{Adam, Clip, RmsProp, Sgd};
 use elman::{DType, Device, Graph, NO_TARGET, Precision, Result, Tensor, rng};
 
@@ -172,6 +172,7 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
             .then(|| zeros(device, "saved", &[directions, steps, batch, 4 * hidden]))
             .transpose()?,
         has_h_0: true,
+        precision: Precision::F32,
     })
 }
 
@@ -266,6 +267,7 @@ fn directions_do_not_touch_each_other() {
                         c: of(&s.c),
                         saved: of(&s.saved),
                         has_h_0: true,
+                        precision: Precision::F32,
                     };
                     let of_one = SequenceGradients {
                         dy: of(&d.dy),
@@ -390,6 +392,7 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             c: s.c.as_ref().map(chain),
             saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, 4 * hidden]).unwrap()),
             has_h_0: true,
+            precision: Precision::F32,
         };
         let of_alone = SequenceGradients {
             dy,
@@ -460,8 +463,7 @@ fn recurrences_take_the_path_that_fits() {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
         g.set_wide(true);
-        g.set_precision(precision).unwrap();
-        let s = sequence(&device, Cell::Lstm, (1, size)).unwrap();
+        let s = Sequence { precision, ..sequence(&device, Cell::Lstm, (1, size)).unwrap() };
         kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
         let plan = g.finish().unwrap();
         assert_eq!(plan.kernels().iter().filter(|&&kernel| kernel == "lstm_forward").count(), dispatches, "{plan}");
@@ -475,8 +477,7 @@ fn few_weights_are_kept() {
     let keeps = |device: &Device, cell: Cell, steps: usize, hidden: usize, wide: bool, precision: Precision| {
         let mut g = Graph::without_parameters(device);
         g.set_wide(wide);
-        g.set_precision(precision).unwrap();
-        let s = sequence(device, cell, (2, (steps, 2, hidden))).unwrap();
+        let s = Sequence { precision, ..sequence(device, cell, (2, (steps, 2, hidden))).unwrap() };
         kernels::sequence::forward(&mut g, cell, &s).unwrap();
         let plan = g.finish().unwrap();
         let kept = plan.notes()[0].contains("weights kept in workgroup memory");
@@ -508,20 +509,22 @@ fn few_weights_are_kept() {
 #[test]
 fn slices_are_added_up_with_and_without_subgroups() {
     for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
-        // More slices than rows, fewer, and as many; a thread of one to four rows.
+        // Rows of a thread, and slices: 4, 2; 4, 4; 4, 8; 2, 8; 1, 4; 8, 4; and some that no subgroup adds up.
         for (size, stepwise) in [
-            ((1, (3, 1, 70)), false),
-            ((1, (3, 1, 70)), true),
+            ((1, (5, 16, 32)), false),
+            ((1, (2, 4, 256)), false),
+            ((1, (2, 8, 128)), false),
             ((2, (2, 2, 140)), true),
+            ((1, (3, 1, 70)), true),
+            ((1, (2, 512, 184)), false),
             ((1, (2, 3, 140)), false),
             ((2, (2, 4, 33)), true),
-            ((1, (2, 67, 258)), false),
             ((1, (2, 67, 258)), true),
         ] {
-            for subgroups in [true, false] {
-                check(&format!("{cell:?} {size:?} {stepwise} {subgroups}"), TOLERANCE, |device, g| {
+            for baseline in [false, true] {
+                check(&format!("{cell:?} {size:?} {stepwise} {baseline}"), TOLERANCE, |device, g| {
                     g.set_stepwise(stepwise);
-                    g.set_subgroups(subgroups);
+                    g.set_baseline(baseline);
                     let (s, d) = (sequence(device, cell, size)?, gradients(device, cell, size, (true, true))?);
                     kernels::sequence::forward(g, cell, &s)?;
                     kernels::sequence::backward(g, cell, &s, &d)?;
@@ -530,19 +533,25 @@ fn slices_are_added_up_with_and_without_subgroups() {
             }
         }
     }
-    let plan = |device: &Device, subgroups| {
-        let mut g = Graph::without_parameters(device);
+    let Some(gpu) = gpu() else { return };
+    let tile = |size: Recurrence, baseline: bool| {
+        let mut g = Graph::without_parameters(&gpu);
         g.set_wide(true);
-        g.set_subgroups(subgroups);
-        let s = sequence(device, Cell::Lstm, (1, (2, 4, 256))).unwrap();
-        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
-        g.finish().unwrap().to_string()
+        g.set_baseline(baseline);
+        let s = sequence(&gpu, Cell::Tanh, size).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Tanh, &s).unwrap();
+        let plan = g.finish().unwrap();
+        let last = plan.dispatches().last().unwrap();
+        let of = |name| last.constants().iter().find(|(constant, _)| *constant == name).unwrap().1;
+        (of("ROWS"), of("SLICES"), of("SUBGROUPS"))
     };
-    if let Some(gpu) = gpu() {
-        assert!(!plan(&gpu, false).contains("sums added up in subgroups"));
-        if !plan(&gpu, true).contains("sums added up in subgroups") {
-            eprintln!("SUBGROUPS NOT TESTED: {}", gpu.describe());
+    for (size, rows, slices) in
+        [((1, (5, 16, 32)), 4, 2), ((1, (2, 4, 256)), 4, 4), ((1, (2, 8, 128)), 4, 8), ((1, (2, 512, 184)), 8, 4)]
+    {
+        if tile(size, false) != (rows, slices, 1) {
+            eprintln!("SUBGROUPS NOT TESTED with {rows} rows and {slices} slices: {}", gpu.describe());
         }
+        assert_eq!(tile(size, true).2, 0);
     }
 }
 
@@ -605,7 +614,7 @@ fn a_step_moves_its_own_bytes() {
 
         let mut g = Graph::without_parameters(&device);
         g.set_stepwise(true);
-        g.set_precision(Precision::F16).unwrap();
+        let s = Sequence { precision: Precision::F16, ..s };
         kernels::sequence::forward(&mut g, cell, &s).unwrap();
         let in_f16: Vec<_> = g.finish().unwrap().dispatches().map(|d| d.bytes()).collect();
         assert_eq!(in_f16[0], 4 * w as u64 + 2 * w as u64, "{cell:?}, pack");
@@ -680,31 +689,26 @@ fn recurrences_from_zero_states() {
 /// in f64.
 #[test]
 fn recurrences_with_weights_in_f16() {
-    let in_f16 = |g: &mut Graph| match g.set_precision(Precision::F16) {
-        Ok(()) => true,
-        Err(error) => {
-            assert!(g.device().is_gpu() && error.to_string().contains("no f16"), "{error}");
-            eprintln!("F16 NOT TESTED: {error}");
-            false
-        }
-    };
-    let rounded = |scale: f32| move |w: &f32| (scale * w).round() / scale;
-    let both = |g: &mut Graph, device: &Device, (cell, size): (Cell, Recurrence), stacked: bool, scale: Option<f32>| {
-        let s = if stacked { stack(device, cell, size)? } else { sequence(device, cell, size)? };
-        if let Some(scale) = scale {
-            for w in s.w.iter().chain(s.stack.iter().flat_map(|stack| &stack.w_ih)) {
-                w.write(&w.to_vec()?.iter().map(rounded(scale)).collect::<Vec<_>>())?;
-            }
-        }
+    let record = |g: &mut Graph, device: &Device, s: Sequence, cell: Cell, size: Recurrence| {
         let mut d = gradients(device, cell, size, (true, true))?;
-        if stacked {
+        if s.stack.is_some() {
             let (_, (steps, batch, hidden)) = size;
             d.dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
         }
         kernels::sequence::forward(g, cell, &s)?;
         kernels::sequence::backward(g, cell, &s, &d)?;
-        let flat = |tensor: &Tensor| tensor.reshape(&[1, tensor.len()]);
-        Ok(vec![flat(&s.h)?, flat(&d.dx)?, flat(&d.dstart)?])
+        [&s.h, &d.dx, &d.dstart]
+            .into_iter()
+            .map(|tensor| tensor.reshape(&[1, tensor.len()]))
+            .collect::<Result<Vec<_>>>()
+    };
+    let has_f16 = |device: &Device| match Graph::without_parameters(device).set_precision(Precision::F16) {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(device.is_gpu() && error.to_string().contains("no f16"), "{error}");
+            eprintln!("F16 NOT TESTED: {error}");
+            false
+        }
     };
     for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
         for (size, stepwise, stacked) in [
@@ -715,31 +719,93 @@ fn recurrences_with_weights_in_f16() {
             ((1, (2, 5, 256)), None, false),
             ((3, (4, 5, 33)), Some(true), true),
         ] {
-            // 1.7 / sqrt(H) is below 2: multiples of 2^-10 have at most 11 bits.
             check(&format!("f16 {cell:?} {size:?} {stacked}"), TOLERANCE, |device, g| {
                 g.set_stepwise(stepwise);
-                if device.is_gpu() || g.is_wide() {
-                    in_f16(g);
+                let mut s = if stacked { stack(device, cell, size)? } else { sequence(device, cell, size)? };
+                // 1.7 / sqrt(H) is below 2: multiples of 2^-10 have at most 11 bits.
+                for w in s.w.iter().chain(s.stack.iter().flat_map(|stack| &stack.w_ih)) {
+                    w.write(&w.to_vec()?.iter().map(|w| (1024.0 * w).round() / 1024.0).collect::<Vec<_>>())?;
                 }
-                both(g, device, (cell, size), stacked, Some(1024.0))
+                // The reference, which is not planned for a GPU, keeps them as they are.
+                if (device.is_gpu() || g.is_wide()) && has_f16(device) {
+                    s.precision = Precision::F16;
+                }
+                record(g, device, s, cell, size)
             });
         }
     }
     // A conversion may round either way.
+    let (cell, size) = (Cell::Tanh, (1, (3, 5, 70)));
     let run = |device: &Device, precision: Precision| {
         let mut g = Graph::without_parameters(device);
-        if precision == Precision::F16 && !in_f16(&mut g) {
-            return None;
-        }
-        let results = both(&mut g, device, (Cell::Tanh, (1, (3, 5, 70))), false, None).unwrap();
+        let s = Sequence { precision, ..sequence(device, cell, size).unwrap() };
+        let results = record(&mut g, device, s, cell, size).unwrap();
         g.finish().unwrap().run().unwrap();
-        Some(results.iter().flat_map(|tensor| tensor.to_vec_f64().unwrap()).collect::<Vec<_>>())
+        results.iter().flat_map(|tensor| tensor.to_vec_f64().unwrap()).collect::<Vec<_>>()
     };
-    let exact = run(&Device::reference(), Precision::F32).unwrap();
-    for device in std::iter::once(Device::reference()).chain(f32_devices()) {
-        let Some(rounded) = run(&device, Precision::F16) else { continue };
+    let exact = run(&Device::reference(), Precision::F32);
+    for device in std::iter::once(Device::reference()).chain(f32_devices()).filter(has_f16) {
+        let rounded = run(&device, Precision::F16);
         let error = rounded.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!((1e-5..5e-3).contains(&error), "{}: {error}", device.describe());
+    }
+}
+
+/// A recurrence keeps the precision that it was recorded with, in both passes.
+#[test]
+fn precision_is_each_recurrence_s_own() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let w = g.input_with_gradient(&random(&device, "w", &[8, 8]).unwrap()).unwrap();
+    let mut x = g.input_with_gradient(&random(&device, "x", &[3, 2, 8]).unwrap()).unwrap();
+    for precision in [Precision::F16, Precision::F32, Precision::F16] {
+        g.set_precision(precision).unwrap();
+        (x, _) = functional::recurrence(&mut g, Cell::Tanh, x, w, None, None, None).unwrap();
+    }
+    g.set_precision(Precision::F32).unwrap();
+    let dy = random(&device, "dy", &[3, 2, 8]).unwrap();
+    g.backward(&[], &[(x, &dy)]).unwrap();
+    let plan = g.finish().unwrap();
+    let precisions = |kernel: &str| -> Vec<bool> {
+        let of = plan.dispatches().filter(|dispatch| dispatch.kernel().name == kernel);
+        of.map(|dispatch| dispatch.constants().contains(&("F16", 1))).collect()
+    };
+    assert_eq!(precisions("rnn_forward"), [true, false, true]);
+    assert_eq!(precisions("rnn_backward"), [true, false, true]);
+}
+
+/// What is left out of a recurrence from zero is not read, nor is a gradient written that is not wanted.
+#[test]
+fn what_is_left_out_is_not_touched() {
+    for device in f32_devices() {
+        for (cell, (stepwise, wide)) in [Cell::Tanh, Cell::Lstm]
+            .into_iter()
+            .flat_map(|cell| [(false, false), (false, true), (true, false), (true, true)].map(|path| (cell, path)))
+        {
+            let size @ (_, (steps, batch, hidden)) = (1, (4, 5, 30));
+            let mut g = Graph::without_parameters(&device);
+            g.set_wide(wide);
+            g.set_stepwise(stepwise);
+            let s = Sequence { has_h_0: false, ..sequence(&device, cell, size).unwrap() };
+            s.h.write(&vec![f32::NAN; s.h.len()]).unwrap();
+            if let Some(c) = &s.c {
+                c.write(&vec![0.0; c.len()]).unwrap();
+            }
+            let d = SequenceGradients { wants_dstart: false, ..gradients(&device, cell, size, (true, false)).unwrap() };
+            d.dstart.write(&vec![7.0; d.dstart.len()]).unwrap();
+            kernels::sequence::forward(&mut g, cell, &s).unwrap();
+            kernels::sequence::backward(&mut g, cell, &s, &d).unwrap();
+            g.finish().unwrap().run().unwrap();
+            let what = format!("{cell:?}, stepwise {stepwise}, wide {wide}, {}", device.describe());
+            let h = s.h.to_vec().unwrap();
+            assert_eq!(h.len(), (steps + 1) * batch * hidden);
+            assert!(h[batch * hidden..].iter().all(|h| h.is_finite()), "{what}");
+            assert!(d.dx.to_vec().unwrap().iter().all(|d| d.is_finite()), "{what}");
+            // The twin, and a dispatch for each step, carry the gradient there.
+            if device.is_gpu() && !stepwise {
+                assert!(d.dstart.to_vec().unwrap().iter().all(|&d| d == 7.0), "{what}");
+            }
+        }
     }
 }
 

@@ -181,6 +181,12 @@ fn matches_host(kernel: &Kernel, module: &Module) -> Result<(), String> {
             return Err(format!("no line `const {name}: u32 = ...`"));
         }
     }
+    for line in kernel.source.lines().map(str::trim_start).filter(|line| line.starts_with("@if(")) {
+        let name = line["@if(".len()..].split(')').next().unwrap_or("").trim_start_matches('!');
+        if !kernel.constants.contains(&name) {
+            return Err(format!("`{line}` depends on no constant of the host"));
+        }
+    }
     if let Some((_, extra)) = module.overrides.iter().next() {
         return Err(format!("{extra:?} is an override, which the host does not set"));
     }

@@ -11,7 +11,7 @@
 // Each thread keeps ROWS rows in COLUMNS vec4 columns, WIDTH apart. A group is the WIDTH threads that share their rows;
 // GROUPS groups make a slice of the sums, and SLICES slices a workgroup. When reduce() has added them up, slice 0 owns the
 // first OWNED rows, slice 1 the next, and so on; with more slices than rows, the last own none. SUBGROUPS: the slices of a
-// sum are neighbours in a subgroup, which adds them up by itself.
+// sum are neighbours in a subgroup, which adds them up by itself; a subgroup's load is then of SLICES pieces of memory.
 //
 // The kernel that joins this has
 //   Params with T, B, H, first, last
@@ -71,7 +71,8 @@ struct Place {
     vector: u32, // its first vec4 column
 }
 
-// In a subgroup nothing says which thread has which index.
+// Nothing says which thread of a subgroup has which index. This is one too, each once, since THREADS are a multiple of the
+// largest subgroup and none is left unfilled.
 @if(!SUBGROUPS) fn index_of(thread: Thread) -> u32 { return thread.index; }
 @if(SUBGROUPS) fn index_of(thread: Thread) -> u32 { return thread.subgroup * thread.subgroup_size + thread.lane; }
 
@@ -209,19 +210,24 @@ fn reduce_in_workgroup(place: Place, sums: ptr<function, Sums>) {
 // By halves: of two threads, each gives the other the rows that the other shall own, until each has its own; with more
 // slices than rows, those with the same row add them up as they are.
 fn reduce_in_subgroup(place: Place, sums: ptr<function, Sums>) {
-    const SHARED: u32 = min(ROWS, SLICES);
+    const SHARED: u32 = min(ROWS, SLICES); // at most 8
+    // The threads of a subgroup may have left their loops one by one.
+    if FUSED == 0u { workgroupBarrier(); }
     for (var part = 0u; part < PARTS; part++) {
-        var count = ROWS;
-        for (var mask = SHARED / 2u; mask > 0u; mask /= 2u) {
-            count /= 2u;
-            let owns_upper = (place.slice & mask) != 0u;
-            for (var r = 0u; r < count; r++) {
-                let lower = (*sums)[part][r];
-                let upper = (*sums)[part][r + count];
-                (*sums)[part][r] = select(lower, upper, owns_upper) + of_other(select(upper, lower, owns_upper), mask);
-            }
-        }
+        if SHARED >= 2u { give_half(place, part, ROWS / 2u, SHARED / 2u, sums); }
+        if SHARED >= 4u { give_half(place, part, ROWS / 4u, SHARED / 4u, sums); }
+        if SHARED >= 8u { give_half(place, part, ROWS / 8u, SHARED / 8u, sums); }
         for (var mask = SHARED; mask < SLICES; mask *= 2u) { (*sums)[part][0] += of_other((*sums)[part][0], mask); }
+    }
+}
+
+// Of 2 count rows, the first or the last count, with those of the thread whose slice differs in `mask`.
+fn give_half(place: Place, part: u32, count: u32, mask: u32, sums: ptr<function, Sums>) {
+    let owns_upper = (place.slice & mask) != 0u;
+    for (var r = 0u; r < count; r++) {
+        let lower = (*sums)[part][r];
+        let upper = (*sums)[part][r + count];
+        (*sums)[part][r] = select(lower, upper, owns_upper) + of_other(select(upper, lower, owns_upper), mask);
     }
 }
 

@@ -129,6 +129,8 @@ pub struct Sequence {
     pub saved: Option<Tensor>,
     /// Whether the incoming state may be other than 0; if not, the first step needs no product.
     pub has_h_0: bool,
+    /// How the weights are stored where every step reads them, forward and backward.
+    pub precision: Precision,
 }
 
 /// What stacked layers have in place of x, each but the first.
@@ -151,7 +153,7 @@ pub struct SequenceGradients {
     pub dx: Tensor,
     /// `[D, S, B, H]`: of the incoming states, to be written.
     pub dstart: Tensor,
-    /// Whether `dstart` is wanted; if not, what it holds in the end is not the whole gradient.
+    /// Whether `dstart` is wanted; if not, what it holds in the end means nothing.
     pub wants_dstart: bool,
 }
 
@@ -193,12 +195,12 @@ const FEWEST_WEIGHT_BYTES_TO_SHARE: usize = 128 << 10;
 const ENOUGH_SHARING_WORKGROUPS: usize = 64;
 
 /// Why a recurrence takes a dispatch for each step, if it does.
-fn why_stepwise(g: &Graph, Sizes { stacked, steps, hidden, .. }: Sizes, gates: usize) -> Option<String> {
+fn why_stepwise(g: &Graph, Sizes { stacked, steps, hidden, precision, .. }: Sizes, gates: usize) -> Option<String> {
     let (most, weights) = (TILE_VALUES / 4, gates * hidden * hidden);
     if hidden > most {
         return Some(format!("all steps in one need H <= {most}"));
     }
-    let most = MOST_WEIGHT_BYTES_OF_A_WORKGROUP / g.precision().bytes();
+    let most = MOST_WEIGHT_BYTES_OF_A_WORKGROUP / precision.bytes();
     let too_many = g.is_wide() && steps > 1 && weights > most;
     match g.stepwise() {
         None if too_many => {
@@ -220,7 +222,7 @@ const MOST_STATES_OF_A_STACKED_LAYER: usize = 1 << 18;
 /// which gains nothing.
 pub(crate) fn shall_stack(g: &mut Graph, cell: Cell, layers: usize, rows: usize, size: [usize; 3]) -> bool {
     let [steps, batch, hidden] = size;
-    let sizes = Sizes { directions: 1, stacked: false, rows, steps, batch, hidden };
+    let sizes = Sizes { directions: 1, stacked: false, rows, steps, batch, hidden, precision: g.precision() };
     let small = batch * hidden <= MOST_STATES_OF_A_STACKED_LAYER;
     let is_wanted = g.is_wide() && layers > 1 && steps > 1 && small;
     if !is_wanted || why_stepwise(g, sizes, cell.gates()).is_none() {
@@ -262,12 +264,12 @@ fn slices_of(rows: usize, vectors: usize, most: usize) -> usize {
     if halves >= rows { halves } else { (1..=most).rev().find(|slices| rows.is_multiple_of(*slices)).unwrap_or(1) }
 }
 
-/// Fewer steps do not pay for the copy.
+/// Fewer steps do not pay for the copy. By calculation, not measured, like the gain: a core's own cache may hold them as well.
 const FEWEST_STEPS_TO_KEEP_WEIGHTS: usize = 4;
 
 /// Whether subgroups can add up so many slices of the sums of so many rows.
 fn has_subgroups(g: &Graph, rows: usize, slices: usize, slice_threads: usize) -> bool {
-    let Some((least, most)) = g.subgroups() else { return false };
+    let Some((least, most)) = g.device().limits().subgroups.filter(|_| !g.is_baseline()) else { return false };
     let halves = slices.is_power_of_two() && rows.min(slices).is_power_of_two();
     slices > 1 && slices <= least && halves && (slices * slice_threads).is_multiple_of(most)
 }
@@ -294,7 +296,7 @@ impl RowTile {
     /// 256 threads, and groups only to fill 64 of them: that makes the most workgroups, and the most loads under way at a time.
     /// By calculation, not measured. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
     fn new(g: &Graph, sizes: Sizes, gates: usize, cell_gates: usize) -> Self {
-        let Sizes { directions, steps, batch, hidden, .. } = sizes;
+        let Sizes { directions, steps, batch, hidden, precision, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
         if let Some(why) = why_stepwise(g, sizes, cell_gates) {
@@ -302,7 +304,7 @@ impl RowTile {
         }
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
         let large = !g.is_wide() && flops >= LARGE_TILE_FLOPS;
-        let weights = cell_gates * padded * padded * g.precision().bytes();
+        let weights = cell_gates * padded * padded * precision.bytes();
         let shares = g.is_wide() && weights >= FEWEST_WEIGHT_BYTES_TO_SHARE && batch / 8 >= ENOUGH_SHARING_WORKGROUPS;
         let (rows, columns) = match (large, shares) {
             (true, _) => (fit.min(16), vectors.min(4 / gates)),
@@ -327,12 +329,13 @@ impl RowTile {
             width,
             groups,
             slices,
-            precision: g.precision(),
+            precision,
             subgroups: has_subgroups(g, rows, slices, groups * width),
             keeps_weights: false,
             stepwise: None,
         };
         tile.keeps_weights = g.is_wide()
+            && !g.is_baseline()
             && steps >= FEWEST_STEPS_TO_KEEP_WEIGHTS
             && tile.bytes() + weights <= g.device().limits().workgroup_bytes;
         tile
@@ -343,7 +346,7 @@ impl RowTile {
     /// A GPU gets workgroups of up to 256 threads: 32 batch entries, for each of which a row of workgroups reads all weights,
     /// so few columns that there are enough workgroups, and slices of the sums for the rest. By calculation, not measured.
     fn stepwise(g: &Graph, sizes: Sizes, why: String) -> Self {
-        let Sizes { directions, batch, .. } = sizes;
+        let Sizes { directions, batch, precision, .. } = sizes;
         let padded = sizes.hidden.next_multiple_of(4);
         let (vectors, rows) = (padded / 4, batch.min(4));
         let groups = batch.div_ceil(rows);
@@ -363,7 +366,7 @@ impl RowTile {
             width,
             groups,
             slices,
-            precision: g.precision(),
+            precision,
             subgroups: has_subgroups(g, rows, slices, groups * width),
             keeps_weights: false,
             stepwise: Some(why),
@@ -429,6 +432,7 @@ pub(super) struct Sizes {
     pub steps: usize,
     pub batch: usize,
     pub hidden: usize,
+    pub precision: Precision,
 }
 
 /// Everything but the tensors of a dispatch of one of the sequence kernels.
@@ -498,6 +502,7 @@ impl Launch {
 /// The shapes do not fit.
 pub fn forward(g: &mut Graph, cell: Cell, s: &Sequence) -> Result<()> {
     let sizes @ Sizes { directions, steps, batch, hidden, .. } = check(cell, s)?;
+    g.check_precision(s.precision)?;
     let gates = cell.gates();
     let mut tile = RowTile::new(g, sizes, gates, gates);
     if g.is_wide() && steps == 1 && !sizes.stacked {
@@ -585,6 +590,7 @@ fn dispatches(tile: &RowTile, Sizes { directions, steps, stacked, .. }: Sizes) -
 /// The shapes do not fit.
 pub fn backward(g: &mut Graph, cell: Cell, s: &Sequence, d: &SequenceGradients) -> Result<()> {
     let sizes @ Sizes { directions, steps, batch, hidden, .. } = check(cell, s)?;
+    g.check_precision(s.precision)?;
     let gates = cell.gates();
     expect("recurrence", &d.dx, &[directions, steps, batch, gates * hidden])?;
     expect("recurrence", &d.dstart, &[directions, cell.states(), batch, hidden])?;
@@ -675,7 +681,7 @@ fn check(cell: Cell, s: &Sequence) -> Result<Sizes> {
     if let Some(saved) = &s.saved {
         expect("recurrence", saved, &[directions, steps, batch, cell.saved() * hidden])?;
     }
-    Ok(Sizes { directions, stacked: s.stack.is_some(), rows, steps, batch, hidden })
+    Ok(Sizes { directions, stacked: s.stack.is_some(), rows, steps, batch, hidden, precision: s.precision })
 }
 
 /// Batch entries that one thread of a twin takes through all steps, their states and W in its cache: few enough that a
@@ -730,7 +736,8 @@ impl Sizes {
     pub(super) fn of_twin<F>([d, n, t, b, h]: [u32; 5], w: &[F], gates: usize) -> Self {
         let [directions, rows, steps, batch, hidden] = [d, n, t, b, h].map(|size| size as usize);
         let stacked = w.len() > directions * matrix_len(gates, hidden);
-        Self { directions, stacked, rows, steps, batch, hidden }
+        // What the twin reads is rounded already.
+        Self { directions, stacked, rows, steps, batch, hidden, precision: Precision::F32 }
     }
 
     /// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and

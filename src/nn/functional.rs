@@ -86,6 +86,9 @@ pub(crate) fn linear_with_biases(
 
 /// Sums dy `[.., O]` into the gradients of biases that share it, each to be added to or not.
 fn bias_gradients(g: &mut Graph, dy: &Tensor, outputs: usize, targets: &[(Tensor, bool)]) -> Result<()> {
+    if targets.is_empty() {
+        return Ok(());
+    }
     if let [(db, accumulate)] = targets {
         return column_sum::column_sum(g, dy, db, *accumulate);
     }
@@ -94,9 +97,6 @@ fn bias_gradients(g: &mut Graph, dy: &Tensor, outputs: usize, targets: &[(Tensor
         && let Some(all) = Tensor::joined(&fresh, &[fresh.len(), outputs])
     {
         return column_sum::into_each_row(g, dy, &all);
-    }
-    if targets.is_empty() {
-        return Ok(());
     }
     let sum = g.zeros("d biases", &[outputs])?;
     column_sum::column_sum(g, dy, &sum, false)?;
@@ -691,6 +691,7 @@ fn side_by_side(
         c,
         saved: has_gates.then(|| g.zeros("gates", &[count, steps, batch, saved * hidden])).transpose()?,
         has_h_0: all.iter().any(|(_, _, start)| start.is_some()),
+        precision: g.precision(),
     };
 
     let (state, state_shape) = (batch * hidden, [1, batch, hidden]);
