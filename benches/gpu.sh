@@ -31,16 +31,6 @@ for workload in w1 w2 w3 w5 w6; do
     for stepwise in true false; do measure "$workload" --stepwise "$stepwise"; done
 done
 
-echo "== the same, with weights in f16, and with sums added up through workgroup memory"
-for workload in w1 w2 w3 w5 w6; do
-    measure "$workload" --precision f16
-    measure "$workload" --subgroups false
-done
-
-echo "== kernel by kernel, beside what the device can do at most"
-ELMAN_DEVICE=$device timeout 100 cargo bench --quiet --bench kernels 2>/dev/null |
-    grep -v -e '^Benchmarking' -e '^$' | tee "$out/kernel-times.txt" || true
-
 echo "== where the time goes"
 for workload in w1 w2 w3; do
     bench "$workload" --seconds 1 --profile "$out/$workload.trace.json" | tee "$out/$workload.profile.txt"
@@ -48,4 +38,13 @@ done
 
 echo "== the main job"
 time target/release/examples/nietzsche --device "$device" --out "$out/nietzsche" 2>&1 | tee "$out/nietzsche.txt"
+echo "== kernel by kernel, beside what the device can do at most"
+ELMAN_DEVICE=$device timeout 90 cargo bench --quiet --bench kernels -- --verbose >"$out/kernel-times.txt" 2>&1 || checked=$?
+grep -E '^(at most|[a-z_, ]+/)|time:|thrpt:|median|panicked|wrong' "$out/kernel-times.txt" || true
+
+echo "== weights in f16; without subgroups and weights in workgroup memory"
+for workload in w1 w2 w3 w5 w6; do
+    measure "$workload" --precision f16
+    measure "$workload" --baseline
+done
 exit "$checked"

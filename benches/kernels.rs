@@ -2,7 +2,7 @@
 //! `cargo bench --bench kernels -- lstm`, on the device that `ELMAN_DEVICE` names; criterion's options apply.
 //!
 //! Each result is compared with the f64 reference before it is timed. A time is that of everything the operation takes, the
-//! packing of weights and the sums of slices included, many runs to a submission.
+//! packing of weights and the sums of slices included, many runs to a submission. `--verbose` adds the median and its spread.
 #![allow(missing_docs, reason = "a program")]
 
 use std::time::{Duration, Instant};
@@ -64,10 +64,13 @@ fn product(m: usize, k: usize, n: usize, transposed: bool) -> Case {
     })
 }
 
-/// A recurrence on a table of 85 rows, from zero states; with its backward pass, from the gradient of every output.
-fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool) -> Case {
+/// A recurrence on a table of 85 rows, from zero states; with its backward pass, from the gradient of every output. As planned,
+/// or without what only some adapters have.
+fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool, baseline: bool) -> Case {
     let name = format!("{cell:?}{}", if backward { " forward, backward" } else { " forward" }).to_lowercase();
-    case(&name, format!("T {steps}, B {batch}, H {hidden}"), move |device, g| {
+    let shape = format!("T {steps}, B {batch}, H {hidden}{}", if baseline { ", baseline" } else { "" });
+    case(&name, shape, move |device, g| {
+        g.set_baseline(baseline);
         let (width, chain) = (cell.gates() * hidden, [1, steps + 1, batch, hidden]);
         let scale = 1.0 / (hidden as f64).sqrt();
         let w: Vec<_> = rng::manual_seed(5).uniform(width * hidden, -scale, scale);
@@ -103,7 +106,7 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool) ->
 }
 
 fn cases() -> Vec<Case> {
-    let (w1, w3, w5) = ([8, 512, 256], [64, 64, 512], [128, 64, 256]);
+    let (w1, w3, w5, small) = ([8, 512, 256], [64, 64, 512], [128, 64, 256], [128, 64, 64]);
     let mut cases = vec![
         product(512, 256, 85, false),
         product(256, 3584, 256, true),
@@ -112,9 +115,12 @@ fn cases() -> Vec<Case> {
         product(2048, 4096, 512, true),
     ];
     for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
-        cases.extend([(w1, false), (w1, true), (w5, false)].map(|(size, backward)| recurrence(cell, size, backward)));
+        let sizes = [(w1, false), (w1, true), (w5, false)];
+        cases.extend(sizes.map(|(size, backward)| recurrence(cell, size, backward, false)));
     }
-    cases.extend([false, true].map(|backward| recurrence(Cell::Lstm, w3, backward)));
+    cases.extend([false, true].map(|backward| recurrence(Cell::Lstm, w3, backward, false)));
+    // Weights few enough for workgroup memory.
+    cases.extend([false, true].map(|baseline| recurrence(Cell::Tanh, small, false, baseline)));
     cases.push(case("cross_entropy", "512 x 85", |device, g| {
         let (losses, dx) = (zeros(device, "losses", &[512])?, zeros(device, "dx", &[512, 85])?);
         let loss = ClassLoss {
@@ -218,15 +224,17 @@ fn run(device: &Device, plan: &Plan, times: u64) -> Result<Duration> {
 fn ceilings(criterion: &mut Criterion, device: &Device) -> anyhow::Result<()> {
     let n = if device.describe().contains("software") { 1 << 22 } else { 1 << 26 };
     let add: Record = Box::new(move |device, g| {
-        let (x, y) = (zeros(device, "x", &[n])?, zeros(device, "y", &[n])?);
-        accumulate::accumulate(g, &x, &y)?;
+        let [x, y] = ["x", "y"].map(|name| device.upload(name, &[n], &vec![0.5; n]));
+        let y = y?;
+        accumulate::accumulate(g, &x?, &y)?;
         Ok(vec![y])
     });
-    let plan = check("accumulate", device, &add)?;
     let mut group = criterion.benchmark_group("at most");
     group.throughput(Throughput::BytesDecimal(12 * n as u64));
+    let mut checked = None;
     group.bench_function("memory", |bencher| {
-        bencher.iter_custom(|times| run(device, &plan, times).expect("the device works"));
+        let plan = checked.get_or_insert_with(|| check("accumulate", device, &add).expect("the device works"));
+        bencher.iter_custom(|times| run(device, plan, times).expect("the device works"));
     });
     if let Some(chain) = fma::Chain::open(device)? {
         group.throughput(Throughput::Elements(chain.flops()));
@@ -271,7 +279,10 @@ mod fma {
             let workgroups = if device.describe().contains("software") { 16 } else { 4096 };
             let instance = wgpu::Instance::default();
             let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-            let is_this = |adapter: &wgpu::Adapter| device.describe().contains(&adapter.get_info().name);
+            let is_this = |adapter: &wgpu::Adapter| {
+                let info = adapter.get_info();
+                device.describe().starts_with(&format!("{} ({:?}, ", info.name, info.backend))
+            };
             let Some(adapter) = adapters.into_iter().find(is_this) else { return Ok(None) };
             let (device, queue) = pollster::block_on(adapter.request_device(&Default::default()))?;
             let source = wgpu::ShaderSource::Wgsl(SOURCE.into());
@@ -335,7 +346,7 @@ fn main() -> anyhow::Result<()> {
             flops => Throughput::Elements(flops),
         });
         group.bench_function(BenchmarkId::from_parameter(&shape), |bencher| {
-            // Here, so that what is filtered out is not made.
+            // Here, so that what is filtered out is not run.
             let plan = checked.get_or_insert_with(|| check(&name, &device, &record).expect("the device works"));
             bencher.iter_custom(|times| run(&device, plan, times).expect("the device works"));
         });
