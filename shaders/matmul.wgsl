@@ -53,7 +53,7 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
         let row = origin.x + tile_row(local, i / VECTORS);
         let column = origin.y + tile_column(local, i % VECTORS);
         for (var j = 0u; j < 4u; j++) {
-            if row < p.m && column + j < p.n {
+            if owns_sums(local, i) && row < p.m && column + j < p.n {
                 let at = (group.z * p.m + row) * p.n + column + j;
                 var value = sums[i / VECTORS][i % VECTORS][j];
                 if p.biases == 1u { value += bias[column + j]; }

@@ -1,17 +1,21 @@
 // One tile of a matrix product  A [M, K] B [K, N], computed by a workgroup of 8 x 8 threads; each thread keeps
 // 4 VECTORS x 4 VECTORS sums, which is what makes loads from workgroup memory few: 16 for 64 products of 8 x 8 sums.
 //
+// With SLICES, so many times 8 x 8 threads sum every SLICES-th term of K each; in the end slice s owns every SLICES-th vec4 of
+// the sums, from s on.
+//
 // The kernel that joins this defines
 //   fn load_a(m: u32, k: u32) -> f32    an element of A, 0 outside
 //   fn load_b(k: u32, n: u32) -> f32    an element of B, 0 outside
 //   fn a_is_transposed() -> bool        whether A lies in memory as [K, M]; neighbouring threads load neighbours
 //   fn b_is_transposed() -> bool        whether B lies in memory as [N, K]
 const VECTORS: u32 = 2u;
+const SLICES: u32 = 1u; // 4 at most
 
 const WIDTH: u32 = 8u * VECTORS; // vec4 across a tile
 const TILE: u32 = 4u * WIDTH;
 const DEPTH: u32 = 16u;
-const TILE_THREADS: u32 = 64u;
+const TILE_THREADS: u32 = 64u * SLICES;
 
 // As long as the loops over it, or software drivers do not keep it in registers.
 alias TileSums = array<array<vec4<f32>, VECTORS>, 4u * VECTORS>;
@@ -25,10 +29,10 @@ fn place_of_slot(slot: u32, vectors_first: bool) -> vec2<u32> {
 }
 
 // Rows from origin.x on, columns from origin.y on of the product, summed over k in range.x .. range.y.
-// sums[i][j] is row tile_row(local, i) and columns tile_column(local, j) .. + 4.
+// sums[i][j] is row tile_row(local, i) and columns tile_column(local, j) .. + 4, where owns_sums(local, i VECTORS + j).
 fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
     var sums = TileSums();
-    let row = local / 8u;
+    let row = local % 64u / 8u;
     let column = local % 8u;
     for (var k0 = range.x; k0 < range.y; k0 += DEPTH) {
         for (var slot = local; slot < DEPTH * WIDTH; slot += TILE_THREADS) {
@@ -44,7 +48,7 @@ fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
                 vec4<f32>(load_b(kb, n), load_b(kb, n + 1u), load_b(kb, n + 2u), load_b(kb, n + 3u));
         }
         workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k++) {
+        for (var k = local / 64u; k < DEPTH; k += SLICES) {
             var a = array<vec4<f32>, VECTORS>();
             var b = array<vec4<f32>, VECTORS>();
             for (var i = 0u; i < VECTORS; i++) {
@@ -62,12 +66,35 @@ fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
         }
         workgroupBarrier();
     }
+    if SLICES > 1u { add_slices(local, &sums); }
     return sums;
+}
+
+// Through the memory of the tiles, one after the other: what is read of one is over when it is written again.
+fn add_slices(local: u32, sums: ptr<function, TileSums>) {
+    for (var i = 0u; i < 4u * VECTORS * VECTORS; i++) {
+        let mine = (*sums)[i / VECTORS][i % VECTORS];
+        if i % 2u == 0u { tile_a[local] = mine; } else { tile_b[local] = mine; }
+        workgroupBarrier();
+        if owns_sums(local, i) {
+            var sum = vec4<f32>();
+            for (var slice = 0u; slice < SLICES; slice++) {
+                let at = 64u * slice + local % 64u;
+                if i % 2u == 0u { sum += tile_a[at]; } else { sum += tile_b[at]; }
+            }
+            (*sums)[i / VECTORS][i % VECTORS] = sum;
+        }
+    }
+}
+
+// Has this thread the i-th vec4 of its sums, added up?
+fn owns_sums(local: u32, i: u32) -> bool {
+    return SLICES == 1u || i % SLICES == local / 64u;
 }
 
 // Row i of a thread's sums, within the tile.
 fn tile_row(local: u32, i: u32) -> u32 {
-    return 32u * (i / 4u) + 4u * (local / 8u) + i % 4u;
+    return 32u * (i / 4u) + 4u * (local % 64u / 8u) + i % 4u;
 }
 
 // First of the four columns j of a thread's sums, within the tile.

@@ -14,7 +14,7 @@ params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: 
 pub static KERNEL: Kernel = Kernel {
     name: "matmul",
     source: wgsl!("matmul", "tile"),
-    constants: &["VECTORS"],
+    constants: &["VECTORS", "SLICES"],
     params: FIELDS,
     bindings: &[reads("a"), reads("b"), reads("bias"), reads("bias2"), writes("c")],
     twin: twin!(twin),
@@ -78,6 +78,12 @@ fn vectors(g: &Graph, m: usize, n: usize, k: usize) -> usize {
     if !g.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { 4 } else { 2 }
 }
 
+/// How many parts of the terms the threads of a workgroup sum. A GPU has few tiles of these networks' products to share out, so
+/// each gets 256 threads. By calculation, not measured.
+fn slices_of_a_tile(g: &Graph, k: usize) -> usize {
+    if g.is_wide() && k >= 4 * DEPTH { 4 } else { 1 }
+}
+
 /// Records `c = a b + bias`, or `c += a b + bias`. `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` of `m n` elements.
 ///
 /// # Errors
@@ -124,8 +130,9 @@ pub fn matmul_with_biases<'a>(
     }
     let vectors = vectors(g, m, n, k);
     let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
-    let constants = [("VECTORS", vectors as u32)];
-    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), down * across, k) };
+    let in_tile = slices_of_a_tile(g, k);
+    let constants = [("VECTORS", vectors as u32), ("SLICES", in_tile as u32)];
+    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), in_tile * down * across, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
     let slices = k.div_ceil(slice);
@@ -149,6 +156,7 @@ pub fn matmul_with_biases<'a>(
         // Each row of tiles reads b, each column of tiles a.
         let rereads = (down - 1) * k * n + (across - 1) * m * k;
         g.cost(2 * m * n * k, 4 * rereads);
+        g.touches(|tensor| tensor.is(a.tensor).then_some(m * k));
         Ok(())
     };
     if slices == 1 {
