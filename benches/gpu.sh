@@ -10,18 +10,20 @@ device=${2:-auto}
 mkdir -p "$out"
 : >"$out/workloads.jsonl"
 
+checked=0
+failed() { echo "FAILED, or not in time: $*" >&2; checked=1; }
+
 cargo build --release --examples --benches
 cargo test --release --no-run --test kernels --test generator
 target/release/examples/nietzsche --device list | tee "$out/devices.txt"
 
 echo "== the kernels, against their twins"
-checked=0
 ELMAN_DEVICE=$device ELMAN_REQUIRE_GPU=1 ELMAN_BOUNDS_CHECKS=1 timeout 150 \
-    cargo test --release --test kernels --test generator >"$out/kernels.txt" 2>&1 || checked=$?
+    cargo test --release --test kernels --test generator >"$out/kernels.txt" 2>&1 || failed the kernels
 grep -E "^test result|FAILED|panicked" "$out/kernels.txt" || true
 
 bench() { timeout 60 cargo bench --quiet --bench workloads -- "$@" --device "$device"; }
-measure() { bench "$@" --seconds 3 --json | tee -a "$out/workloads.jsonl" || echo "$* failed" >&2; }
+measure() { bench "$@" --seconds 3 --json | tee -a "$out/workloads.jsonl" || failed "$@"; }
 echo "== workloads"
 for workload in w1 w2 w3 w4 w5 w6; do measure "$workload"; done
 measure w4 --lanes 1000
@@ -33,16 +35,17 @@ done
 
 echo "== where the time goes"
 for workload in w1 w2 w3; do
-    bench "$workload" --seconds 1 --profile "$out/$workload.trace.json" | tee "$out/$workload.profile.txt"
+    bench "$workload" --seconds 1 --profile "$out/$workload.trace.json" | tee "$out/$workload.profile.txt" || failed profile
 done
 
 echo "== the main job"
-time target/release/examples/nietzsche --device "$device" --out "$out/nietzsche" 2>&1 | tee "$out/nietzsche.txt"
+time target/release/examples/nietzsche --device "$device" --out "$out/nietzsche" 2>&1 | tee "$out/nietzsche.txt" || failed main job
+
 echo "== kernel by kernel, beside what the device can do at most"
-ELMAN_DEVICE=$device timeout 90 cargo bench --quiet --bench kernels -- --verbose >"$out/kernel-times.txt" 2>&1 || checked=$?
+ELMAN_DEVICE=$device timeout 90 cargo bench --quiet --bench kernels -- --verbose >"$out/kernel-times.txt" 2>&1 || failed kernel times
 grep -E '^(at most|[a-z_, ]+/)|time:|thrpt:|median|panicked|wrong' "$out/kernel-times.txt" || true
 
-echo "== weights in f16; without subgroups and weights in workgroup memory"
+echo "== weights in f16, where the adapter has it; then, in f32, without what only some adapters have"
 for workload in w1 w2 w3 w5 w6; do
     measure "$workload" --precision f16
     measure "$workload" --baseline

@@ -34,8 +34,8 @@ struct Options {
     #[arg(long, value_enum, default_value = "rnn")]
     cell: Kind,
     /// Texts at once in W4
-    #[arg(long, default_value_t = 1)]
-    lanes: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    lanes: u16,
     /// Recurrences as a dispatch for each step, or as one for all, whatever their sizes make of them (not W4)
     #[arg(long)]
     stepwise: Option<bool>,
@@ -208,7 +208,7 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
     let model = CharRnn::new(&mut init, CharRnnOptions::new(85, embedding, hidden).cell(cell).num_layers(layers))?;
     let parameters = init.upload(device)?;
     if workload == Workload::W4 {
-        let mut generator = Generator::new(&model, &parameters, options.lanes)?;
+        let mut generator = Generator::new(&model, &parameters, options.lanes.into())?;
         generator.prime(&[10])?;
         let length = if small { 20 } else { CHARACTERS };
         return Ok((Work::Generation(generator, length), Check::Tokens));
@@ -371,7 +371,7 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
         match workload {
             Workload::W4 => {
                 line["lanes"] = options.lanes.into();
-                line["chars_per_second"] = ((CHARACTERS * options.lanes) as f64 / median * 1e3).into();
+                line["chars_per_second"] = ((CHARACTERS * usize::from(options.lanes)) as f64 / median * 1e3).into();
             }
             Workload::W5 => line["cell"] = format!("{:?}", options.cell).to_lowercase().into(),
             _ => {}
@@ -400,7 +400,7 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
     if workload == Workload::W4 {
         println!(
             "         {:.0} characters/s, {} lanes",
-            (CHARACTERS * options.lanes) as f64 / median * 1e3,
+            (CHARACTERS * usize::from(options.lanes)) as f64 / median * 1e3,
             options.lanes
         );
     }

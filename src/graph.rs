@@ -155,7 +155,7 @@ impl Graph {
     }
 
     #[doc(hidden)]
-    /// Plans recurrences without subgroups and with no weights kept in workgroup memory, whatever the device has.
+    /// Plans recurrences without subgroups, what follows from them, and weights kept in workgroup memory, whatever the device has.
     pub fn set_baseline(&mut self, baseline: bool) {
         self.baseline = baseline;
     }
@@ -168,9 +168,9 @@ impl Graph {
         self.stepwise
     }
 
-    /// How recurrences recorded from here on store their weights where every step reads them. A GPU reads half the bytes with
-    /// [`Precision::F16`], which by calculation bound a recurrence that runs as one dispatch. Parameters, states, sums, gradients
-    /// and the optimizer stay f32: the results are those of weights rounded to 11 bits, by a GPU up or down. A
+    /// How recurrences recorded from here on store their weights where every step reads them. With [`Precision::F16`] a GPU reads
+    /// half the bytes; these are, by calculation, what limits a recurrence in one dispatch. Parameters, states, sums, gradients
+    /// and the optimizer stay f32: the results are those of weights rounded to 11 bits (a GPU may round either way). A
     /// [`crate::Generator`] has its own plan, in f32.
     ///
     /// # Errors
@@ -557,8 +557,8 @@ impl Graph {
     /// How many elements the dispatch just recorded reads or writes of a tensor, where that is not all.
     pub(crate) fn touches(&mut self, elements: impl Fn(&Tensor) -> Option<usize>) {
         if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
-            let rest = |tensor: &Tensor| elements(tensor).map_or(0, |touched| tensor.len() - touched);
-            dispatch.work.untouched = dispatch.tensors.iter().map(|tensor| 4 * rest(tensor) as u64).sum();
+            let rest = |tensor: &Tensor| elements(tensor).map_or(0, |touched| tensor.len().saturating_sub(touched));
+            dispatch.work.untouched = dispatch.each_tensor().map(|tensor| 4 * rest(tensor) as u64).sum();
         }
     }
 

@@ -62,7 +62,7 @@ pub(crate) struct Work {
     pub flops: u64,
     /// Bytes of weights that workgroups read again.
     pub rereads: u64,
-    /// Bytes of its tensors that it leaves alone, since they are of other steps.
+    /// Bytes of its tensors that it leaves alone: those of other steps, what is around a block.
     pub untouched: u64,
 }
 
@@ -74,10 +74,13 @@ impl Dispatch {
 
     /// Bytes of its tensors that it reads or writes, each once.
     pub fn bytes(&self) -> u64 {
+        self.each_tensor().map(|tensor| 4 * tensor.len() as u64).sum::<u64>() - self.work.untouched
+    }
+
+    /// Its tensors, one that is bound several times once.
+    pub(crate) fn each_tensor(&self) -> impl Iterator<Item = &Tensor> {
         let is_first = |i: usize, tensor: &Tensor| !self.tensors[..i].iter().any(|other| other.is(tensor));
-        let tensors = self.tensors.iter().enumerate().filter(|&(i, tensor)| is_first(i, tensor));
-        let all: u64 = tensors.map(|(_, tensor)| 4 * tensor.len() as u64).sum();
-        all.saturating_sub(self.work.untouched)
+        self.tensors.iter().enumerate().filter(move |&(i, tensor)| is_first(i, tensor)).map(|(_, tensor)| tensor)
     }
 
     /// Multiplications and additions of its matrix products.

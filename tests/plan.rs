@@ -150,18 +150,18 @@ fn layers_are_a_wavefront() {
 }
 
 /// A step of the published network moves at most one and a half times the bytes that it must: saved states and their
-/// gradients written once and read once, likewise logits and their gradient, and the gradient of the last state; weights,
-/// gradients and moments read and written once.
+/// gradients written once and read once, likewise logits and their gradient, the output layer's input and its gradient;
+/// weights, gradients and moments read and written once.
 #[test]
 fn a_training_step_moves_few_bytes() {
     let (steps, batch, hidden, vocabulary) = (8, 512, 256, 85);
     for wide in [false, true] {
         let (trainer, parameters) = trainer(&Device::cpu(), CharRnnOptions::new(85, 42, 256), 8, 512, wide);
-        let activations = 2 * steps * batch * hidden + 2 * batch * vocabulary + batch * hidden;
+        let activations = 2 * steps * batch * hidden + 2 * batch * (vocabulary + hidden);
         let least = 4 * (2 * activations + 8 * parameters.count()) as u64;
         let count = trainer.plan().count();
         assert!(
-            count.bytes as f64 <= 1.5 * least as f64,
+            count.bytes >= least && count.bytes as f64 <= 1.5 * least as f64,
             "{} bytes, at least {least}\n{}",
             count.bytes,
             trainer.plan()

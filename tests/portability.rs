@@ -57,7 +57,7 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
                 for dispatch in trainer.plan().dispatches() {
                     let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
                     let constants = dispatch.constants().to_vec();
-                    found.extend(in_subgroups(&constants).map(|constants| (i, constants)));
+                    found.extend(in_subgroups(&constants).into_iter().map(|constants| (i, constants)));
                     found.insert((i, constants));
                 }
             }
@@ -77,11 +77,25 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
     found.into_iter().map(|(i, constants)| (kernels::ALL[i], constants)).collect()
 }
 
-/// The same for an adapter with subgroups, where they differ.
-fn in_subgroups(constants: &[(&'static str, u32)]) -> Option<Vec<(&'static str, u32)>> {
-    let slices = constants.iter().find(|(name, _)| *name == "SLICES")?.1;
-    let of = |&(name, value): &_| (name, if name == "SUBGROUPS" { 1 } else { value });
-    (slices.is_power_of_two() && slices > 1).then(|| constants.iter().map(of).collect())
+/// The same for an adapter with subgroups, and the eight rows that a thread may have there.
+fn in_subgroups(constants: &[(&'static str, u32)]) -> Vec<Vec<(&'static str, u32)>> {
+    let value = |wanted| constants.iter().find(|(name, _)| *name == wanted).map_or(0, |(_, value)| *value);
+    let slices = value("SLICES");
+    if !slices.is_power_of_two() || slices == 1 {
+        return Vec::new();
+    }
+    let with = |changes: &[(&str, u32)]| {
+        let of = |&(name, value): &(&'static str, u32)| {
+            (name, changes.iter().find(|(changed, _)| *changed == name).map_or(value, |(_, value)| *value))
+        };
+        constants.iter().map(of).collect()
+    };
+    let mut variants = vec![with(&[("SUBGROUPS", 1)])];
+    if value("FUSED") == 1 && value("KEPT") == 0 && value("ROWS") == 4 && value("GROUPS") == 1 && value("HP") <= 512 {
+        let slices = 1 << (256 / value("WIDTH")).min(8).ilog2();
+        variants.push(with(&[("SUBGROUPS", 1), ("ROWS", 8), ("SLICES", slices)]));
+    }
+    variants
 }
 
 /// The constants of a dispatch that draws tokens.
@@ -181,14 +195,19 @@ fn matches_host(kernel: &Kernel, module: &Module) -> Result<(), String> {
             return Err(format!("no line `const {name}: u32 = ...`"));
         }
     }
-    for line in kernel.source.lines().map(str::trim_start).filter(|line| line.starts_with("@if(")) {
+    if let Some((_, extra)) = module.overrides.iter().next() {
+        return Err(format!("{extra:?} is an override, which the host does not set"));
+    }
+    Ok(())
+}
+
+/// Checks that a line there may be depends on what the host sets.
+fn conditions_are_constants(kernel: &Kernel, source: &str) -> Result<(), String> {
+    for line in source.lines().map(str::trim_start).filter(|line| line.starts_with("@if(")) {
         let name = line["@if(".len()..].split(')').next().unwrap_or("").trim_start_matches('!');
         if !kernel.constants.contains(&name) {
             return Err(format!("`{line}` depends on no constant of the host"));
         }
-    }
-    if let Some((_, extra)) = module.overrides.iter().next() {
-        return Err(format!("{extra:?} is an override, which the host does not set"));
     }
     Ok(())
 }
@@ -222,7 +241,9 @@ fn within_limits(module: &Module) -> Result<(), String> {
 fn every_file_parses_and_matches_its_host() {
     for kernel in kernels::ALL {
         let (module, _) = parse(kernel, &[]);
-        matches_host(kernel, &module).unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
+        matches_host(kernel, &module)
+            .and_then(|()| conditions_are_constants(kernel, kernel.source))
+            .unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
     }
 }
 
@@ -331,4 +352,6 @@ fn planted_faults_are_found() {
     for (from, to) in faults {
         assert!(broken(from, to).is_err(), "{from:?} -> {to:?} was not noticed");
     }
+    let pack = &kernels::pack::KERNEL;
+    assert!(conditions_are_constants(pack, &pack.source.replace("@if(!F16)", "@if(!F61)")).is_err());
 }

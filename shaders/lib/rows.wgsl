@@ -211,7 +211,7 @@ fn reduce_in_workgroup(place: Place, sums: ptr<function, Sums>) {
 // slices than rows, those with the same row add them up as they are.
 fn reduce_in_subgroup(place: Place, sums: ptr<function, Sums>) {
     const SHARED: u32 = min(ROWS, SLICES); // at most 8
-    // The threads of a subgroup may have left their loops one by one.
+    // The threads of a subgroup may have left their loops one by one; FUSED, a barrier comes before every call.
     if FUSED == 0u { workgroupBarrier(); }
     for (var part = 0u; part < PARTS; part++) {
         if SHARED >= 2u { give_half(place, part, ROWS / 2u, SHARED / 2u, sums); }

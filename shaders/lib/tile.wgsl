@@ -1,8 +1,8 @@
 // One tile of a matrix product  A [M, K] B [K, N], computed by a workgroup of 8 x 8 threads; each thread keeps
 // 4 VECTORS x 4 VECTORS sums, which is what makes loads from workgroup memory few: 16 for 64 products of 8 x 8 sums.
 //
-// With SLICES, so many times 8 x 8 threads sum every SLICES-th term of K each; in the end slice s owns every SLICES-th vec4 of
-// the sums, from s on.
+// SHARES times 8 x 8 threads share the terms of K, each those SHARES apart; in the end share s owns every SHARES-th vec4 of the
+// sums, from s on.
 //
 // The kernel that joins this defines
 //   fn load_a(m: u32, k: u32) -> f32    an element of A, 0 outside
@@ -10,12 +10,13 @@
 //   fn a_is_transposed() -> bool        whether A lies in memory as [K, M]; neighbouring threads load neighbours
 //   fn b_is_transposed() -> bool        whether B lies in memory as [N, K]
 const VECTORS: u32 = 2u;
-const SLICES: u32 = 1u; // 4 at most
+const SHARES: u32 = 1u;
 
 const WIDTH: u32 = 8u * VECTORS; // vec4 across a tile
 const TILE: u32 = 4u * WIDTH;
 const DEPTH: u32 = 16u;
-const TILE_THREADS: u32 = 64u * SLICES;
+const TILE_THREADS: u32 = 64u * SHARES;
+const_assert TILE_THREADS <= DEPTH * WIDTH && DEPTH % SHARES == 0u;
 
 // As long as the loops over it, or software drivers do not keep it in registers.
 alias TileSums = array<array<vec4<f32>, VECTORS>, 4u * VECTORS>;
@@ -28,7 +29,7 @@ fn place_of_slot(slot: u32, vectors_first: bool) -> vec2<u32> {
     return select(vec2<u32>(slot % DEPTH, slot / DEPTH), vec2<u32>(slot / WIDTH, slot % WIDTH), vectors_first);
 }
 
-// Rows from origin.x on, columns from origin.y on of the product, summed over k in range.x .. range.y.
+// To be called once: rows from origin.x on, columns from origin.y on of the product, summed over k in range.x .. range.y.
 // sums[i][j] is row tile_row(local, i) and columns tile_column(local, j) .. + 4, where owns_sums(local, i VECTORS + j).
 fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
     var sums = TileSums();
@@ -48,7 +49,7 @@ fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
                 vec4<f32>(load_b(kb, n), load_b(kb, n + 1u), load_b(kb, n + 2u), load_b(kb, n + 3u));
         }
         workgroupBarrier();
-        for (var k = local / 64u; k < DEPTH; k += SLICES) {
+        for (var k = local / 64u; k < DEPTH; k += SHARES) {
             var a = array<vec4<f32>, VECTORS>();
             var b = array<vec4<f32>, VECTORS>();
             for (var i = 0u; i < VECTORS; i++) {
@@ -66,20 +67,20 @@ fn multiply_tile(origin: vec2<u32>, range: vec2<u32>, local: u32) -> TileSums {
         }
         workgroupBarrier();
     }
-    if SLICES > 1u { add_slices(local, &sums); }
+    if SHARES > 1u { add_shares(local, &sums); }
     return sums;
 }
 
 // Through the memory of the tiles, one after the other: what is read of one is over when it is written again.
-fn add_slices(local: u32, sums: ptr<function, TileSums>) {
+fn add_shares(local: u32, sums: ptr<function, TileSums>) {
     for (var i = 0u; i < 4u * VECTORS * VECTORS; i++) {
         let mine = (*sums)[i / VECTORS][i % VECTORS];
         if i % 2u == 0u { tile_a[local] = mine; } else { tile_b[local] = mine; }
         workgroupBarrier();
         if owns_sums(local, i) {
             var sum = vec4<f32>();
-            for (var slice = 0u; slice < SLICES; slice++) {
-                let at = 64u * slice + local % 64u;
+            for (var share = 0u; share < SHARES; share++) {
+                let at = 64u * share + local % 64u;
                 if i % 2u == 0u { sum += tile_a[at]; } else { sum += tile_b[at]; }
             }
             (*sums)[i / VECTORS][i % VECTORS] = sum;
@@ -89,7 +90,7 @@ fn add_slices(local: u32, sums: ptr<function, TileSums>) {
 
 // Has this thread the i-th vec4 of its sums, added up?
 fn owns_sums(local: u32, i: u32) -> bool {
-    return SLICES == 1u || i % SLICES == local / 64u;
+    return SHARES == 1u || i % SHARES == local / 64u;
 }
 
 // Row i of a thread's sums, within the tile.

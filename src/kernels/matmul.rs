@@ -14,7 +14,7 @@ params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: 
 pub static KERNEL: Kernel = Kernel {
     name: "matmul",
     source: wgsl!("matmul", "tile"),
-    constants: &["VECTORS", "SLICES"],
+    constants: &["VECTORS", "SHARES"],
     params: FIELDS,
     bindings: &[reads("a"), reads("b"), reads("bias"), reads("bias2"), writes("c")],
     twin: twin!(twin),
@@ -71,16 +71,16 @@ pub fn t(tensor: &Tensor) -> Factor<'_> {
 /// Terms that a workgroup keeps at a time.
 const DEPTH: usize = 16;
 
-/// Vectors of four rows of a, and of four columns of b, of a thread; 8 x 8 threads share a tile.
+/// Vectors of four rows of a, and of four columns of b, of a thread; 8 x 8 threads make a tile.
 ///
 /// On a software driver a load costs hundreds of products, so a large product gets the largest tile that fits into 16 KiB.
 fn vectors(g: &Graph, m: usize, n: usize, k: usize) -> usize {
     if !g.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { 4 } else { 2 }
 }
 
-/// How many parts of the terms the threads of a workgroup sum. A GPU has few tiles of these networks' products to share out, so
-/// each gets 256 threads. By calculation, not measured.
-fn slices_of_a_tile(g: &Graph, k: usize) -> usize {
+/// How many times 64 threads share the terms of a tile. A GPU has few tiles of these networks' products to give out, so each gets
+/// 256 threads. By calculation, not measured.
+fn shares(g: &Graph, k: usize) -> usize {
     if g.is_wide() && k >= 4 * DEPTH { 4 } else { 1 }
 }
 
@@ -130,9 +130,11 @@ pub fn matmul_with_biases<'a>(
     }
     let vectors = vectors(g, m, n, k);
     let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
-    let in_tile = slices_of_a_tile(g, k);
-    let constants = [("VECTORS", vectors as u32), ("SLICES", in_tile as u32)];
-    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), in_tile * down * across, k) };
+    let in_tile = shares(g, k);
+    let constants = [("VECTORS", vectors as u32), ("SHARES", in_tile as u32)];
+    // A workgroup of 256 threads counts as three of 64: more slices would be more bytes than they are worth.
+    let workgroups = in_tile.min(3) * down * across;
+    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), workgroups, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
     let slices = k.div_ceil(slice);

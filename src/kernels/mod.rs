@@ -156,7 +156,7 @@ pub(crate) const WORKGROUP_BYTES: usize = 16 << 10;
 /// Multiplications and additions from which on a larger tile, slower to compile, is worth it on a software driver.
 const LARGE_TILE_FLOPS: usize = 100_000_000;
 
-/// How many slices to cut a sum of `terms` into, so that a wide device has `workgroups * slices` near 256 of them;
+/// How many slices to cut a sum of `terms` into, so that a wide device has `workgroups * slices`, of 64 threads, near 256 of them;
 /// 1 where slices would only cost, since another dispatch must sum them.
 fn slices(wide: bool, workgroups: usize, terms: usize) -> usize {
     if !wide || terms < 2048 { 1 } else { (256 / workgroups).min(terms / 512).max(1) }

@@ -188,7 +188,8 @@ const MOST_WEIGHT_BYTES_OF_A_WORKGROUP: usize = 1 << 20;
 
 /// From so many bytes of weights on, a GPU's core takes them, in every step, from the cache that all cores share, whose bandwidth
 /// half of the cores exhaust: of a large batch fewer workgroups, of twice the entries each, read half as much (W1's 128 would
-/// read 268 MB in its 8 steps). By calculation, not measured.
+/// read 235 MB in its 7 products). Where subgroups add up the slices: through workgroup memory there would be fewer of them. By
+/// calculation, not measured.
 const FEWEST_WEIGHT_BYTES_TO_SHARE: usize = 128 << 10;
 
 /// Workgroups of twice the entries that are enough for that.
@@ -305,7 +306,8 @@ impl RowTile {
         let flops = 2 * directions * steps * batch * cell_gates * hidden * hidden;
         let large = !g.is_wide() && flops >= LARGE_TILE_FLOPS;
         let weights = cell_gates * padded * padded * precision.bytes();
-        let shares = g.is_wide() && weights >= FEWEST_WEIGHT_BYTES_TO_SHARE && batch / 8 >= ENOUGH_SHARING_WORKGROUPS;
+        let adds_up = has_subgroups(g, 8, slices_of(8, vectors, 256 / vectors.min(256)), vectors.min(256));
+        let shares = adds_up && weights >= FEWEST_WEIGHT_BYTES_TO_SHARE && batch / 8 >= ENOUGH_SHARING_WORKGROUPS;
         let (rows, columns) = match (large, shares) {
             (true, _) => (fit.min(16), vectors.min(4 / gates)),
             (false, true) => (fit.min(8), 1),
@@ -322,18 +324,7 @@ impl RowTile {
             }
         }
         let groups = if large { 1 } else { (64 / (width * slices)).clamp(1, batch.div_ceil(rows)) };
-        let mut tile = Self {
-            padded,
-            rows,
-            columns,
-            width,
-            groups,
-            slices,
-            precision,
-            subgroups: has_subgroups(g, rows, slices, groups * width),
-            keeps_weights: false,
-            stepwise: None,
-        };
+        let mut tile = Self::of(g, sizes, [rows, columns, width, groups, slices], None);
         tile.keeps_weights = g.is_wide()
             && !g.is_baseline()
             && steps >= FEWEST_STEPS_TO_KEEP_WEIGHTS
@@ -341,14 +332,24 @@ impl RowTile {
         tile
     }
 
+    fn of(
+        g: &Graph,
+        sizes: Sizes,
+        [rows, columns, width, groups, slices]: [usize; 5],
+        stepwise: Option<String>,
+    ) -> Self {
+        let subgroups = has_subgroups(g, rows, slices, groups * width);
+        let (padded, precision) = (sizes.hidden.next_multiple_of(4), sizes.precision);
+        Self { padded, rows, columns, width, groups, slices, precision, subgroups, keeps_weights: false, stepwise }
+    }
+
     /// A dispatch for each step, whose workgroups share the columns too.
     ///
     /// A GPU gets workgroups of up to 256 threads: 32 batch entries, for each of which a row of workgroups reads all weights,
     /// so few columns that there are enough workgroups, and slices of the sums for the rest. By calculation, not measured.
     fn stepwise(g: &Graph, sizes: Sizes, why: String) -> Self {
-        let Sizes { directions, batch, precision, .. } = sizes;
-        let padded = sizes.hidden.next_multiple_of(4);
-        let (vectors, rows) = (padded / 4, batch.min(4));
+        let Sizes { directions, batch, hidden, .. } = sizes;
+        let (vectors, rows) = (hidden.div_ceil(4), batch.min(4));
         let groups = batch.div_ceil(rows);
         let (groups, width, slices) = if g.is_wide() {
             let groups = groups.min(8);
@@ -359,18 +360,7 @@ impl RowTile {
             let groups = groups.min(4);
             (groups, vectors.min(64 / groups), 1)
         };
-        Self {
-            padded,
-            rows,
-            columns: 1,
-            width,
-            groups,
-            slices,
-            precision,
-            subgroups: has_subgroups(g, rows, slices, groups * width),
-            keeps_weights: false,
-            stepwise: Some(why),
-        }
+        Self::of(g, sizes, [rows, 1, width, groups, slices], Some(why))
     }
 
     fn fused(&self) -> bool {
