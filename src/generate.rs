@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use crate::device::Device;
+use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::kernels::WORKGROUP_BYTES;
 use crate::kernels::generate::generate;
 use crate::kernels::sample::{Draw, sample};
 use crate::nn::functional::InitialState;

@@ -94,6 +94,9 @@ impl Counters {
     }
 }
 
+/// Bytes of workgroup memory of a workgroup: WebGPU's default limit.
+pub(crate) const WORKGROUP_BYTES: usize = 16 << 10;
+
 /// Sizes that kernels and buffers must stay within; unlimited on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -168,7 +171,7 @@ impl Device {
                 buffer_bytes: u64::MAX,
                 workgroups_per_dimension: u32::MAX,
                 offset_alignment: 4,
-                workgroup_bytes: crate::kernels::WORKGROUP_BYTES,
+                workgroup_bytes: WORKGROUP_BYTES,
                 f16: true,
                 subgroups: None,
             },

@@ -2,7 +2,8 @@
 
 use super::sample::{Draw, Lanes};
 use super::sequence::Cell;
-use super::{WORKGROUP_BYTES, expect, expect_indices, expect_len, matmul, pack};
+use super::{expect, expect_indices, expect_len, matmul, pack};
+use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Precision};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};

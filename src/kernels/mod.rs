@@ -150,9 +150,6 @@ fn folded_grid(n: usize) -> (usize, usize) {
     (x, n.div_ceil(x))
 }
 
-/// Bytes of workgroup memory of a workgroup: WebGPU's default limit.
-pub(crate) const WORKGROUP_BYTES: usize = 16 << 10;
-
 /// Multiplications and additions from which on a larger tile, slower to compile, is worth it on a software driver.
 const LARGE_TILE_FLOPS: usize = 100_000_000;
 

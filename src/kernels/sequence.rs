@@ -11,10 +11,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    LARGE_TILE_FLOPS, WORKGROUP_BYTES, expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn,
-};
-use crate::device::Limits;
+use super::{LARGE_TILE_FLOPS, expect, expect_indices, expect_len, expect_lengths, gru, lstm, pack, rnn};
+use crate::device::{Limits, WORKGROUP_BYTES};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Precision};
 use crate::product::{Matrix, product};
