@@ -173,6 +173,14 @@ impl Graph {
     /// and the optimizer stay f32: the results are those of weights rounded to 11 bits (a GPU may round either way). A
     /// [`crate::Generator`] has its own plan, in f32.
     ///
+    /// ```
+    /// use elman::{Device, Graph, Precision};
+    ///
+    /// let mut g = Graph::without_parameters(&Device::cpu());
+    /// g.set_precision(Precision::F16)?;
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The device is a GPU without f16 in shaders.
     pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
