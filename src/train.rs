@@ -247,11 +247,20 @@ impl LossLog {
         self.pending.clear();
     }
 
+    /// Steps until the ring is full.
+    fn room(&self) -> usize {
+        LOG_CAPACITY - (self.written - self.read) as usize
+    }
+
     async fn step_up_to(&mut self, plan: &Plan, most: usize) -> Result<usize> {
         if most == 0 {
             return Err(Error::argument("step", "most", "at least 1", 0));
         }
-        let room = LOG_CAPACITY - (self.written - self.read) as usize;
+        if self.room() == 0 {
+            // Reading it failed.
+            self.drain().await?;
+        }
+        let room = self.room();
         let steps = match self.seconds {
             Some(seconds) if plan.device().is_gpu() => steps_at_once(seconds),
             _ => 1,
@@ -301,6 +310,26 @@ impl LossLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A full log that could not be read is read before the next step, not in place of it.
+    #[test]
+    fn a_step_is_run_after_a_read_that_failed() -> Result<()> {
+        let device = crate::Device::cpu();
+        let mut init = crate::nn::Init::new(crate::rng::manual_seed(1));
+        let layer = crate::nn::Linear::new(&mut init, "layer", 2, 2)?;
+        let parameters = init.upload(&device)?;
+        let [x, y] = ["x", "y"].map(|name| device.upload(name, &[1, 2], &[0.5, -0.5]));
+        let (x, y) = (x?, y?);
+        let mut trainer = Trainer::new(&parameters, crate::optim::Sgd::new(0.1), |g| {
+            let x = g.input(&x)?;
+            let output = layer.forward(g, x)?;
+            crate::nn::functional::mse_loss(g, output, &y, crate::nn::functional::Reduction::Mean)
+        })?;
+        trainer.log.written = LOG_CAPACITY as u64;
+        assert_eq!(trainer.step_up_to(5)?, 1);
+        assert_eq!(trainer.steps(), LOG_CAPACITY as u64 + 1);
+        Ok(())
+    }
 
     #[test]
     fn a_submission_is_short() {
