@@ -11,13 +11,14 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use elman::kernels::cross_entropy::{ClassLoss, cross_entropy};
 use elman::kernels::matmul::{matmul, t};
 use elman::kernels::sequence::{self, Sequence, SequenceGradients};
-use elman::kernels::{accumulate, activation, adam, column_sum, dropout, gather, segment_sum, squared_norm, swap_axes};
+use elman::kernels::{
+    Update, accumulate, activation, adam, column_sum, dropout, gather, segment_sum, squared_norm, swap_axes,
+};
 use elman::nn::Cell;
-use elman::optim::Adam;
-use elman::{DType, Device, Graph, Plan, Precision, Result, Tensor, rng};
+use elman::{DType, Device, Plan, Precision, Recorder, Result, Tensor, rng};
 
 /// Records an operation on new tensors, and gives what it computes.
-type Record = Box<dyn Fn(&Device, &mut Graph) -> Result<Vec<Tensor>>>;
+type Record = Box<dyn Fn(&Device, &mut Recorder) -> Result<Vec<Tensor>>>;
 
 /// An operation, its shape, and what it is timed on.
 struct Case {
@@ -29,7 +30,7 @@ struct Case {
 fn case(
     name: &str,
     shape: impl Into<String>,
-    record: impl Fn(&Device, &mut Graph) -> Result<Vec<Tensor>> + 'static,
+    record: impl Fn(&Device, &mut Recorder) -> Result<Vec<Tensor>> + 'static,
 ) -> Case {
     Case { name: name.into(), shape: shape.into(), record: Box::new(record) }
 }
@@ -71,7 +72,7 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool, ba
     let shape = format!("T {steps}, B {batch}, H {hidden}{}", if baseline { ", baseline" } else { "" });
     case(&name, shape, move |device, g| {
         g.set_baseline(baseline);
-        let (width, chain) = (cell.gates() * hidden, [1, steps + 1, batch, hidden]);
+        let (width, states) = (cell.gates() * hidden, [1, cell.states(), steps + 1, batch, hidden]);
         let scale = 1.0 / (hidden as f64).sqrt();
         let w: Vec<_> = rng::manual_seed(5).uniform(width * hidden, -scale, scale);
         let saves = backward && cell.saved() > 0;
@@ -79,29 +80,23 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool, ba
         let s = Sequence {
             x: random(device, "x", &[1, 85, width])?,
             index: tokens(device, &[1, steps, batch], 85)?,
-            stack: None,
             lengths: device.lengths("lengths", batch, steps)?,
             w: vec![device.upload("w", &[width, hidden], &w)?],
-            bias: gru.then(|| random(device, "bias", &[1, width])).transpose()?,
-            h: zeros(device, "h", &chain)?,
-            c: (cell.states() == 2).then(|| zeros(device, "c", &chain)).transpose()?,
+            w_ih: Vec::new(),
+            biases: gru.then(|| random(device, "bias", &[1, width])).transpose()?,
+            states: zeros(device, "states", &states)?,
             saved: saves.then(|| zeros(device, "saved", &[1, steps, batch, cell.saved() * hidden])).transpose()?,
             has_h_0: false,
             precision: Precision::F32,
         };
-        sequence::forward(g, cell, &s)?;
+        sequence::forward(g, cell.kind(), &s)?;
         if !backward {
-            return Ok(vec![s.h]);
+            return Ok(vec![s.states]);
         }
-        let d = SequenceGradients {
-            dy: Some(random(device, "dy", &[1, steps, batch, hidden])?),
-            dend: None,
-            dx: zeros(device, "dx", &[1, steps, batch, width])?,
-            dstart: zeros(device, "dstart", &[1, cell.states(), batch, hidden])?,
-            wants_dstart: false,
-        };
-        sequence::backward(g, cell, &s, &d)?;
-        Ok(vec![s.h, d.dx])
+        let dy = random(device, "dy", &[1, steps, batch, hidden])?;
+        let d = SequenceGradients::new(g, cell.kind(), &s, (Some(dy), None), false)?;
+        sequence::backward(g, cell.kind(), &s, &d)?;
+        Ok(vec![s.states.clone(), d.parts(&s)[0].clone()])
     })
 }
 
@@ -153,11 +148,11 @@ fn cases() -> Vec<Case> {
     for n in [102_272, 4_000_000] {
         cases.push(case("adam", n.to_string(), move |device, g| {
             let [gradient, parameters, mean] = ["g", "w", "m"].map(|name| random(device, name, &[n]));
-            let (gradient, parameters, mean) = (&gradient?, parameters?, &mean?);
+            let (gradient, parameters, mean) = (&gradient?, parameters?, mean?);
             let (lr, clock) = (&device.upload("lr", &[1], &[1e-3])?, &device.upload_u32("clock", &[2], &[3, 0])?);
-            let square = &device.upload("v", &[n], &vec![0.1; n])?;
-            let update = adam::Update { gradient, lr, clock, parameters: &parameters, mean, square };
-            adam::adam(g, &Adam::new(1e-3), false, update)?;
+            let moments = &[mean, device.upload("v", &[n], &vec![0.1; n])?];
+            let settings = adam::Settings { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: false };
+            adam::adam(g, settings, Update { gradient, lr, clock, parameters: &parameters, moments })?;
             Ok(vec![parameters])
         }));
     }
@@ -186,7 +181,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn plan(device: &Device, record: &Record) -> Result<(Plan, Vec<Tensor>)> {
-    let mut g = Graph::without_parameters(device);
+    let mut g = Recorder::new(device);
     let results = record(device, &mut g)?;
     Ok((g.finish()?, results))
 }

@@ -7,14 +7,14 @@
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+//          variant            0
 // w        [D, 3, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
-// h        [D, T + 1, B, H]
+// states   [D, T + 1, B, H]   h
 // dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, B, H]          gradient of the last state
 // saved    [D, T, B, 4 H]     r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
-// dx       [D, T, B, 3 H]
-// dstart   [D, B, H]
+// dx       [D, T, B, 3 H]     behind it dstart [D, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward
 struct Params {
     D: u32,
@@ -26,17 +26,17 @@ struct Params {
     complete: u32,
     has_dy: u32,
     has_dend: u32,
+    variant: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<Weights>;
 @group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read> h: array<f32>;
+@group(0) @binding(3) var<storage, read> states: array<f32>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
 @group(0) @binding(5) var<storage, read> dend: array<f32>;
 @group(0) @binding(6) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 3u;
 const STATES: u32 = 1u;
@@ -56,7 +56,7 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             var rest = vec4<f32>();
             if entry < p.B {
                 let step = row_of(place, p.T, t - 1u, entry);
-                let slot = row_of(place, p.T + 1u, t - 1u, entry);
+                let slot = state_row(place, 0u, t - 1u, entry);
                 let valid = t <= lengths[entry];
                 var dh = vec4<f32>();
                 if valid { dh = gradient_of_state(place, t - 1u, entry, column, carried[part][row]); }
@@ -72,7 +72,7 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                             let z = saved[at + p.H];
                             let n = saved[at + 2u * p.H];
                             let m = saved[at + 3u * p.H];
-                            let before = h[slot * p.H + column + j];
+                            let before = states[slot * p.H + column + j];
                             dn = dh[j] * (1.0 - z) * (1.0 - n * n);
                             dz = dh[j] * (before - n) * z * (1.0 - z);
                             dr = dn * m * r * (1.0 - r);

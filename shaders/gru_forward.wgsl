@@ -8,13 +8,13 @@
 //          first, last        the steps to compute
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
+//          variant            0
 // x        [D, N, 3 H]        gates r, z, n; b_ih included
 // index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
 // lengths  [B] u32
 // w        [D, 3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
-// bias_below [D - 1, 3 H]     b_ih of stacked layers; a dummy is bound otherwise
-// bias     [D, 3 H]           b_hh
-// h        [D, T + 1, B, H]   slot 0 is the incoming state
+// biases   [D, 3 H]           b_hh; behind it b_ih of stacked layers 1 .. D - 1
+// states   [D, T + 1, B, H]   h; slot 0 is the incoming state
 // saved    [D, T, B, 4 H]     r, z, n, m for the backward pass
 // grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
 struct Params {
@@ -27,6 +27,7 @@ struct Params {
     last: u32,
     has_h_0: u32,
     save: u32,
+    variant: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -34,12 +35,13 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<Weights>;
-@group(0) @binding(5) var<storage, read> bias_below: array<f32>;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
-@group(0) @binding(7) var<storage, read_write> h: array<f32>;
-@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> biases: array<f32>;
+@group(0) @binding(6) var<storage, read_write> states: array<f32>;
+@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
 
 const GATES: u32 = 3u;
+const STATES: u32 = 1u;
+const SEPARATE_BIAS: u32 = 1u;
 
 @compute @workgroup_size(THREADS)
 fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
@@ -65,9 +67,9 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     let x_r = below(place, t, entry, 0u, column) + from_below[part][row];
                     let x_z = below(place, t, entry, 1u, column) + from_below[COLUMNS + part][row];
                     let x_n = below(place, t, entry, 2u, column) + from_below[2u * COLUMNS + part][row];
-                    let r = sigmoid4(x_r + sums[part][row] + bias4(place, 0u, column));
-                    let z = sigmoid4(x_z + sums[COLUMNS + part][row] + bias4(place, 1u, column));
-                    let m = sums[2u * COLUMNS + part][row] + bias4(place, 2u, column);
+                    let r = sigmoid4(x_r + sums[part][row] + bias4(group.z, 0u, column));
+                    let z = sigmoid4(x_z + sums[COLUMNS + part][row] + bias4(group.z, 1u, column));
+                    let m = sums[2u * COLUMNS + part][row] + bias4(group.z, 2u, column);
                     let n = tanh4(x_n + r * m);
                     state = (1.0 - z) * n + z * before;
                     let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
@@ -82,21 +84,12 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                         }
                     }
                 }
-                let to = row_of(place, p.T + 1u, t + 1u, entry) * p.H + column;
+                let to = state_row(place, 0u, t + 1u, entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
-                    if column + j < p.H { h[to + j] = state[j]; }
+                    if column + j < p.H { states[to + j] = state[j]; }
                 }
             }
             keep(place, i, state);
         }
     }
-}
-
-// A vec4 of b_hh of one gate.
-fn bias4(place: Place, gate: u32, column: u32) -> vec4<f32> {
-    var value = vec4<f32>();
-    for (var j = 0u; j < 4u; j++) {
-        if column + j < p.H { value[j] = bias[(place.direction * GATES + gate) * p.H + column + j]; }
-    }
-    return value;
 }

@@ -8,14 +8,14 @@
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+//          variant            0
 // w        [D, 4, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
-// c        [D, T + 1, B, H]
+// states   [D, 2, T + 1, B, H]   h and c
 // saved    [D, T, B, 4 H]     i, f, g, o
 // dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, 2, B, H]       gradients of the last h and c
-// dx       [D, T, B, 4 H]
-// dstart   [D, 2, B, H]       of the incoming h and c
+// dx       [D, T, B, 4 H]     behind it dstart [D, 2, B, H], of the incoming h and c
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/math
 struct Params {
     D: u32,
@@ -27,17 +27,17 @@ struct Params {
     complete: u32,
     has_dy: u32,
     has_dend: u32,
+    variant: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<Weights>;
 @group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read> c: array<f32>;
+@group(0) @binding(3) var<storage, read> states: array<f32>;
 @group(0) @binding(4) var<storage, read> saved: array<f32>;
 @group(0) @binding(5) var<storage, read> dy: array<f32>;
 @group(0) @binding(6) var<storage, read> dend: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(8) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 4u;
 const STATES: u32 = 2u;
@@ -58,7 +58,7 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             var d4 = array<vec4<f32>, GATES>();
             if entry < p.B {
                 let row = row_of(place, p.T, t - 1u, entry);
-                let slot = row_of(place, p.T + 1u, t - 1u, entry);
+                let slot = state_row(place, 1u, t - 1u, entry);
                 if t <= lengths[entry] {
                     let dh = gradient_of_state(place, t - 1u, entry, column, carried[part][r]);
                     var dc = carried_c[part][r];
@@ -70,8 +70,8 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                             let f = saved[at + p.H];
                             let g = saved[at + 2u * p.H];
                             let o = saved[at + 3u * p.H];
-                            let before = c[slot * p.H + column + j];
-                            let u = tanh4(vec4<f32>(c[(slot + p.B) * p.H + column + j])).x;
+                            let before = states[slot * p.H + column + j];
+                            let u = tanh4(vec4<f32>(states[(slot + p.B) * p.H + column + j])).x;
                             let d = dc[j] + dh[j] * o * (1.0 - u * u);
                             d4[0][j] = d * g * i * (1.0 - i);
                             d4[1][j] = d * before * f * (1.0 - f);

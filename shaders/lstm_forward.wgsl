@@ -8,13 +8,14 @@
 //          first, last        the steps to compute
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
+//          variant            0
 // x        [D, N, 4 H]        gates i, f, g, o, biases included
 // index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
 // lengths  [B] u32
 // w        [D, 4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
-// bias_below [D - 1, 4 H]     b_ih + b_hh of these; a dummy is bound otherwise
-// h, c     [D, T + 1, B, H]   slot 0 is the incoming state
-// saved    [D, T, B, 4 H]     i, f, g, o for the backward pass
+// biases   [D - 1, 4 H]          b_ih + b_hh of these; a dummy is bound otherwise
+// states   [D, 2, T + 1, B, H]   h and c; slot 0 is the incoming state
+// saved    [D, T, B, 4 H]        i, f, g, o for the backward pass
 // grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
 struct Params {
     D: u32,
@@ -26,6 +27,7 @@ struct Params {
     last: u32,
     has_h_0: u32,
     save: u32,
+    variant: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -33,12 +35,13 @@ struct Params {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> w: array<Weights>;
-@group(0) @binding(5) var<storage, read> bias_below: array<f32>;
-@group(0) @binding(6) var<storage, read_write> h: array<f32>;
-@group(0) @binding(7) var<storage, read_write> c: array<f32>;
-@group(0) @binding(8) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> biases: array<f32>;
+@group(0) @binding(6) var<storage, read_write> states: array<f32>;
+@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
 
 const GATES: u32 = 4u;
+const STATES: u32 = 2u;
+const SEPARATE_BIAS: u32 = 0u;
 
 @compute @workgroup_size(THREADS)
 fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
@@ -58,7 +61,7 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             var state = vec4<f32>();
             var cell = vec4<f32>();
             if entry < p.B {
-                let slot = row_of(place, p.T + 1u, t, entry) * p.H + column;
+                let at_c = state_row(place, 1u, t, entry) * p.H + column;
                 if t < lengths[entry] {
                     let i = sigmoid4(below(place, t, entry, 0u, column) + sums[part][r]);
                     let f = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][r]);
@@ -67,7 +70,7 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            cell[j] = f[j] * c[slot + j] + i[j] * g[j];
+                            cell[j] = f[j] * states[at_c + j] + i[j] * g[j];
                             if p.save != 0u {
                                 saved[at + j] = i[j];
                                 saved[at + p.H + j] = f[j];
@@ -78,11 +81,12 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     }
                     state = o * tanh4(cell);
                 }
-                let to = slot + p.B * p.H;
+                let to_h = state_row(place, 0u, t + 1u, entry) * p.H + column;
+                let to_c = at_c + p.B * p.H;
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H {
-                        h[to + j] = state[j];
-                        c[to + j] = cell[j];
+                        states[to_h + j] = state[j];
+                        states[to_c + j] = cell[j];
                     }
                 }
             }

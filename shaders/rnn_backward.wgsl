@@ -8,15 +8,14 @@
 // params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
-//          relu               as in rnn_forward
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+//          variant            as in rnn_forward
 // w        [D, HP, HP / 4] vec4   W, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B] u32
-// h        [D, T + 1, B, H]
+// states   [D, T + 1, B, H]   h
 // dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, B, H]          gradient of the last state
-// dx       [D, T, B, H]
-// dstart   [D, B, H]
+// dx       [D, T, B, H]       behind it dstart [D, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward
 struct Params {
     D: u32,
@@ -26,22 +25,22 @@ struct Params {
     first: u32,
     last: u32,
     complete: u32,
-    relu: u32,
     has_dy: u32,
     has_dend: u32,
+    variant: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<Weights>;
 @group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read> h: array<f32>;
+@group(0) @binding(3) var<storage, read> states: array<f32>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
 @group(0) @binding(5) var<storage, read> dend: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dstart: array<f32>;
 
 const GATES: u32 = 1u;
 const STATES: u32 = 1u;
+const RELU: u32 = 1u;
 
 @compute @workgroup_size(THREADS)
 fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
@@ -57,11 +56,11 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             if entry < p.B {
                 if t <= lengths[entry] {
                     let dh = gradient_of_state(place, t - 1u, entry, column, carried[i / OWNED][i % OWNED]);
-                    let after = row_of(place, p.T + 1u, t, entry) * p.H + column;
+                    let after = state_row(place, 0u, t, entry) * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            let y = h[after + j];
-                            if p.relu != 0u { d[j] = select(0.0, dh[j], y > 0.0); } else { d[j] = dh[j] * (1.0 - y * y); }
+                            let y = states[after + j];
+                            if p.variant == RELU { d[j] = select(0.0, dh[j], y > 0.0); } else { d[j] = dh[j] * (1.0 - y * y); }
                         }
                     }
                 }

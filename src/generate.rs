@@ -5,11 +5,11 @@ use std::time::Instant;
 use crate::device::Device;
 use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, NextToken, Parameters};
 use crate::kernels::generate::generate;
 use crate::kernels::sample::{Draw, sample};
 use crate::nn::functional::InitialState;
-use crate::nn::{CharRnn, LanguageModel, Parameters, State};
+use crate::nn::{LanguageModel, State};
 use crate::plan::Plan;
 use crate::tensor::{DType, NO_TARGET, Tensor};
 
@@ -160,15 +160,14 @@ impl Generator {
         let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
         g.set_repeated();
-        let chunk = match in_one_dispatch(model, device, lanes) {
-            Ok(rnn) => {
+        let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
+        let is_carried = |next: &&NextToken| next.tokens.is(&draw.tokens) && state.is(&next.h, next.c.as_ref());
+        let known = g.next_token(logits).filter(is_carried).cloned();
+        let chunk = match in_one_dispatch(known, device, lanes) {
+            Ok(NextToken { network, h, c, .. }) => {
+                g = Graph::inference(parameters);
                 g.note(format!("generation: {RING} tokens in one dispatch, a workgroup for each of {lanes} lanes"));
-                let weights = rnn.network(&mut g)?.pack(&mut g)?;
-                let sizes = rnn.sizes();
-                let shape = [sizes.layers, lanes, sizes.hidden];
-                let h = state.tensor("h", &shape)?;
-                let c = if sizes.cell.states() == 2 { Some(state.tensor("c", &shape)?) } else { None };
-                let states = (&h, c.as_ref());
+                let (weights, sizes, states) = (network.pack(&mut g)?, network.sizes(), (&h, c.as_ref()));
                 generate(&mut g, sizes, &weights, draw.draw(), states, 1)?;
                 let mut chunk = Graph::inference(parameters);
                 generate(&mut chunk, sizes, &weights, draw.draw(), states, RING)?;
@@ -176,13 +175,12 @@ impl Generator {
             }
             Err(needed) => {
                 g.note(format!("generation: dispatches for each token; {RING} tokens in one need {needed}"));
-                let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
                 let logits = g.tensor(logits)?;
                 sample(&mut g, &logits, draw.draw())?;
                 None
             }
         };
-        let (constants, plan) = g.finish_in_two_async().await?;
+        let (constants, plan) = g.finish_in_two_async(parameters).await?;
         draw.set(&vec![Sampling::default(); lanes])?;
         let count = plan.count();
         let seconds = (count.bytes + count.rereads + count.flops) as f64 / SLOWEST;
@@ -292,11 +290,7 @@ impl Generator {
 }
 
 /// The network whose tokens can be drawn many in one dispatch, or what that would need.
-fn in_one_dispatch<'a>(
-    model: &'a dyn LanguageModel,
-    device: &Device,
-    lanes: usize,
-) -> std::result::Result<&'a CharRnn, String> {
+fn in_one_dispatch(known: Option<NextToken>, device: &Device, lanes: usize) -> std::result::Result<NextToken, String> {
     if !device.is_gpu() {
         return Err("a GPU".into());
     }
@@ -304,9 +298,9 @@ fn in_one_dispatch<'a>(
     if lanes > most {
         return Err(format!("at most {most} lanes, not {lanes}"));
     }
-    let rnn = model.char_rnn().ok_or("a `CharRnn`")?;
-    match rnn.sizes().workgroup_bytes() {
-        bytes if bytes <= WORKGROUP_BYTES => Ok(rnn),
+    let known = known.filter(|known| known.network.cell.kind().generated.is_some()).ok_or("a `CharRnn`")?;
+    match known.network.sizes().workgroup_bytes() {
+        bytes if bytes <= WORKGROUP_BYTES => Ok(known),
         bytes => Err(format!("at most {WORKGROUP_BYTES} bytes of workgroup memory, not {bytes}")),
     }
 }

@@ -1,14 +1,14 @@
 //! Model files: safetensors with PyTorch's parameter names.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
-use crate::nn::Parameters;
+pub use crate::files::write_atomically;
+use crate::graph::Parameters;
 
 /// Strings kept beside the parameters: configuration, vocabulary.
 pub type Metadata = HashMap<String, String>;
@@ -35,36 +35,6 @@ pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata) -> Resu
         (name, view.expect("a tensor has as many values as its shape says"))
     });
     Ok(safetensors::serialize(views, Some(metadata)).expect("names are unique and sizes fit"))
-}
-
-/// Writes a file under a temporary name beside it, then renames it.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-    let path = path.as_ref();
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || {
-        let mut file = temporary().tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)
-    };
-    write().map(drop).map_err(Error::io(path))
-}
-
-/// Temporary files are private; what they become is an ordinary file, as the umask has it.
-#[cfg(unix)]
-fn temporary() -> tempfile::Builder<'static, 'static> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mut builder = tempfile::Builder::new();
-    builder.permissions(std::fs::Permissions::from_mode(0o666));
-    builder
-}
-
-#[cfg(not(unix))]
-fn temporary() -> tempfile::Builder<'static, 'static> {
-    tempfile::Builder::new()
 }
 
 /// Reads a model file's metadata, to build the network that its parameters fit.

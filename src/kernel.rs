@@ -130,14 +130,14 @@ pub(crate) use twin;
 
 /// Declares a kernel's parameter struct, once for Rust, and lists its fields for the check against WGSL.
 macro_rules! params {
-    ($($(#[$doc:meta])* $field:ident: $ty:ident),* $(,)?) => {
+    ($vis:vis $($field:ident: $ty:ident),* $(,)?) => {
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
         #[allow(non_snake_case, reason = "the fixed letters of the shapes: B, T, H, ...")]
-        struct Params {
-            $($(#[$doc])* $field: $ty),*
+        $vis struct Params {
+            $(pub $field: $ty),*
         }
-        const FIELDS: &[$crate::kernel::Field] =
+        $vis const FIELDS: &[$crate::kernel::Field] =
             &[$($crate::kernel::Field { name: stringify!($field), ty: stringify!($ty) }),*];
     };
 }

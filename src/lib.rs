@@ -88,6 +88,7 @@
 
 pub mod device;
 mod error;
+mod files;
 pub mod generate;
 mod graph;
 pub mod io;
@@ -97,7 +98,6 @@ pub mod nn;
 pub mod optim;
 mod plan;
 mod product;
-mod profile;
 mod real;
 pub mod rng;
 pub mod schedule;
@@ -108,9 +108,8 @@ mod train;
 pub use device::Device;
 pub use error::{Error, Result};
 pub use generate::Generator;
-pub use graph::{Graph, Precision, Var};
-pub use plan::{Dispatch, Plan, PlanCount};
-pub use profile::{Profile, ProfileRow};
+pub use graph::{Graph, Var};
+pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
 pub use tensor::{DType, NO_TARGET, Tensor};
 pub use train::{Evaluator, Trainer};
 

@@ -3,10 +3,9 @@
 mod common;
 
 use common::{assert_close, tokens, values};
-use elman::kernels::sequence::Cell;
 use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, States};
 use elman::nn::{
-    CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Nonlinearity, Recurrent, Rnn, RnnOptions,
+    Cell, CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Nonlinearity, Recurrent, Rnn, RnnOptions,
 };
 use elman::{Device, Graph, NO_TARGET, Result, Tensor, Var, rng};
 

@@ -9,17 +9,18 @@ use std::sync::Mutex;
 
 use common::{assert_close, f32_devices, gpu, tokens, values};
 use elman::kernels::activation::Activation;
+use elman::kernels::clip::{clip_norm, clip_value};
 use elman::kernels::cross_entropy::ClassLoss;
 use elman::kernels::generate::Sizes;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::sample::Draw;
-use elman::kernels::sequence::{Cell, Sequence, SequenceGradients, Stack};
-use elman::kernels::{self, adam, rms_prop, sgd};
+use elman::kernels::sequence::{Sequence, SequenceGradients};
+use elman::kernels::{self, Update, adam, rms_prop, sgd};
+use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
-use elman::optim::{Adam, Clip, RmsProp, Sgd};
-use elman::{DType, Device, Graph, NO_TARGET, Precision, Result, Tensor, rng};
+use elman::{DType, Device, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
 const TOLERANCE: f64 = 1e-5;
@@ -179,18 +180,17 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
         let values: Vec<f32> = values(5 + d as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w", &[width, hidden], &values)
     };
-    let chain = [directions, steps + 1, batch, hidden];
+    let states = [directions, cell.states(), steps + 1, batch, hidden];
     let lengths = device.lengths("lengths", batch, steps)?;
     lengths.write_u32(&tokens(4, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
     Ok(Sequence {
         x: random(device, "x", &[directions, 11, width])?,
         index: indices(device, "index", &[directions, steps, batch], 11)?,
-        stack: None,
         lengths,
         w: (0..directions).map(w).collect::<Result<_>>()?,
-        bias: (cell == Cell::Gru).then(|| random(device, "bias", &[directions, width])).transpose()?,
-        h: random(device, "h", &chain)?,
-        c: (cell == Cell::Lstm).then(|| random(device, "c", &chain)).transpose()?,
+        w_ih: Vec::new(),
+        biases: (cell == Cell::Gru).then(|| random(device, "bias", &[directions, width])).transpose()?,
+        states: random(device, "h", &states)?,
         saved: (cell.saved() > 0)
             .then(|| zeros(device, "saved", &[directions, steps, batch, 4 * hidden]))
             .transpose()?,
@@ -204,8 +204,8 @@ fn recurrences_forward() {
     for (cell, size) in sizes() {
         check(&format!("{cell:?} {size:?}"), TOLERANCE, |device, g| {
             let s = sequence(device, cell, size)?;
-            kernels::sequence::forward(g, cell, &s)?;
-            Ok(std::iter::once(s.h).chain(s.c).collect())
+            kernels::sequence::forward(g, cell.kind(), &s)?;
+            Ok(vec![s.states])
         });
     }
 }
@@ -229,11 +229,11 @@ fn gradients(
     (has_dy, has_dend): (bool, bool),
 ) -> Result<SequenceGradients> {
     let states = [directions, cell.states(), batch, hidden];
+    let of_dx = directions * steps * batch * cell.gates() * hidden;
     Ok(SequenceGradients {
         dy: has_dy.then(|| random(device, "dy", &[directions, steps, batch, hidden])).transpose()?,
         dend: has_dend.then(|| random(device, "dend", &states)).transpose()?,
-        dx: zeros(device, "dx", &[directions, steps, batch, cell.gates() * hidden])?,
-        dstart: zeros(device, "dstart", &states)?,
+        dx: zeros(device, "dx", &[of_dx + states.iter().product::<usize>()])?,
         wants_dstart: true,
     })
 }
@@ -242,10 +242,9 @@ fn recurrence_backward(cell: Cell, size: Recurrence, given @ (has_dy, has_dend):
     check(&format!("{cell:?} {size:?} {has_dy} {has_dend}"), TOLERANCE, |device, g| {
         let s = sequence(device, cell, size)?;
         let d = gradients(device, cell, size, given)?;
-        kernels::sequence::forward(g, cell, &s)?;
-        kernels::sequence::backward(g, cell, &s, &d)?;
-        let dx = d.dx.reshape(&[1, d.dx.len()])?;
-        Ok(vec![dx, d.dstart.reshape(&[1, d.dstart.len()])?])
+        kernels::sequence::forward(g, cell.kind(), &s)?;
+        kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+        Ok(d.parts(&s).to_vec())
     });
 }
 
@@ -259,14 +258,15 @@ fn directions_do_not_touch_each_other() {
         half.write(&tensor.to_vec().unwrap()[d * len..][..len]).unwrap();
         half
     };
-    let run = |device: &Device, cell, modes: (bool, bool), s: &Sequence, d: &SequenceGradients| {
+    let run = |device: &Device, cell: Cell, modes: (bool, bool), s: &Sequence, d: &SequenceGradients| {
         let mut g = Graph::without_parameters(device);
         g.set_wide(modes.0);
         g.set_stepwise(modes.1);
-        kernels::sequence::forward(&mut g, cell, s).unwrap();
-        kernels::sequence::backward(&mut g, cell, s, d).unwrap();
+        kernels::sequence::forward(&mut g, cell.kind(), s).unwrap();
+        kernels::sequence::backward(&mut g, cell.kind(), s, d).unwrap();
         g.finish().unwrap().run().unwrap();
-        let results = [Some(&s.h), s.c.as_ref(), s.saved.as_ref(), Some(&d.dx), Some(&d.dstart)];
+        let [dx, dstart] = d.parts(s);
+        let results = [Some(&s.states), s.saved.as_ref(), Some(&dx), Some(&dstart)];
         results.into_iter().flatten().map(|tensor| tensor.to_vec().unwrap()).collect::<Vec<_>>()
     };
     let modes = [(false, false), (true, false), (false, true)];
@@ -282,12 +282,11 @@ fn directions_do_not_touch_each_other() {
                     let one = Sequence {
                         x: half(&s.x, i),
                         index,
-                        stack: None,
                         lengths: s.lengths.clone(),
                         w: vec![s.w[i].clone()],
-                        bias: of(&s.bias),
-                        h: half(&s.h, i),
-                        c: of(&s.c),
+                        w_ih: Vec::new(),
+                        biases: of(&s.biases),
+                        states: half(&s.states, i),
                         saved: of(&s.saved),
                         has_h_0: true,
                         precision: Precision::F32,
@@ -295,8 +294,7 @@ fn directions_do_not_touch_each_other() {
                     let of_one = SequenceGradients {
                         dy: of(&d.dy),
                         dend: of(&d.dend),
-                        dx: half(&d.dx, i),
-                        dstart: half(&d.dstart, i),
+                        dx: zeros(&device, "dx", &[d.dx.len() / 2]).unwrap(),
                         wants_dstart: true,
                     };
                     run(&device, cell, mode, &one, &of_one)
@@ -319,11 +317,12 @@ fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): R
         let values: Vec<f32> = values(31 + layer as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w_ih", &[width, hidden], &values)
     };
-    let w_ih = (1..layers).map(w_ih).collect::<Result<_>>()?;
+    let separate = if cell == Cell::Gru { layers } else { 0 };
     Ok(Sequence {
         x: random(device, "x", &[1, 11, width])?,
         index: indices(device, "index", &[1, steps, batch], 11)?,
-        stack: Some(Stack { w_ih, biases: random(device, "b_ih", &[layers - 1, width])? }),
+        w_ih: (1..layers).map(w_ih).collect::<Result<_>>()?,
+        biases: Some(random(device, "b", &[separate + layers - 1, width])?),
         ..sequence(device, cell, size)?
     })
 }
@@ -332,30 +331,20 @@ fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): R
 #[test]
 fn stacked_layers() {
     for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
-        for size @ (layers, (steps, batch, hidden)) in
+        for size @ (_, (steps, batch, hidden)) in
             [(2, (1, 1, 1)), (3, (2, 5, 7)), (4, (4, 35, 50)), (2, (2, 2, 66)), (2, (2, 33, 140))]
         {
             let wavefront = |device: &Device, g: &mut Graph| {
                 let s = stack(device, cell, size)?;
-                let states = [layers, cell.states(), batch, hidden];
-                let d = SequenceGradients {
-                    dy: Some(random(device, "dy", &[1, steps, batch, hidden])?),
-                    dend: Some(random(device, "dend", &states)?),
-                    dx: zeros(device, "dx", &[layers, steps, batch, cell.gates() * hidden])?,
-                    dstart: zeros(device, "dstart", &states)?,
-                    wants_dstart: true,
-                };
-                kernels::sequence::forward(g, cell, &s)?;
-                kernels::sequence::backward(g, cell, &s, &d)?;
+                let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+                let d = SequenceGradients { dy, ..gradients(device, cell, size, (false, true))? };
+                kernels::sequence::forward(g, cell.kind(), &s)?;
+                kernels::sequence::backward(g, cell.kind(), &s, &d)?;
                 Ok((s, d))
             };
             check(&format!("{cell:?} {size:?}"), TOLERANCE, |device, g| {
                 let (s, d) = wavefront(device, g)?;
-                let flat = |tensor: &Tensor| tensor.reshape(&[1, tensor.len()]);
-                Ok([Some(s.h.clone()), s.c.clone(), Some(flat(&d.dx)?), Some(flat(&d.dstart)?)]
-                    .into_iter()
-                    .flatten()
-                    .collect())
+                Ok([&[s.states.clone()], &d.parts(&s)[..]].concat())
             });
 
             let device = Device::reference();
@@ -370,7 +359,8 @@ fn stacked_layers() {
 /// Checks the results of stacked layers against each layer alone, whose products with the one below are plain loops.
 fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence, s: &Sequence, d: &SequenceGradients) {
     let (device, width, states) = (s.x.device(), cell.gates() * hidden, cell.states());
-    let Stack { w_ih, biases } = s.stack.as_ref().unwrap();
+    let (w_ih, biases) = (&s.w_ih, s.biases.as_ref().unwrap());
+    let of_inputs = biases.len() / width - (layers - 1);
     let part = |tensor: &Tensor, parts: usize, i: usize| {
         let each = tensor.len() / parts;
         tensor.to_vec_f64().unwrap()[i * each..][..each].to_vec()
@@ -389,9 +379,9 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             (s.x.clone(), s.index.clone())
         } else {
             let (h, w, b) = (
-                part(&s.h, layers, layer - 1),
+                part(&s.states, layers * states, (layer - 1) * states),
                 w_ih[layer - 1].to_vec_f64().unwrap(),
-                part(biases, layers - 1, layer - 1),
+                part(biases, biases.len() / width, of_inputs + layer - 1),
             );
             let mut x = Vec::new();
             for row in h[batch * hidden..].chunks(hidden) {
@@ -399,20 +389,16 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             }
             (upload("x", &[1, steps * batch, width], &x), every_row.clone())
         };
-        let chain = |tensor: &Tensor| {
-            let mut values = part(tensor, layers, layer);
-            values[batch * hidden..].fill(f64::NAN);
-            upload(tensor.name(), &[1, steps + 1, batch, hidden], &values)
-        };
+        let mut start = part(&s.states, layers, layer);
+        start.chunks_mut((steps + 1) * batch * hidden).for_each(|chain| chain[batch * hidden..].fill(f64::NAN));
         let alone = Sequence {
             x,
             index,
-            stack: None,
             lengths: s.lengths.clone(),
             w: vec![s.w[layer].clone()],
-            bias: s.bias.as_ref().map(|bias| upload("bias", &[1, width], &part(bias, layers, layer))),
-            h: chain(&s.h),
-            c: s.c.as_ref().map(chain),
+            w_ih: Vec::new(),
+            biases: (of_inputs > 0).then(|| upload("bias", &[1, width], &part(biases, biases.len() / width, layer))),
+            states: upload("states", &[1, states, steps + 1, batch, hidden], &start),
             saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, 4 * hidden]).unwrap()),
             has_h_0: true,
             precision: Precision::F32,
@@ -420,22 +406,22 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
         let of_alone = SequenceGradients {
             dy,
             dend: d.dend.as_ref().map(|dend| upload("dend", &[1, states, batch, hidden], &part(dend, layers, layer))),
-            dx: zeros(device, "dx", &[1, steps, batch, width]).unwrap(),
-            dstart: zeros(device, "dstart", &[1, states, batch, hidden]).unwrap(),
+            dx: zeros(device, "dx", &[steps * batch * width + states * batch * hidden]).unwrap(),
             wants_dstart: true,
         };
         let mut g = Graph::without_parameters(device);
-        kernels::sequence::forward(&mut g, cell, &alone).unwrap();
-        kernels::sequence::backward(&mut g, cell, &alone, &of_alone).unwrap();
+        kernels::sequence::forward(&mut g, cell.kind(), &alone).unwrap();
+        kernels::sequence::backward(&mut g, cell.kind(), &alone, &of_alone).unwrap();
         g.finish().unwrap().run().unwrap();
-        let results = [(&s.h, &alone.h), (&d.dx, &of_alone.dx), (&d.dstart, &of_alone.dstart)];
-        for (stacked, alone) in results.into_iter().chain(s.c.as_ref().zip(alone.c.as_ref())) {
+        let (of_stacked, [dx, dstart]) = (d.parts(s), of_alone.parts(&alone));
+        let results = [(&s.states, &alone.states), (&of_stacked[0], &dx), (&of_stacked[1], &dstart)];
+        for (stacked, alone) in results {
             let what = format!("{cell:?}, layer {layer} of {layers}: {alone:?}");
             // What goes through `upload` is rounded to f32.
             assert_close(&what, &part(stacked, layers, layer), &alone.to_vec_f64().unwrap(), alone.len(), 1e-5);
         }
         dy = layer.checked_sub(1).map(|below| {
-            let (dx, w) = (of_alone.dx.to_vec_f64().unwrap(), w_ih[below].to_vec_f64().unwrap());
+            let (dx, w) = (dx.to_vec_f64().unwrap(), w_ih[below].to_vec_f64().unwrap());
             let row = |dx: &[f64]| {
                 (0..hidden)
                     .map(|j| dx.iter().enumerate().map(|(i, dx)| dx * w[i * hidden + j]).sum())
@@ -452,7 +438,7 @@ fn recurrences_take_the_path_that_fits() {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
         let s = sequence(&device, Cell::Lstm, (directions, (3, 2, hidden))).unwrap();
-        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Lstm.kind(), &s).unwrap();
         g.finish().unwrap()
     };
     assert_eq!(plan(1, 1024).kernels(), ["pack", "lstm_forward"]);
@@ -476,7 +462,7 @@ fn recurrences_take_the_path_that_fits() {
         let mut g = Graph::without_parameters(&device);
         g.set_wide(true);
         let s = Sequence { precision, ..sequence(&device, Cell::Lstm, (1, size)).unwrap() };
-        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Lstm.kind(), &s).unwrap();
         let plan = g.finish().unwrap();
         assert_eq!(plan.kernels().iter().filter(|&&kernel| kernel == "lstm_forward").count(), dispatches, "{plan}");
         assert!(plan.notes()[0].contains(why), "{plan}");
@@ -490,7 +476,7 @@ fn few_weights_are_kept() {
         let mut g = Graph::without_parameters(device);
         g.set_wide(wide);
         let s = Sequence { precision, ..sequence(device, cell, (2, (steps, 2, hidden))).unwrap() };
-        kernels::sequence::forward(&mut g, cell, &s).unwrap();
+        kernels::sequence::forward(&mut g, cell.kind(), &s).unwrap();
         let plan = g.finish().unwrap();
         let kept = plan.notes()[0].contains("weights kept in workgroup memory");
         assert_eq!(plan.count().rereads == 0, kept, "{plan}");
@@ -538,9 +524,9 @@ fn slices_are_added_up_with_and_without_subgroups() {
                     g.set_stepwise(stepwise);
                     g.set_baseline(baseline);
                     let (s, d) = (sequence(device, cell, size)?, gradients(device, cell, size, (true, true))?);
-                    kernels::sequence::forward(g, cell, &s)?;
-                    kernels::sequence::backward(g, cell, &s, &d)?;
-                    Ok(vec![s.h, d.dx.reshape(&[1, d.dx.len()])?])
+                    kernels::sequence::forward(g, cell.kind(), &s)?;
+                    kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+                    Ok(vec![s.states.clone(), d.parts(&s)[0].clone()])
                 });
             }
         }
@@ -550,9 +536,9 @@ fn slices_are_added_up_with_and_without_subgroups() {
         let size = (1, (2, 512, 128));
         let s = sequence(device, Cell::Lstm, size)?;
         let d = gradients(device, Cell::Lstm, size, (true, true))?;
-        kernels::sequence::forward(g, Cell::Lstm, &s)?;
-        kernels::sequence::backward(g, Cell::Lstm, &s, &d)?;
-        Ok(vec![s.h, d.dx.reshape(&[1, d.dx.len()])?])
+        kernels::sequence::forward(g, Cell::Lstm.kind(), &s)?;
+        kernels::sequence::backward(g, Cell::Lstm.kind(), &s, &d)?;
+        Ok(vec![s.states.clone(), d.parts(&s)[0].clone()])
     });
     let Some(gpu) = gpu() else { return };
     // Many batch entries share the reading of many weights.
@@ -561,7 +547,7 @@ fn slices_are_added_up_with_and_without_subgroups() {
         g.set_wide(true);
         g.set_baseline(baseline);
         let s = sequence(&gpu, cell, size).unwrap();
-        kernels::sequence::forward(&mut g, cell, &s).unwrap();
+        kernels::sequence::forward(&mut g, cell.kind(), &s).unwrap();
         let plan = g.finish().unwrap();
         let last = plan.dispatches().last().unwrap();
         let of = |name| last.constants().iter().find(|(constant, _)| *constant == name).unwrap().1;
@@ -595,7 +581,7 @@ fn one_step_is_spread_over_a_gpu() {
         let size = (layers, (2, batch, hidden));
         let s =
             if layers > 1 { stack(&device, Cell::Lstm, size) } else { sequence(&device, Cell::Lstm, size) }.unwrap();
-        kernels::sequence::forward(&mut g, Cell::Lstm, &s).unwrap();
+        kernels::sequence::forward(&mut g, Cell::Lstm.kind(), &s).unwrap();
         let plan = g.finish().unwrap();
         let last = plan.dispatches().last().unwrap();
         let of = |name| last.constants().iter().find(|(constant, _)| *constant == name).unwrap().1;
@@ -620,16 +606,18 @@ fn a_step_moves_its_own_bytes() {
             index: indices(&device, "index", &[1, steps, batch], steps * batch).unwrap(),
             ..sequence(&device, cell, size).unwrap()
         };
-        kernels::sequence::forward(&mut g, cell, &s).unwrap();
-        kernels::sequence::backward(&mut g, cell, &s, &gradients(&device, cell, size, (true, true)).unwrap()).unwrap();
+        kernels::sequence::forward(&mut g, cell.kind(), &s).unwrap();
+        kernels::sequence::backward(&mut g, cell.kind(), &s, &gradients(&device, cell, size, (true, true)).unwrap())
+            .unwrap();
         let plan = g.finish().unwrap();
         let recurrence = |name: &str| !name.starts_with("pack");
         let steps_of: Vec<_> = plan.dispatches().filter(|d| recurrence(d.kernel().name)).map(|d| d.bytes()).collect();
         let (state, w, bias) =
             (batch * hidden, gates * hidden * hidden, if cell == Cell::Gru { gates * hidden } else { 0 });
-        // Dummies have 4 elements: the biases of stacked layers, and what the first cells do not save.
+        // A dummy has 4 elements: of biases, where there are none.
         let chains = if states == 2 { 4 * state } else { 2 * state };
-        let forward = w + bias + gates * state + 2 * batch + chains + saved * state + 4;
+        let dummy = if bias == 0 { 4 } else { 0 };
+        let forward = w + bias + gates * state + 2 * batch + chains + saved * state + dummy;
         // Of the chains, tanh reads h[t + 1], the GRU h[t], the LSTM both c.
         let chain = if states == 2 { 2 * state } else { state };
         let of_saved = if cell == Cell::Gru { 2 * saved * state } else { saved * state };
@@ -641,7 +629,7 @@ fn a_step_moves_its_own_bytes() {
         let mut g = Graph::without_parameters(&device);
         g.set_stepwise(true);
         let s = Sequence { precision: Precision::F16, ..s };
-        kernels::sequence::forward(&mut g, cell, &s).unwrap();
+        kernels::sequence::forward(&mut g, cell.kind(), &s).unwrap();
         let in_f16: Vec<_> = g.finish().unwrap().dispatches().map(|d| d.bytes()).collect();
         assert_eq!(in_f16[0], 4 * w as u64 + 2 * w as u64, "{cell:?}, pack");
         assert_eq!(in_f16[1 + 3], 4 * forward as u64 - 2 * w as u64, "{cell:?}, forward in f16");
@@ -655,15 +643,15 @@ fn stacks_that_do_not_fit_are_refused() {
     let of = |change: &dyn Fn(&mut Sequence)| {
         let mut s = stack(&device, Cell::Gru, size).unwrap();
         change(&mut s);
-        kernels::sequence::forward(&mut Graph::without_parameters(&device), Cell::Gru, &s)
+        kernels::sequence::forward(&mut Graph::without_parameters(&device), Cell::Gru.kind(), &s)
     };
     let w = zeros(&device, "w", &[15, 5]).unwrap();
     of(&|_| ()).unwrap();
     let changes: [&dyn Fn(&mut Sequence); 6] = [
-        &|s| s.stack.as_mut().unwrap().w_ih.clear(),
-        &|s| s.stack.as_mut().unwrap().w_ih.push(w.clone()),
-        &|s| s.stack.as_mut().unwrap().w_ih[0] = zeros(&device, "w", &[15, 6]).unwrap(),
-        &|s| s.stack.as_mut().unwrap().biases = zeros(&device, "b", &[2, 15]).unwrap(),
+        &|s| s.w_ih.clear(),
+        &|s| s.w_ih.push(w.clone()),
+        &|s| s.w_ih[0] = zeros(&device, "w", &[15, 6]).unwrap(),
+        &|s| s.biases = Some(zeros(&device, "b", &[2, 15]).unwrap()),
         &|s| s.x = random(&device, "x", &[2, 11, 15]).unwrap(),
         &|s| s.index = indices(&device, "index", &[2, 3, 2], 11).unwrap(),
     ];
@@ -677,13 +665,11 @@ fn stacks_that_do_not_fit_are_refused() {
 fn recurrences_from_zero_states() {
     let run = |g: &mut Graph, device: &Device, cell, size, leave_out: bool| -> Result<_> {
         let s = Sequence { has_h_0: !leave_out, ..sequence(device, cell, size)? };
-        for chain in std::iter::once(&s.h).chain(&s.c) {
-            chain.write(&vec![0.0; chain.len()])?;
-        }
+        s.states.write(&vec![0.0; s.states.len()])?;
         let d = SequenceGradients { wants_dstart: !leave_out, ..gradients(device, cell, size, (true, false))? };
-        kernels::sequence::forward(g, cell, &s)?;
-        kernels::sequence::backward(g, cell, &s, &d)?;
-        Ok(vec![s.h, d.dx.reshape(&[1, d.dx.len()])?])
+        kernels::sequence::forward(g, cell.kind(), &s)?;
+        kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+        Ok(vec![s.states.clone(), d.parts(&s)[0].clone()])
     };
     for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
         for stepwise in [false, true] {
@@ -717,16 +703,14 @@ fn recurrences_from_zero_states() {
 fn recurrences_with_weights_in_f16() {
     let record = |g: &mut Graph, device: &Device, s: Sequence, cell: Cell, size: Recurrence| {
         let mut d = gradients(device, cell, size, (true, true))?;
-        if s.stack.is_some() {
+        if !s.w_ih.is_empty() {
             let (_, (steps, batch, hidden)) = size;
             d.dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
         }
-        kernels::sequence::forward(g, cell, &s)?;
-        kernels::sequence::backward(g, cell, &s, &d)?;
-        [&s.h, &d.dx, &d.dstart]
-            .into_iter()
-            .map(|tensor| tensor.reshape(&[1, tensor.len()]))
-            .collect::<Result<Vec<_>>>()
+        kernels::sequence::forward(g, cell.kind(), &s)?;
+        kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+        let [dx, dstart] = d.parts(&s);
+        Ok(vec![s.states.reshape(&[1, s.states.len()])?, dx, dstart])
     };
     let has_f16 = |device: &Device| match Graph::without_parameters(device).set_precision(Precision::F16) {
         Ok(()) => true,
@@ -749,7 +733,7 @@ fn recurrences_with_weights_in_f16() {
                 g.set_stepwise(stepwise);
                 let mut s = if stacked { stack(device, cell, size)? } else { sequence(device, cell, size)? };
                 // 1.7 / sqrt(H) is below 2: multiples of 2^-10 have at most 11 bits.
-                for w in s.w.iter().chain(s.stack.iter().flat_map(|stack| &stack.w_ih)) {
+                for w in s.w.iter().chain(&s.w_ih) {
                     w.write(&w.to_vec()?.iter().map(|w| (1024.0 * w).round() / 1024.0).collect::<Vec<_>>())?;
                 }
                 // The reference, which is not planned for a GPU, keeps them as they are.
@@ -813,23 +797,23 @@ fn what_is_left_out_is_not_touched() {
             g.set_wide(wide);
             g.set_stepwise(stepwise);
             let s = Sequence { has_h_0: false, ..sequence(&device, cell, size).unwrap() };
-            s.h.write(&vec![f32::NAN; s.h.len()]).unwrap();
-            if let Some(c) = &s.c {
-                c.write(&vec![0.0; c.len()]).unwrap();
-            }
+            let chain = (steps + 1) * batch * hidden;
+            let cells = s.states.len() - chain;
+            s.states.write(&[vec![f32::NAN; chain], vec![0.0; cells]].concat()).unwrap();
             let d = SequenceGradients { wants_dstart: false, ..gradients(&device, cell, size, (true, false)).unwrap() };
-            d.dstart.write(&vec![7.0; d.dstart.len()]).unwrap();
-            kernels::sequence::forward(&mut g, cell, &s).unwrap();
-            kernels::sequence::backward(&mut g, cell, &s, &d).unwrap();
+            d.dx.write(&vec![7.0; d.dx.len()]).unwrap();
+            kernels::sequence::forward(&mut g, cell.kind(), &s).unwrap();
+            kernels::sequence::backward(&mut g, cell.kind(), &s, &d).unwrap();
             g.finish().unwrap().run().unwrap();
             let what = format!("{cell:?}, stepwise {stepwise}, wide {wide}, {}", device.describe());
-            let h = s.h.to_vec().unwrap();
-            assert_eq!(h.len(), (steps + 1) * batch * hidden);
-            assert!(h[batch * hidden..].iter().all(|h| h.is_finite()), "{what}");
-            assert!(d.dx.to_vec().unwrap().iter().all(|d| d.is_finite()), "{what}");
+            let states = s.states.to_vec().unwrap();
+            assert_eq!(states.len(), cell.states() * chain);
+            assert!(states[batch * hidden..].iter().all(|h| h.is_finite()), "{what}");
+            let [dx, dstart] = d.parts(&s);
+            assert!(dx.to_vec().unwrap().iter().all(|d| d.is_finite()), "{what}");
             // The twin, and a dispatch for each step, carry the gradient there.
             if device.is_gpu() && !stepwise {
-                assert!(d.dstart.to_vec().unwrap().iter().all(|&d| d == 7.0), "{what}");
+                assert!(dstart.to_vec().unwrap().iter().all(|&d| d == 7.0), "{what}");
             }
         }
     }
@@ -1160,10 +1144,10 @@ fn adam_updates() {
         for decoupled in [false, true] {
             check(&format!("adam {n} {t} {decoupled}"), TOLERANCE, |device, g| {
                 let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
-                let (mean, square) = (&random(device, "m", &[n])?, &squares(device, n)?);
-                let update = adam::Update { gradient, lr, clock, parameters, mean, square };
-                adam::adam(g, &Adam { weight_decay, ..Adam::new(0.01) }, decoupled, update)?;
-                Ok(vec![parameters.clone(), mean.clone(), square.clone()])
+                let moments = &[random(device, "m", &[n])?, squares(device, n)?];
+                let settings = adam::Settings { betas: (0.9, 0.999), eps: 1e-8, weight_decay, decoupled };
+                adam::adam(g, settings, Update { gradient, lr, clock, parameters, moments })?;
+                Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
     }
@@ -1171,15 +1155,17 @@ fn adam_updates() {
 
 #[test]
 fn sgd_updates() {
-    let momentum = Sgd { momentum: 0.9, weight_decay: 0.2, ..Sgd::new(0.01) };
-    let options = [Sgd::new(0.01), momentum, Sgd { dampening: 0.4, ..momentum }, Sgd { nesterov: true, ..momentum }];
+    let plain = sgd::Settings { momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false };
+    let momentum = sgd::Settings { momentum: 0.9, weight_decay: 0.2, ..plain };
+    let options =
+        [plain, momentum, sgd::Settings { dampening: 0.4, ..momentum }, sgd::Settings { nesterov: true, ..momentum }];
     for (n, t) in [(1, 1), (255, 2), (257, 1), (515, 7)] {
         for options in options {
             check(&format!("{options:?} {n} {t}"), TOLERANCE, |device, g| {
                 let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
-                let velocity = &random(device, "b", &[if options.momentum == 0.0 { 1 } else { n }])?;
-                sgd::sgd(g, &options, sgd::Update { gradient, lr, clock, parameters, velocity })?;
-                Ok(vec![parameters.clone(), velocity.clone()])
+                let moments = &[random(device, "b", &[if options.momentum == 0.0 { 1 } else { n }])?];
+                sgd::sgd(g, options, Update { gradient, lr, clock, parameters, moments })?;
+                Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
     }
@@ -1187,37 +1173,35 @@ fn sgd_updates() {
 
 #[test]
 fn rms_prop_updates() {
-    let plain = RmsProp { eps: 1e-2, weight_decay: 0.2, ..RmsProp::new(0.01) };
-    let options = [plain, RmsProp { momentum: 0.8, ..plain }, RmsProp { momentum: 0.8, centered: true, ..plain }];
+    let plain = rms_prop::Settings { alpha: 0.99, eps: 1e-2, weight_decay: 0.2, momentum: 0.0, centered: false };
+    let momentum = rms_prop::Settings { momentum: 0.8, ..plain };
+    let options = [plain, momentum, rms_prop::Settings { centered: true, ..momentum }];
     for n in [1, 255, 257, 515] {
         for options in options {
             check(&format!("{options:?} {n}"), TOLERANCE, |device, g| {
-                let Block { gradient, lr, parameters, .. } = &block(device, n, 1)?;
+                let Block { gradient, lr, clock, parameters } = &block(device, n, 1)?;
                 let of = |name: &str, used: bool| random(device, name, &[if used { n } else { 1 }]);
-                let mean = &of("m", options.centered)?;
+                let mean = of("m", options.centered)?;
                 // The mean's square is below the mean square, or the variance has no root.
                 mean.write(&mean.to_vec()?.iter().map(|m| 0.1 * m).collect::<Vec<_>>())?;
-                let square = &device.upload(
-                    "v",
-                    &[n],
-                    &squares(device, n)?.to_vec()?.iter().map(|v| v + 0.1).collect::<Vec<_>>(),
-                )?;
-                let velocity = &of("b", options.momentum != 0.0)?;
-                let update = rms_prop::Update { gradient, lr, parameters, square, mean, velocity };
-                rms_prop::rms_prop(g, &options, update)?;
-                Ok(vec![parameters.clone(), square.clone(), mean.clone(), velocity.clone()])
+                let square = squares(device, n)?.to_vec()?.iter().map(|v| v + 0.1).collect::<Vec<_>>();
+                let moments = &[device.upload("v", &[n], &square)?, mean, of("b", options.momentum != 0.0)?];
+                rms_prop::rms_prop(g, options, Update { gradient, lr, clock, parameters, moments })?;
+                Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
     }
 }
 
+type Clip = fn(&mut Recorder, &Tensor, f64) -> Result<()>;
+
 #[test]
 fn clip() {
     for n in [1, 255, 257, 30_011] {
-        for how in [Clip::Norm(0.5), Clip::Norm(1e9), Clip::Value(0.3)] {
-            check(&format!("{how:?} {n}"), TOLERANCE, |device, g| {
+        for (clip, most) in [(clip_norm as Clip, 0.5), (clip_norm, 1e9), (clip_value, 0.3)] {
+            check(&format!("clip to {most} {n}"), TOLERANCE, |device, g| {
                 let gradient = random(device, "g", &[n])?;
-                kernels::clip::clip(g, how, &gradient)?;
+                clip(g, &gradient, most)?;
                 Ok(vec![gradient])
             });
         }
@@ -1228,12 +1212,12 @@ fn clip() {
 #[test]
 fn clip_lets_nan_through() {
     for device in f32_devices() {
-        for how in [Clip::Norm(0.5), Clip::Value(0.3)] {
+        for (clip, most) in [(clip_norm as Clip, 0.5), (clip_value, 0.3)] {
             let gradient = device.upload("g", &[2], &[f32::NAN, 1.0]).unwrap();
-            let mut g = Graph::without_parameters(&device);
-            kernels::clip::clip(&mut g, how, &gradient).unwrap();
+            let mut g = Recorder::new(&device);
+            clip(&mut g, &gradient, most).unwrap();
             g.finish().unwrap().run().unwrap();
-            assert!(gradient.to_vec().unwrap()[0].is_nan(), "{how:?} on {device:?}");
+            assert!(gradient.to_vec().unwrap()[0].is_nan(), "{most} on {device:?}");
         }
     }
 }
@@ -1440,22 +1424,22 @@ fn gather() {
 #[test]
 fn adam_from_zero() {
     check("adam from zero", 1e-5, |device, g| {
-        let (mean, square) = (zeros(device, "m", &[300])?, zeros(device, "v", &[300])?);
+        let moments = [zeros(device, "m", &[300])?, zeros(device, "v", &[300])?];
         let parameters = zeros(device, "w", &[300])?;
         let lr = device.upload("lr", &[1], &[0.01])?;
         let gradient = random(device, "g", &[300])?;
+        let settings = adam::Settings { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: false };
         for t in 1..=3 {
-            let update = adam::Update {
+            let update = Update {
                 gradient: &gradient,
                 lr: &lr,
                 clock: &device.upload_u32("clock", &[2], &[t, 0])?,
                 parameters: &parameters,
-                mean: &mean,
-                square: &square,
+                moments: &moments,
             };
-            adam::adam(g, &Adam::new(0.01), false, update)?;
+            adam::adam(g, settings, update)?;
         }
-        Ok(vec![parameters, mean, square])
+        Ok([&[parameters], &moments[..]].concat())
     });
 }
 

@@ -469,7 +469,7 @@ fn optimizers() {
             let x = device.upload("x", &[6, 3], &init.rng.uniform(18, -1.0, 1.0)).unwrap();
             let y: Vec<f32> = init.rng.uniform(24, -1.0, 1.0).iter().map(|y| 3.0 * y).collect();
             let y = device.upload("y", &[6, 4], &y).unwrap();
-            let mut trainer = Trainer::new(&parameters, optimizer, |g| {
+            let mut trainer = Trainer::new(&parameters, optimizer.clone(), |g| {
                 let x = g.input(&x)?;
                 let out = linear.forward(g, x)?;
                 functional::mse_loss(g, out, &y, Reduction::Mean)

@@ -1,10 +1,9 @@
 // The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
-//   const STATES: u32      S: 2 for the LSTM
 //   lengths: array<u32>    [B]
 //   dy: array<f32>         [D, T, B, H], or [T, B, H] of the top one of stacked layers; a dummy unless has_dy
 //   dend: array<f32>       [D, S, B, H]: gradient of the last state(s); a dummy unless has_dend
-//   dstart: array<f32>     [D, S, B, H]: gradient of the incoming state(s). Between dispatches, what is carried back beside
-//                          the product of the step computed last
+//   dx: array<f32>         [D, T, B, GATES H], and behind it dstart [D, S, B, H]: gradient of the incoming state(s). Between
+//                          dispatches, what is carried back beside the product of the step computed last
 // and has Params with has_dy, has_dend, complete.
 const PARTS: u32 = COLUMNS;
 
@@ -87,19 +86,23 @@ fn dend4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     return value;
 }
 
+fn at_dstart(place: Place, slot: u32, entry: u32, column: u32) -> u32 {
+    return (p.D * p.T * p.B * GATES + row_of(place, STATES, slot, entry)) * p.H + column;
+}
+
 fn dstart4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
-    let at = row_of(place, STATES, slot, entry) * p.H + column;
+    let at = at_dstart(place, slot, entry, column);
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = dstart[at + j]; }
+        if entry < p.B && column + j < p.H { value[j] = dx[at + j]; }
     }
     return value;
 }
 
 fn store_dstart4(place: Place, slot: u32, entry: u32, column: u32, value: vec4<f32>) {
-    let at = row_of(place, STATES, slot, entry) * p.H + column;
+    let at = at_dstart(place, slot, entry, column);
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { dstart[at + j] = value[j]; }
+        if entry < p.B && column + j < p.H { dx[at + j] = value[j]; }
     }
 }
 

@@ -1,8 +1,10 @@
 // The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
 //   x: array<f32>          [D, N, GATES H]; of stacked layers the first one's
 //   index: array<u32>      [D, T, B]; likewise
-//   h: array<f32>          [D, T + 1, B, H]; slot 0 is the incoming state
-//   bias_below: array<f32>    [D - 1, GATES H]: of stacked layers above the first, what x has in it of biases; a dummy otherwise
+//   states: array<f32>     [D, S, T + 1, B, H]; slot 0 is the incoming state
+//   biases: array<f32>     [D, GATES H] inside the products, with SEPARATE_BIAS; behind them [D - 1, GATES H], what x has in it
+//                          of biases, for stacked layers above the first. A dummy if there are none of either
+//   const SEPARATE_BIAS: u32
 // and has Params with N, has_h_0.
 const PARTS: u32 = GATES * COLUMNS;
 
@@ -35,10 +37,7 @@ fn add_from_below(place: Place, layer: u32, t: u32, sums: ptr<function, Sums>) {
 fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     if STACKED != 0u && place.direction > 0u {
-        for (var j = 0u; j < 4u; j++) {
-            if column + j < p.H { value[j] = bias_below[((place.direction - 1u) * GATES + gate) * p.H + column + j]; }
-        }
-        return value;
+        return bias4(SEPARATE_BIAS * p.D + place.direction - 1u, gate, column);
     }
     let row = place.direction * p.N + index[row_of(place, p.T, t, entry)];
     let at = (row * GATES + gate) * p.H + column;
@@ -48,12 +47,21 @@ fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> 
     return value;
 }
 
+// A vec4 of a row of the biases.
+fn bias4(row: u32, gate: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if column + j < p.H { value[j] = biases[(row * GATES + gate) * p.H + column + j]; }
+    }
+    return value;
+}
+
 // h[t] of an entry.
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
-    let at = row_of(place, p.T + 1u, t, entry) * p.H + column;
+    let at = state_row(place, 0u, t, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = h[at + j]; }
+        if entry < p.B && column + j < p.H { value[j] = states[at + j]; }
     }
     return value;
 }

@@ -16,6 +16,7 @@
 // The kernel that joins this has
 //   Params with T, B, H, first, last
 //   const GATES: u32
+//   const STATES: u32                  S: h, and c of a cell that has one
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
 //   w: array<Weights>                  [D, GATES, HP, HP / 4]; behind these the input matrices of stacked layers 1 .. D - 1
 //   fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
@@ -112,6 +113,11 @@ fn neighbour(place: Place, layer: u32) -> Place {
 // The row of a batch entry in a tensor [D, slots, B, ..].
 fn row_of(place: Place, slots: u32, slot: u32, entry: u32) -> u32 {
     return (place.direction * slots + slot) * p.B + entry;
+}
+
+// The row of a batch entry in states [D, S, T + 1, B, H]: of h[t], or of c[t] with `state` 1.
+fn state_row(place: Place, state: u32, t: u32, entry: u32) -> u32 {
+    return row_of(place, STATES * (p.T + 1u), state * (p.T + 1u) + t, entry);
 }
 
 // The batch entry and the first column of the i-th of the OWNED COLUMNS vec4 that a thread owns, sums[i / OWNED][i % OWNED].

@@ -78,7 +78,7 @@ impl PipelineCache {
         *saved = pipelines;
         if let (Some(data), Some(folder)) = (self.cache.get_data(), self.path.parent()) {
             let _ = std::fs::create_dir_all(folder)
-                .and_then(|()| crate::io::write_atomically(&self.path, &data).map_err(std::io::Error::other));
+                .and_then(|()| crate::files::write_atomically(&self.path, &data).map_err(std::io::Error::other));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{expect_len, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -23,9 +23,9 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn accumulate(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+pub fn accumulate(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     expect_len("accumulate", x, y.len())?;
-    g.dispatch(&KERNEL, &[], Params { n: y.len() as u32 }, &[x, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], Params { n: y.len() as u32 }, &[x, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(_: &Params, args: Args<'_, F>) {

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{expect_len, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -36,9 +36,9 @@ pub enum Activation {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn activation(g: &mut Graph, f: Activation, x: &Tensor, y: &Tensor) -> Result<()> {
+pub fn activation(r: &mut Recorder, f: Activation, x: &Tensor, y: &Tensor) -> Result<()> {
     expect_len("activation", y, x.len())?;
-    g.dispatch(&KERNEL, &[], Params { n: x.len() as u32, kind: f as u32 }, &[x, y], striding_grid(x.len()))
+    r.dispatch(&KERNEL, &[], Params { n: x.len() as u32, kind: f as u32 }, &[x, y], striding_grid(x.len()))
 }
 
 /// Elements that a thread takes at a time.

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use super::activation::Activation;
 use super::{expect_len, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -26,10 +26,10 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn activation_backward(g: &mut Graph, f: Activation, y: &Tensor, dy: &Tensor, dx: &Tensor) -> Result<()> {
+pub fn activation_backward(r: &mut Recorder, f: Activation, y: &Tensor, dy: &Tensor, dx: &Tensor) -> Result<()> {
     expect_len("activation_backward", dy, y.len())?;
     expect_len("activation_backward", dx, y.len())?;
-    g.dispatch(&KERNEL, &[], Params { n: y.len() as u32, kind: f as u32 }, &[y, dy, dx], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], Params { n: y.len() as u32, kind: f as u32 }, &[y, dy, dx], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -2,13 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::{expect_len, striding_grid};
+use super::{Update, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::optim::Adam;
+use crate::plan::Recorder;
 use crate::real::Real;
-use crate::tensor::Tensor;
 
 params! { n: u32, beta2: f32, rest1: f32, rest2: f32, epsilon: f32, ln_beta1: f32, ln_beta2: f32, weight_decay: f32, decoupled: u32 }
 
@@ -22,47 +20,41 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// The tensors of an update.
+/// The numbers of an update.
 #[derive(Clone, Copy, Debug)]
-pub struct Update<'a> {
-    /// The gradient, `[n]`.
-    pub gradient: &'a Tensor,
-    /// The learning rate, `[1]`.
-    pub lr: &'a Tensor,
-    /// Steps done, this one included: the first element of `[2]` u32.
-    pub clock: &'a Tensor,
-    /// The parameters, `[n]`.
-    pub parameters: &'a Tensor,
-    /// The mean of the gradient, `[n]`.
-    pub mean: &'a Tensor,
-    /// The mean of its square, `[n]`.
-    pub square: &'a Tensor,
+pub struct Settings {
+    /// Decay of the two moments.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// λ
+    pub weight_decay: f64,
+    /// Whether the decay is AdamW's.
+    pub decoupled: bool,
 }
 
-/// Records one update with the constants of `options`; `decoupled` makes its weight decay AdamW's.
+/// Records one update. The moments are the mean of the gradient and the mean of its square.
 ///
 /// # Errors
 /// The sizes differ.
-pub fn adam(g: &mut Graph, options: &Adam, decoupled: bool, update: Update<'_>) -> Result<()> {
-    let Update { gradient, lr, clock, parameters, mean, square } = update;
+pub fn adam(r: &mut Recorder, settings: Settings, update: Update<'_>) -> Result<()> {
+    let Update { gradient, lr, clock, parameters, .. } = update;
+    let [mean, square] = update.moments("adam", [true, true])?;
+    let Settings { betas: (beta1, beta2), eps, weight_decay, decoupled } = settings;
     let n = parameters.len();
-    for tensor in [gradient, mean, square] {
-        expect_len("adam", tensor, n)?;
-    }
-    let (beta1, beta2) = options.betas;
     let params = Params {
         n: n as u32,
         beta2: beta2 as f32,
         rest1: (1.0 - beta1) as f32,
         rest2: (1.0 - beta2) as f32,
-        epsilon: options.eps as f32,
+        epsilon: eps as f32,
         // Of 0, a number whose power is 0 and that shaders know.
         ln_beta1: beta1.ln().max(-100.0) as f32,
         ln_beta2: beta2.ln().max(-100.0) as f32,
-        weight_decay: options.weight_decay as f32,
+        weight_decay: weight_decay as f32,
         decoupled: decoupled.into(),
     };
-    g.dispatch(&KERNEL, &[], params, &[gradient, lr, clock, parameters, mean, square], striding_grid(n))
+    r.dispatch(&KERNEL, &[], params, &[gradient, lr, clock, parameters, mean, square], striding_grid(n))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

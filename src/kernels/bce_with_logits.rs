@@ -3,8 +3,8 @@
 use super::mse_loss::{ElementLoss, check_element_loss};
 use super::striding_grid;
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 
 params! { n: u32, gradient: u32 }
@@ -24,12 +24,12 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn bce_with_logits(g: &mut Graph, loss: ElementLoss<'_>) -> Result<()> {
+pub fn bce_with_logits(r: &mut Recorder, loss: ElementLoss<'_>) -> Result<()> {
     let n = check_element_loss("bce_with_logits", &loss)?;
     let ElementLoss { x, targets, scale, losses, dx } = loss;
-    let dummy = g.zeros("no gradient", &[1])?;
+    let dummy = r.zeros("no gradient", &[1])?;
     let params = Params { n: n as u32, gradient: dx.is_some().into() };
-    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
+    r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -4,9 +4,8 @@ use rayon::prelude::*;
 
 use super::{squared_norm, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
-use crate::optim::Clip;
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -22,21 +21,29 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records the clip of `gradient`, and of its norm before if that is what is clipped.
+/// Records the scaling of `gradient` that makes its norm at most `max_norm`.
 ///
 /// # Errors
 /// The device cannot hold the norm.
-pub fn clip(g: &mut Graph, clip: Clip, gradient: &Tensor) -> Result<()> {
-    let n = gradient.len() as u32;
-    let norm2 = g.zeros("squared norm", &[1])?;
-    let params = match clip {
-        Clip::Norm(max_norm) => {
-            squared_norm::squared_norm(g, gradient, &norm2)?;
-            Params { n, max_norm: max_norm as f32, max_value: 0.0 }
-        }
-        Clip::Value(max_value) => Params { n, max_norm: 0.0, max_value: max_value as f32 },
-    };
-    g.dispatch(&KERNEL, &[], params, &[&norm2, gradient], striding_grid(gradient.len()))
+pub fn clip_norm(r: &mut Recorder, gradient: &Tensor, max_norm: f64) -> Result<()> {
+    let norm2 = r.zeros("squared norm", &[1])?;
+    squared_norm::squared_norm(r, gradient, &norm2)?;
+    clip(r, gradient, &norm2, [max_norm, 0.0])
+}
+
+/// Records the clip of each element of `gradient` to within `max_value` of 0.
+///
+/// # Errors
+/// The device cannot hold the norm.
+pub fn clip_value(r: &mut Recorder, gradient: &Tensor, max_value: f64) -> Result<()> {
+    let norm2 = r.zeros("no norm", &[1])?;
+    clip(r, gradient, &norm2, [0.0, max_value])
+}
+
+fn clip(r: &mut Recorder, gradient: &Tensor, norm2: &Tensor, most: [f64; 2]) -> Result<()> {
+    let [max_norm, max_value] = most.map(|most| most as f32);
+    let params = Params { n: gradient.len() as u32, max_norm, max_value };
+    r.dispatch(&KERNEL, &[], params, &[norm2, gradient], striding_grid(gradient.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -2,8 +2,8 @@
 
 use super::{expect_len, folded_grid, slices};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -24,36 +24,36 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// `y` does not have as many elements as `x` has columns.
-pub fn column_sum(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
+pub fn column_sum(r: &mut Recorder, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
     let (_, columns) = x.rows_and_columns();
     expect_len("column_sum", y, columns)?;
-    first_columns(g, x, y, accumulate)
+    first_columns(r, x, y, accumulate)
 }
 
 /// [`column_sum`] of the first columns of `x`, as many as `y` has elements.
 ///
 /// # Errors
 /// `y` has more elements than `x` has columns.
-pub fn first_columns(g: &mut Graph, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
-    sum(g, x, (1, y.len()), y, accumulate)
+pub fn first_columns(r: &mut Recorder, x: &Tensor, y: &Tensor, accumulate: bool) -> Result<()> {
+    sum(r, x, (1, y.len()), y, accumulate)
 }
 
 /// [`column_sum`] into each row of `y` `[.., columns]`.
 ///
 /// # Errors
 /// `y` has not as many columns as `x`.
-pub fn into_each_row(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+pub fn into_each_row(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     let (copies, columns) = (y.rows_and_columns().0, x.rows_and_columns().1);
     expect_len("column_sum", y, copies * columns)?;
-    sum(g, x, (copies, columns), y, false)
+    sum(r, x, (copies, columns), y, false)
 }
 
-fn sum(g: &mut Graph, x: &Tensor, (copies, columns): (usize, usize), y: &Tensor, accumulate: bool) -> Result<()> {
+fn sum(r: &mut Recorder, x: &Tensor, (copies, columns): (usize, usize), y: &Tensor, accumulate: bool) -> Result<()> {
     let (rows, stride) = x.rows_and_columns();
     if columns > stride {
         return Err(Error::shape("column_sum", y.name(), format!("of at most {stride} elements"), y.shape()));
     }
-    let slices = if rows <= 512 { 1 } else { slices(g.is_wide(), columns.div_ceil(64), rows) };
+    let slices = if rows <= 512 { 1 } else { slices(r.is_wide(), columns.div_ceil(64), rows) };
     let slice = rows.div_ceil(slices);
     let of_all = Params {
         rows: rows as u32,
@@ -66,13 +66,13 @@ fn sum(g: &mut Graph, x: &Tensor, (copies, columns): (usize, usize), y: &Tensor,
     let slices = rows.div_ceil(slice);
     let (gx, gy) = folded_grid(columns.div_ceil(64));
     if slices == 1 {
-        return g.dispatch(&KERNEL, &[], of_all, &[x, y], [gx, gy, 1]);
+        return r.dispatch(&KERNEL, &[], of_all, &[x, y], [gx, gy, 1]);
     }
-    let parts = g.zeros(&format!("{} in slices", y.name()), &[slices, columns])?;
+    let parts = r.zeros(&format!("{} in slices", y.name()), &[slices, columns])?;
     let of_slices = Params { slice: slice as u32, copies: 1, accumulate: 0, ..of_all };
-    g.dispatch(&KERNEL, &[], of_slices, &[x, &parts], [gx, gy, slices])?;
+    r.dispatch(&KERNEL, &[], of_slices, &[x, &parts], [gx, gy, slices])?;
     let of_parts = Params { rows: slices as u32, stride: columns as u32, slice: slices as u32, ..of_all };
-    g.dispatch(&KERNEL, &[], of_parts, &[&parts, y], [gx, gy, 1])
+    r.dispatch(&KERNEL, &[], of_parts, &[&parts, y], [gx, gy, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -2,8 +2,8 @@
 
 use super::expect_len;
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -25,7 +25,7 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// `scale` has more than one element.
 pub fn count_targets(
-    g: &mut Graph,
+    r: &mut Recorder,
     targets: &Tensor,
     v: usize,
     ignore_index: Option<u32>,
@@ -33,7 +33,7 @@ pub fn count_targets(
 ) -> Result<()> {
     expect_len("count_targets", scale, 1)?;
     let params = Params { R: targets.len() as u32, V: v as u32, ignore_index: ignore_index.unwrap_or(u32::MAX) };
-    g.dispatch(&KERNEL, &[], params, &[targets, scale], [1, 1, 1])
+    r.dispatch(&KERNEL, &[], params, &[targets, scale], [1, 1, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{expect_len, folded_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -54,10 +54,10 @@ pub(super) fn check_class_loss(op: &'static str, loss: &ClassLoss<'_>) -> Result
 ///
 /// # Errors
 /// The sizes do not fit.
-pub fn cross_entropy(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
+pub fn cross_entropy(r: &mut Recorder, loss: ClassLoss<'_>) -> Result<()> {
     let (rows, v) = check_class_loss("cross_entropy", &loss)?;
     let ClassLoss { x, targets, ignore_index, counts, scale, losses, dx } = loss;
-    let dummy = g.zeros("no gradient", &[1])?;
+    let dummy = r.zeros("no gradient", &[1])?;
     let params = Params {
         R: rows as u32,
         V: v as u32,
@@ -66,7 +66,7 @@ pub fn cross_entropy(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
         counts: counts.into(),
     };
     let (across, down) = folded_grid(rows);
-    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], [across, down, 1])
+    r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], [across, down, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{expect_len, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::rng::threefry2x32_each;
 use crate::tensor::Tensor;
@@ -26,7 +26,7 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes differ, or `rate` is not in [0, 1).
-pub fn dropout(g: &mut Graph, x: &Tensor, y: &Tensor, rate: f64, seed: u32, clock: &Tensor) -> Result<()> {
+pub fn dropout(r: &mut Recorder, x: &Tensor, y: &Tensor, rate: f64, seed: u32, clock: &Tensor) -> Result<()> {
     if !(0.0..1.0).contains(&rate) {
         return Err(crate::Error::argument("dropout", "rate", "at least 0 and below 1", rate));
     }
@@ -34,7 +34,7 @@ pub fn dropout(g: &mut Graph, x: &Tensor, y: &Tensor, rate: f64, seed: u32, cloc
     expect_len("dropout", clock, 2)?;
     let threshold = (rate * 2f64.powi(32)) as u32;
     let params = Params { n: x.len() as u32, seed, threshold, scale: (1.0 / (1.0 - rate)) as f32 };
-    g.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))
+    r.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))
 }
 
 /// Elements that a thread takes at a time.

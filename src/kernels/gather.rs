@@ -2,8 +2,8 @@
 
 use super::{expect_indices, expect_len, striding_grid};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -23,14 +23,14 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// `table` is not a matrix, the index may exceed it, or `y` does not have a row for each index.
-pub fn gather(g: &mut Graph, table: &Tensor, index: &Tensor, y: &Tensor) -> Result<()> {
+pub fn gather(r: &mut Recorder, table: &Tensor, index: &Tensor, y: &Tensor) -> Result<()> {
     let &[v, columns] = table.shape() else {
         return Err(Error::shape("gather", table.name(), "[V, columns]", table.shape()));
     };
     expect_indices("gather", index, v)?;
     expect_len("gather", y, index.len() * columns)?;
     let params = Params { rows: index.len() as u32, columns: columns as u32 };
-    g.dispatch(&KERNEL, &[], params, &[table, index, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[table, index, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

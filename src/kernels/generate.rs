@@ -1,12 +1,12 @@
 //! Several tokens of every lane from a recurrent network, in one dispatch.
 
+use super::cell::Cell;
 use super::sample::{Draw, Lanes};
-use super::sequence::Cell;
 use super::{expect, expect_indices, expect_len, matmul, pack};
 use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Precision};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};
+use crate::plan::{Precision, Recorder};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -143,7 +143,7 @@ impl Network {
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn pack(&self, g: &mut Graph) -> Result<Tensor> {
+    pub fn pack(&self, r: &mut Recorder) -> Result<Tensor> {
         let sizes = self.sizes();
         let Sizes { cell, layers, vocabulary, hidden } = sizes;
         let (gates, padded) = (cell.gates(), sizes.padded());
@@ -153,12 +153,12 @@ impl Network {
         for layer in &self.layers {
             expect("generate", &layer.weight_hh, &[gates * hidden, hidden])?;
         }
-        let table = g.zeros("token table", &[vocabulary, gates * hidden])?;
+        let table = r.zeros("token table", &[vocabulary, gates * hidden])?;
         let weight_ih = matmul::t(&lowest.weight_ih);
-        matmul::matmul(g, &self.embedding, weight_ih, Some(&lowest.bias_ih), &table, false)?;
-        let weights = g.zeros("weights", &[sizes.weights() / 4, 4])?;
+        matmul::matmul(r, &self.embedding, weight_ih, Some(&lowest.bias_ih), &table, false)?;
+        let weights = r.zeros("weights", &[sizes.weights() / 4, 4])?;
         let mut at = pack::pack(
-            g,
+            r,
             &table.reshape(&[vocabulary * gates, hidden])?,
             &weights,
             0,
@@ -166,19 +166,19 @@ impl Network {
             false,
             Precision::F32,
         )?;
-        let mut linear = |g: &mut Graph, gates: usize, weight: &Tensor, bias: &Tensor, columns: usize| {
-            at = pack::pack(g, weight, &weights, at, [gates, padded, columns], true, Precision::F32)?;
+        let mut linear = |r: &mut Recorder, gates: usize, weight: &Tensor, bias: &Tensor, columns: usize| {
+            at = pack::pack(r, weight, &weights, at, [gates, padded, columns], true, Precision::F32)?;
             let bias = bias.reshape(&[gates, bias.len() / gates])?;
-            at = pack::pack(g, &bias, &weights, at, [gates, 1, columns], false, Precision::F32)?;
+            at = pack::pack(r, &bias, &weights, at, [gates, 1, columns], false, Precision::F32)?;
             Ok::<_, Error>(())
         };
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 {
-                linear(g, gates, &layer.weight_ih, &layer.bias_ih, padded)?;
+                linear(r, gates, &layer.weight_ih, &layer.bias_ih, padded)?;
             }
-            linear(g, gates, &layer.weight_hh, &layer.bias_hh, padded)?;
+            linear(r, gates, &layer.weight_hh, &layer.bias_hh, padded)?;
         }
-        linear(g, 1, &self.weight, &self.bias, vocabulary.next_multiple_of(4))?;
+        linear(r, 1, &self.weight, &self.bias, vocabulary.next_multiple_of(4))?;
         Ok(weights)
     }
 }
@@ -188,7 +188,7 @@ impl Network {
 /// # Errors
 /// The shapes do not fit, or the network does not fit into a workgroup's memory.
 pub fn generate(
-    g: &mut Graph,
+    r: &mut Recorder,
     sizes: Sizes,
     weights: &Tensor,
     draw: Draw<'_>,
@@ -203,6 +203,9 @@ pub fn generate(
         return Err(Error::argument("generate", "sizes", "at least 1 each", format!("{steps} steps of {sizes:?}")));
     }
     expect_len("generate", weights, sizes.weights())?;
+    let Some(kind) = cell.kind().generated else {
+        return Err(Error::argument("generate", "cell", "one that this kernel knows", format!("{cell:?}")));
+    };
     let bytes = sizes.workgroup_bytes();
     if bytes > WORKGROUP_BYTES {
         let expected = format!("sizes that take at most {WORKGROUP_BYTES} bytes of workgroup memory");
@@ -219,17 +222,17 @@ pub fn generate(
         V: vocabulary as u32,
         H: hidden as u32,
         L: layers as u32,
-        cell: cell as u32,
+        cell: kind,
         steps: steps as u32,
         capacity: capacity as u32,
     };
-    let nowhere = g.zeros("nowhere", &[4])?;
+    let nowhere = r.zeros("nowhere", &[4])?;
     let Draw { shape, control, counter, tokens, ring } = draw;
     let tensors = [weights, shape, control, counter, tokens, ring, h, c.unwrap_or(&nowhere)];
-    g.dispatch(&KERNEL, &sizes.constants(), params, &tensors, [lanes, 1, 1])?;
+    r.dispatch(&KERNEL, &sizes.constants(), params, &tensors, [lanes, 1, 1])?;
     // All matrices for every token of every lane.
     let matrices = weights.len() - sizes.parts()[0];
-    g.cost(2 * steps * lanes * matrices, 4 * (steps * lanes - 1) * matrices);
+    r.cost(2 * steps * lanes * matrices, 4 * (steps * lanes - 1) * matrices);
     Ok(())
 }
 

@@ -5,10 +5,13 @@ use super::{gru_backward, gru_forward};
 
 /// Gates r, z, n; saved are they and the product that r scales.
 pub(super) static GRU: CellKind = CellKind {
+    name: "Gru",
     gates: 3,
     states: 1,
     saved: 4,
     separate_bias: true,
-    forward: gru_forward::gru_forward,
-    backward: gru_backward::gru_backward,
+    variant: 0,
+    forward: &gru_forward::KERNEL,
+    backward: &gru_backward::KERNEL,
+    generated: Some(2),
 };

@@ -1,15 +1,13 @@
 //! The gradient of [`super::gru_forward`].
 
-use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix,
-    of_direction, split_mut, tiles,
+use super::sequence::RowTile;
+use super::sequence::backward::{FIELDS, Params};
+use super::sequence::twin::{
+    add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
+    split_mut, tiles,
 };
-use crate::error::Result;
-use crate::graph::Graph;
-use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-
-params! { D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/gru_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -20,49 +18,28 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[
         reads("w"),
         reads_u32("lengths"),
-        reads("h"),
+        reads("states"),
         reads("dy"),
         reads("dend"),
         writes("saved"),
         writes("dx"),
-        writes("dstart"),
     ],
     twin: twin!(twin),
 };
 
-/// Records some steps; [`super::sequence::backward`] checks shapes and says which.
-pub(super) fn gru_backward(g: &mut Graph, backward: Backward<'_>) -> Result<()> {
-    let Backward { launch, s, d, w, none } = backward;
-    let Sizes { directions, steps, batch, hidden, .. } = launch.sizes;
-    let params = Params {
-        D: directions as u32,
-        T: steps as u32,
-        B: batch as u32,
-        H: hidden as u32,
-        first: launch.first as u32,
-        last: launch.last as u32,
-        complete: launch.complete.into(),
-        has_dy: d.dy.is_some().into(),
-        has_dend: d.dend.is_some().into(),
-    };
-    let Some(saved) = &s.saved else { unreachable!("`sequence` checks that it is there") };
-    let (dy, dend) = (d.dy.as_ref().unwrap_or(none), d.dend.as_ref().unwrap_or(none));
-    let tensors = [w, &s.lengths, &s.h, dy, dend, saved, &d.dx, &d.dstart];
-    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
-}
-
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [w, lengths, h, dy, dend, saved, dx, dstart] = args.all();
+    let [w, lengths, h, dy, dend, saved, dx] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
-    let (sizes, span) = (Sizes::of_twin([p.D, 0, p.T, p.B, p.H], w, 3), (p.first as usize, p.last as usize));
-    let (Sizes { directions, batch, hidden, .. }, dx, one) = (sizes, dx.write(), F::one());
-    let above = from_above(sizes, span, dx, w, 3);
-    let [dx, saved, dstart] = [(dx, 3 * hidden), (saved.write(), 4 * hidden), (dstart.write(), hidden)]
-        .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
+    let (sizes, span) = p.sizes(w, 3, 1);
+    let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
+    let (dx, dstart) = split_gradients(dx.write(), sizes);
+    let above = from_above(sizes, span, dx, w);
+    let [dx, saved, dstart] = [(dx, 3 * hidden), (saved.write(), 4 * hidden), (dstart, hidden)]
+        .map(|(values, width)| tiles(values, sizes, width).into_iter());
     for_each_tile(dx.zip(saved).zip(dstart), batch, |direction, start, ((mut dx, mut saved), mut dstart)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let [h, dend] = of_direction([h, dend], direction, directions);
-        let (w, dy) = (matrix(w, direction, 3, hidden), dy_of(sizes, p.has_dy, dy, direction));
+        let [h, dend] = of_direction([h, dend], direction, sizes);
+        let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
         let carried = &mut *dstart[0];
         let next = saved.get(steps.end).map(|next| &**next);
         carry_in(carried, next, (3, w), (above.get(direction), start), hidden);

@@ -1,14 +1,10 @@
 //! The gated recurrent unit, forward.
 
-use super::sequence::{
-    Below, Forward, RowTile, Sizes, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles,
-};
-use crate::error::Result;
-use crate::graph::Graph;
-use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use super::sequence::RowTile;
+use super::sequence::forward::{FIELDS, Params};
+use super::sequence::twin::{Below, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
+use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-
-params! { D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32 }
 
 /// See `shaders/gru_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -21,46 +17,24 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
-        reads("bias_below"),
-        reads("bias"),
-        writes("h"),
+        reads("biases"),
+        writes("states"),
         writes("saved"),
     ],
     twin: twin!(twin),
 };
 
-/// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn gru_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
-    let Forward { launch, s, w, none, nowhere } = forward;
-    let Sizes { directions, rows, steps, batch, hidden, .. } = launch.sizes;
-    let params = Params {
-        D: directions as u32,
-        N: rows as u32,
-        T: steps as u32,
-        B: batch as u32,
-        H: hidden as u32,
-        first: launch.first as u32,
-        last: launch.last as u32,
-        has_h_0: s.has_h_0.into(),
-        save: s.saved.is_some().into(),
-    };
-    let Some(bias) = &s.bias else { unreachable!("`sequence` checks that it is there") };
-    let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, s.bias_below(none), bias, &s.h, saved];
-    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
-}
-
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, bias_below, bias, h, saved] = args.all();
-    let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
-    let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 3), (p.first as usize, p.last as usize));
-    let (Sizes { directions, batch, hidden, .. }, bias, one) = (sizes, bias.read(), F::one());
-    let below = Below::new((sizes, 3, span), (x, index), (h, w, bias_below.read()));
-    let [h, saved] =
-        [(h, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, directions, batch, width));
+    let [x, index, lengths, w, biases, states, saved] = args.all();
+    let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
+    let (sizes, span) = p.sizes(w, 3, 1);
+    let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
+    let (biases, of_inputs) = biases.read().split_at(sizes.directions * 3 * hidden);
+    let below = Below::new(sizes, span, (x, index), (states, w, of_inputs));
+    let [h, saved] = [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width));
     for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let (w, [bias]) = (matrix(w, direction, 3, hidden), of_direction([bias], direction, directions));
+        let (w, [bias]) = (matrix(w, direction, sizes), of_direction([biases], direction, sizes));
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
         for t in steps {

@@ -2,8 +2,8 @@
 
 use super::{expect_len, expect_lengths, striding_grid};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -24,14 +24,14 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn last_step(g: &mut Graph, h: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
+pub fn last_step(r: &mut Recorder, h: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
     let &[directions, slots, batch, hidden] = h.shape() else {
         return Err(Error::shape("last_step", h.name(), "[D, T + 1, B, H]", h.shape()));
     };
     expect_lengths("last_step", lengths, batch, slots - 1)?;
     expect_len("last_step", y, directions * batch * hidden)?;
     let params = Params { D: directions as u32, T: slots as u32 - 1, B: batch as u32, H: hidden as u32 };
-    g.dispatch(&KERNEL, &[], params, &[h, lengths, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[h, lengths, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

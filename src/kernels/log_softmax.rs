@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{expect_len, folded_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -25,11 +25,11 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn log_softmax(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+pub fn log_softmax(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     expect_len("log_softmax", y, x.len())?;
     let (rows, v) = x.rows_and_columns();
     let (across, down) = folded_grid(rows);
-    g.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[x, y], [across, down, 1])
+    r.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[x, y], [across, down, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

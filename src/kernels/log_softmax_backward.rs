@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{expect_len, folded_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -25,12 +25,12 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn log_softmax_backward(g: &mut Graph, y: &Tensor, dy: &Tensor, dx: &Tensor) -> Result<()> {
+pub fn log_softmax_backward(r: &mut Recorder, y: &Tensor, dy: &Tensor, dx: &Tensor) -> Result<()> {
     expect_len("log_softmax_backward", dy, y.len())?;
     expect_len("log_softmax_backward", dx, y.len())?;
     let (rows, v) = y.rows_and_columns();
     let (across, down) = folded_grid(rows);
-    g.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[y, dy, dx], [across, down, 1])
+    r.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[y, dy, dx], [across, down, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -5,10 +5,13 @@ use super::{lstm_backward, lstm_forward};
 
 /// Gates i, f, g, o, which are saved.
 pub(super) static LSTM: CellKind = CellKind {
+    name: "Lstm",
     gates: 4,
     states: 2,
     saved: 4,
     separate_bias: false,
-    forward: lstm_forward::lstm_forward,
-    backward: lstm_backward::lstm_backward,
+    variant: 0,
+    forward: &lstm_forward::KERNEL,
+    backward: &lstm_backward::KERNEL,
+    generated: Some(3),
 };

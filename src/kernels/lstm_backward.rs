@@ -1,15 +1,13 @@
 //! The gradient of [`super::lstm_forward`].
 
-use super::sequence::{
-    Backward, RowTile, Sizes, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix,
-    of_direction, split, split_mut, tiles,
+use super::sequence::RowTile;
+use super::sequence::backward::{FIELDS, Params};
+use super::sequence::twin::{
+    add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split,
+    split_gradients, split_mut, tiles,
 };
-use crate::error::Result;
-use crate::graph::Graph;
-use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-
-params! { D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32 }
 
 /// See `shaders/lstm_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -20,50 +18,30 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[
         reads("w"),
         reads_u32("lengths"),
-        reads("c"),
+        reads("states"),
         reads("saved"),
         reads("dy"),
         reads("dend"),
         writes("dx"),
-        writes("dstart"),
     ],
     twin: twin!(twin),
 };
 
-/// Records some steps; [`super::sequence::backward`] checks shapes and says which.
-pub(super) fn lstm_backward(g: &mut Graph, backward: Backward<'_>) -> Result<()> {
-    let Backward { launch, s, d, w, none } = backward;
-    let Sizes { directions, steps, batch, hidden, .. } = launch.sizes;
-    let params = Params {
-        D: directions as u32,
-        T: steps as u32,
-        B: batch as u32,
-        H: hidden as u32,
-        first: launch.first as u32,
-        last: launch.last as u32,
-        complete: launch.complete.into(),
-        has_dy: d.dy.is_some().into(),
-        has_dend: d.dend.is_some().into(),
-    };
-    let (Some(c), Some(saved)) = (&s.c, &s.saved) else { unreachable!("`sequence` checks that they are there") };
-    let (dy, dend) = (d.dy.as_ref().unwrap_or(none), d.dend.as_ref().unwrap_or(none));
-    let tensors = [w, &s.lengths, c, saved, dy, dend, &d.dx, &d.dstart];
-    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
-}
-
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [w, lengths, c, saved, dy, dend, dx, dstart] = args.all();
-    let (w, lengths, c, saved) = (w.read(), lengths.read_u32(), c.read(), saved.read());
+    let [w, lengths, states, saved, dy, dend, dx] = args.all();
+    let (w, lengths, states, saved) = (w.read(), lengths.read_u32(), states.read(), saved.read());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
-    let (sizes, span) = (Sizes::of_twin([p.D, 0, p.T, p.B, p.H], w, 4), (p.first as usize, p.last as usize));
-    let (Sizes { directions, batch, hidden, .. }, dx) = (sizes, dx.write());
-    let above = from_above(sizes, span, dx, w, 4);
-    let [dx, dstart] = [(dx, 4 * hidden), (dstart.write(), hidden)]
-        .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
+    let (sizes, span) = p.sizes(w, 4, 2);
+    let (batch, hidden) = (sizes.batch, sizes.hidden);
+    let (dx, dstart) = split_gradients(dx.write(), sizes);
+    let above = from_above(sizes, span, dx, w);
+    let [dx, dstart] =
+        [(dx, 4 * hidden), (dstart, hidden)].map(|(values, width)| tiles(values, sizes, width).into_iter());
     for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let [c, saved, dend] = of_direction([c, saved, dend], direction, directions);
-        let (w, dy) = (matrix(w, direction, 4, hidden), dy_of(sizes, p.has_dy, dy, direction));
+        let [states, saved, dend] = of_direction([states, saved, dend], direction, sizes);
+        let (c, w) = (&states[states.len() / 2..], matrix(w, direction, sizes));
+        let dy = dy_of(sizes, p.has_dy, dy, direction);
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
         let next = dx.get(steps.end).map(|next| &**next);
         if next.is_none() {

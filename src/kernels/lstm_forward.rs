@@ -1,12 +1,10 @@
 //! Long short-term memory, forward.
 
-use super::sequence::{Below, Forward, RowTile, Sizes, add_product, for_each_tile, matrix, tiles};
-use crate::error::Result;
-use crate::graph::Graph;
-use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use super::sequence::RowTile;
+use super::sequence::forward::{FIELDS, Params};
+use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
+use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-
-params! { D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32 }
 
 /// See `shaders/lstm_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -19,46 +17,25 @@ pub static KERNEL: Kernel = Kernel {
         reads_u32("index"),
         reads_u32("lengths"),
         reads("w"),
-        reads("bias_below"),
-        writes("h"),
-        writes("c"),
+        reads("biases"),
+        writes("states"),
         writes("saved"),
     ],
     twin: twin!(twin),
 };
 
-/// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn lstm_forward(g: &mut Graph, forward: Forward<'_>) -> Result<()> {
-    let Forward { launch, s, w, none, nowhere } = forward;
-    let Sizes { directions, rows, steps, batch, hidden, .. } = launch.sizes;
-    let params = Params {
-        D: directions as u32,
-        N: rows as u32,
-        T: steps as u32,
-        B: batch as u32,
-        H: hidden as u32,
-        first: launch.first as u32,
-        last: launch.last as u32,
-        has_h_0: s.has_h_0.into(),
-        save: s.saved.is_some().into(),
-    };
-    let Some(c) = &s.c else { unreachable!("`sequence` checks that it is there") };
-    let saved = s.saved.as_ref().unwrap_or(nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, w, s.bias_below(none), &s.h, c, saved];
-    g.dispatch(&KERNEL, &launch.constants, params, &tensors, launch.grid)
-}
-
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, bias_below, h, c, saved] = args.all();
-    let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
-    let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 4), (p.first as usize, p.last as usize));
-    let Sizes { directions, batch, hidden, .. } = sizes;
-    let below = Below::new((sizes, 4, span), (x, index), (h, w, bias_below.read()));
-    let [h, c, saved] = [(h, hidden), (c.write(), hidden), (saved.write(), 4 * hidden)]
-        .map(|(values, width)| tiles(values, directions, batch, width).into_iter());
-    for_each_tile(h.zip(c).zip(saved), batch, |direction, start, ((mut h, mut c), mut saved)| {
+    let [x, index, lengths, w, biases, states, saved] = args.all();
+    let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
+    let (sizes, span) = p.sizes(w, 4, 2);
+    let (batch, hidden) = (sizes.batch, sizes.hidden);
+    let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
+    let [states, saved] =
+        [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width).into_iter());
+    for_each_tile(states.zip(saved), batch, |direction, start, (mut states, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let w = matrix(w, direction, 4, hidden);
+        let (h, c) = states.split_at_mut(sizes.steps + 1);
+        let w = matrix(w, direction, sizes);
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
         for t in steps {

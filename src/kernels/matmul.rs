@@ -2,8 +2,8 @@
 
 use super::{LARGE_TILE_FLOPS, column_sum, expect_len, slices};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
@@ -74,14 +74,14 @@ const DEPTH: usize = 16;
 /// Vectors of four rows of a, and of four columns of b, of a thread; 8 x 8 threads make a tile.
 ///
 /// On a software driver a load costs hundreds of products, so a large product gets the largest tile that fits into 16 KiB.
-fn vectors(g: &Graph, m: usize, n: usize, k: usize) -> usize {
-    if !g.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { 4 } else { 2 }
+fn vectors(r: &Recorder, m: usize, n: usize, k: usize) -> usize {
+    if !r.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { 4 } else { 2 }
 }
 
 /// How many times 64 threads share the terms of a tile. A GPU has few tiles of these networks' products to give out, so each gets
 /// 256 threads. By calculation, not measured.
-fn shares(g: &Graph, k: usize) -> usize {
-    if g.is_wide() && k >= 4 * DEPTH { 4 } else { 1 }
+fn shares(r: &Recorder, k: usize) -> usize {
+    if r.is_wide() && k >= 4 * DEPTH { 4 } else { 1 }
 }
 
 /// Records `c = a b + bias`, or `c += a b + bias`. `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` of `m n` elements.
@@ -89,7 +89,7 @@ fn shares(g: &Graph, k: usize) -> usize {
 /// # Errors
 /// The shapes do not fit.
 pub fn matmul<'a>(
-    g: &mut Graph,
+    r: &mut Recorder,
     a: impl Into<Factor<'a>>,
     b: impl Into<Factor<'a>>,
     bias: Option<&Tensor>,
@@ -97,7 +97,7 @@ pub fn matmul<'a>(
     accumulate: bool,
 ) -> Result<()> {
     let biases: Vec<_> = bias.into_iter().collect();
-    matmul_with_biases(g, a, b, &biases, c, accumulate)
+    matmul_with_biases(r, a, b, &biases, c, accumulate)
 }
 
 /// [`matmul`] with up to two biases.
@@ -105,7 +105,7 @@ pub fn matmul<'a>(
 /// # Errors
 /// The shapes do not fit, or there are more biases.
 pub fn matmul_with_biases<'a>(
-    g: &mut Graph,
+    r: &mut Recorder,
     a: impl Into<Factor<'a>>,
     b: impl Into<Factor<'a>>,
     biases: &[&Tensor],
@@ -128,13 +128,13 @@ pub fn matmul_with_biases<'a>(
     for bias in biases {
         expect_len("matmul", bias, n)?;
     }
-    let vectors = vectors(g, m, n, k);
+    let vectors = vectors(r, m, n, k);
     let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
-    let in_tile = shares(g, k);
+    let in_tile = shares(r, k);
     let constants = [("VECTORS", vectors as u32), ("SHARES", in_tile as u32)];
     // A workgroup of 256 threads counts as three of 64: more slices would be more bytes than they are worth.
     let workgroups = in_tile.min(3) * down * across;
-    let slices = if !biases.is_empty() { 1 } else { slices(g.is_wide(), workgroups, k) };
+    let slices = if !biases.is_empty() { 1 } else { slices(r.is_wide(), workgroups, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
     let slices = k.div_ceil(slice);
@@ -154,11 +154,11 @@ pub fn matmul_with_biases<'a>(
     let bias = |i: usize| *biases.get(i).unwrap_or(&a.tensor);
     let mut record = |c: &Tensor, accumulate: bool| {
         let tensors = [a.tensor, b.tensor, bias(0), bias(1), c];
-        g.dispatch(&KERNEL, &constants, params(accumulate), &tensors, grid)?;
+        r.dispatch(&KERNEL, &constants, params(accumulate), &tensors, grid)?;
         // Each row of tiles reads b, each column of tiles a.
         let rereads = (down - 1) * k * n + (across - 1) * m * k;
-        g.cost(2 * m * n * k, 4 * rereads);
-        g.touches(|tensor| tensor.is(a.tensor).then_some(m * k));
+        r.cost(2 * m * n * k, 4 * rereads);
+        r.touches(|tensor| tensor.is(a.tensor).then_some(m * k));
         Ok(())
     };
     if slices == 1 {
@@ -166,7 +166,7 @@ pub fn matmul_with_biases<'a>(
     }
     let parts = c.device().zeros(&format!("{} in slices", c.name()), &[slices, m * n], c.dtype())?;
     record(&parts, false)?;
-    column_sum::column_sum(g, &parts, c, accumulate)
+    column_sum::column_sum(r, &parts, c, accumulate)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -2,13 +2,14 @@
 //!
 //! The sequence kernels of all cells share [`sequence`], and each cell says what is its own in `rnn.rs`, `gru.rs` or
 //! `lstm.rs`. Each other file has a function of the kernel's name that checks shapes and records it into a
-//! [`crate::Graph`]; the differentiable operations made of them are in [`crate::nn::functional`].
+//! [`crate::Recorder`]; the differentiable operations made of them are in [`crate::nn::functional`].
 
 pub mod accumulate;
 pub mod activation;
 pub mod activation_backward;
 pub mod adam;
 pub mod bce_with_logits;
+pub mod cell;
 pub mod clip;
 pub mod column_sum;
 pub mod count_targets;
@@ -137,6 +138,35 @@ fn expect_lengths(op: &'static str, lengths: &Tensor, batch: usize, steps: usize
     }
     let expected = format!("[{batch}], from `Device::lengths` with at most {steps} steps");
     Err(Error::shape(op, lengths.name(), expected, lengths.shape()))
+}
+
+/// What an optimizer's kernel works on: all parameters of a network as one block.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    /// The gradient, `[n]`.
+    pub gradient: &'a Tensor,
+    /// The learning rate, `[1]`.
+    pub lr: &'a Tensor,
+    /// Steps done, this one included: the first element of `[2]` u32.
+    pub clock: &'a Tensor,
+    /// The parameters, `[n]`.
+    pub parameters: &'a Tensor,
+    /// What the optimizer remembers from step to step, `[n]` each; of any size if its settings have no use for it.
+    pub moments: &'a [Tensor],
+}
+
+impl<'a> Update<'a> {
+    /// The moments, when all sizes are checked, but for those of no use.
+    fn moments<const N: usize>(self, op: &'static str, used: [bool; N]) -> Result<[&'a Tensor; N]> {
+        expect_len(op, self.gradient, self.parameters.len())?;
+        let moments: Vec<_> = self.moments.iter().collect();
+        let moments: [_; N] = moments
+            .try_into()
+            .map_err(|moments: Vec<_>| Error::argument(op, "moments", format!("{N} tensors"), moments.len()))?;
+        let in_use = moments.iter().zip(used).filter(|(_, used)| *used);
+        in_use.map(|(moment, _)| expect_len(op, moment, self.parameters.len())).collect::<Result<()>>()?;
+        Ok(moments)
+    }
 }
 
 /// The grid of a kernel whose threads, 256 to a workgroup, stride over `n` elements.

@@ -2,8 +2,8 @@
 
 use super::{expect_len, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -48,12 +48,12 @@ pub(super) fn check_element_loss(op: &'static str, loss: &ElementLoss<'_>) -> Re
 ///
 /// # Errors
 /// The sizes differ.
-pub fn mse_loss(g: &mut Graph, loss: ElementLoss<'_>) -> Result<()> {
+pub fn mse_loss(r: &mut Recorder, loss: ElementLoss<'_>) -> Result<()> {
     let n = check_element_loss("mse_loss", &loss)?;
     let ElementLoss { x, targets, scale, losses, dx } = loss;
-    let dummy = g.zeros("no gradient", &[1])?;
+    let dummy = r.zeros("no gradient", &[1])?;
     let params = Params { n: n as u32, gradient: dx.is_some().into() };
-    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
+    r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -3,8 +3,8 @@
 use super::cross_entropy::{ClassLoss, check_class_loss};
 use super::striding_grid;
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 
 params! { R: u32, V: u32, ignore_index: u32, gradient: u32 }
@@ -24,10 +24,10 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The sizes do not fit.
-pub fn nll_loss(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
+pub fn nll_loss(r: &mut Recorder, loss: ClassLoss<'_>) -> Result<()> {
     let (rows, v) = check_class_loss("nll_loss", &loss)?;
     let ClassLoss { x, targets, ignore_index, scale, losses, dx, .. } = loss;
-    let dummy = g.zeros("no gradient", &[1])?;
+    let dummy = r.zeros("no gradient", &[1])?;
     let params = Params {
         R: rows as u32,
         V: v as u32,
@@ -35,7 +35,7 @@ pub fn nll_loss(g: &mut Graph, loss: ClassLoss<'_>) -> Result<()> {
         gradient: dx.is_some().into(),
     };
     let work = if dx.is_some() { rows * v } else { rows };
-    g.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(work))
+    r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(work))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

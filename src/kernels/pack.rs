@@ -2,8 +2,8 @@
 
 use super::striding_grid;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Precision};
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::{Precision, Recorder};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -26,7 +26,7 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// The shapes do not fit.
 pub fn pack(
-    g: &mut Graph,
+    r: &mut Recorder,
     x: &Tensor,
     y: &Tensor,
     at: usize,
@@ -54,8 +54,8 @@ pub fn pack(
         transpose: transpose.into(),
         f16: precision.is_f16().into(),
     };
-    g.dispatch(&KERNEL, &[("F16", params.f16)], params, &[x, y], striding_grid(end - at))?;
-    g.touches(|tensor| tensor.is(y).then_some((end - at) * precision.bytes() / 4));
+    r.dispatch(&KERNEL, &[("F16", params.f16)], params, &[x, y], striding_grid(end - at))?;
+    r.touches(|tensor| tensor.is(y).then_some((end - at) * precision.bytes() / 4));
     Ok(end)
 }
 

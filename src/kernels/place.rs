@@ -2,8 +2,8 @@
 
 use super::striding_grid;
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -24,7 +24,7 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// The block does not lie within both.
 pub fn place(
-    g: &mut Graph,
+    r: &mut Recorder,
     (x, x_offset): (&Tensor, usize),
     (y, y_offset): (&Tensor, usize),
     columns: usize,
@@ -42,7 +42,7 @@ pub fn place(
         y_stride: y_stride as u32,
         y_offset: y_offset as u32,
     };
-    g.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(rows * columns))
+    r.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(rows * columns))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

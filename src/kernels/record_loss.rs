@@ -2,8 +2,8 @@
 
 use super::expect_len;
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes, writes_u32};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -24,11 +24,11 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// `scale` or `clock` have another size.
-pub fn record_loss(g: &mut Graph, losses: &Tensor, scale: &Tensor, history: &Tensor, clock: &Tensor) -> Result<()> {
+pub fn record_loss(r: &mut Recorder, losses: &Tensor, scale: &Tensor, history: &Tensor, clock: &Tensor) -> Result<()> {
     expect_len("record_loss", scale, 1)?;
     expect_len("record_loss", clock, 2)?;
     let params = Params { R: losses.len() as u32, capacity: history.len() as u32 };
-    g.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
+    r.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -2,8 +2,8 @@
 
 use super::{expect, expect_lengths, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -23,14 +23,14 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn reverse(g: &mut Graph, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
+pub fn reverse(r: &mut Recorder, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
     let &[steps, batch, columns] = x.shape() else {
         return Err(crate::Error::shape("reverse", x.name(), "[T, B, C]", x.shape()));
     };
     expect_lengths("reverse", lengths, batch, steps)?;
     expect("reverse", y, x.shape())?;
     let params = Params { T: steps as u32, B: batch as u32, C: columns as u32 };
-    g.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

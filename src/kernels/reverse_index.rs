@@ -2,8 +2,8 @@
 
 use super::{expect, expect_indices, expect_lengths, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -23,7 +23,7 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The shapes do not fit, or `x` may hold what `y` may not.
-pub fn reverse_index(g: &mut Graph, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
+pub fn reverse_index(r: &mut Recorder, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
     let &[steps, batch] = x.shape() else {
         return Err(crate::Error::shape("reverse_index", x.name(), "[T, B]", x.shape()));
     };
@@ -31,7 +31,7 @@ pub fn reverse_index(g: &mut Graph, x: &Tensor, lengths: &Tensor, y: &Tensor) ->
     expect("reverse_index", y, x.shape())?;
     expect_indices("reverse_index", x, y.vocabulary().unwrap_or(usize::MAX))?;
     let params = Params { T: steps as u32, B: batch as u32 };
-    g.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

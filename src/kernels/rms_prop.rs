@@ -1,12 +1,10 @@
 //! RMSprop over the whole parameter block.
 
-use super::{expect_len, striding_grid};
+use super::{Update, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
-use crate::optim::RmsProp;
+use crate::plan::Recorder;
 use crate::real::Real;
-use crate::tensor::Tensor;
 
 params! { n: u32, alpha: f32, rest: f32, epsilon: f32, weight_decay: f32, momentum: f32, centered: u32 }
 
@@ -20,48 +18,41 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// The tensors of an update.
+/// The numbers of an update.
 #[derive(Clone, Copy, Debug)]
-pub struct Update<'a> {
-    /// The gradient, `[n]`.
-    pub gradient: &'a Tensor,
-    /// The learning rate, `[1]`.
-    pub lr: &'a Tensor,
-    /// The parameters, `[n]`.
-    pub parameters: &'a Tensor,
-    /// The mean of the gradient's square, `[n]`.
-    pub square: &'a Tensor,
-    /// The mean of the gradient, `[n]`; of any size if not centered.
-    pub mean: &'a Tensor,
-    /// PyTorch's momentum buffer, `[n]`; of any size without momentum.
-    pub velocity: &'a Tensor,
+pub struct Settings {
+    /// Decay of the mean square.
+    pub alpha: f64,
+    /// Added to the root of the mean square.
+    pub eps: f64,
+    /// λ
+    pub weight_decay: f64,
+    /// How much of the last step's direction is kept.
+    pub momentum: f64,
+    /// Whether the gradient is divided by its deviation in place of its mean square.
+    pub centered: bool,
 }
 
-/// Records one update with the constants of `options`.
+/// Records one update. The moments are the mean of the gradient's square; its mean, of no use if not centered; and PyTorch's
+/// momentum buffer, of no use without momentum.
 ///
 /// # Errors
 /// The sizes differ.
-pub fn rms_prop(g: &mut Graph, options: &RmsProp, update: Update<'_>) -> Result<()> {
-    let Update { gradient, lr, parameters, square, mean, velocity } = update;
+pub fn rms_prop(r: &mut Recorder, settings: Settings, update: Update<'_>) -> Result<()> {
+    let Update { gradient, lr, parameters, .. } = update;
+    let used = [true, settings.centered, settings.momentum != 0.0];
+    let [square, mean, velocity] = update.moments("rms_prop", used)?;
     let n = parameters.len();
-    expect_len("rms_prop", gradient, n)?;
-    expect_len("rms_prop", square, n)?;
-    if options.centered {
-        expect_len("rms_prop", mean, n)?;
-    }
-    if options.momentum != 0.0 {
-        expect_len("rms_prop", velocity, n)?;
-    }
     let params = Params {
         n: n as u32,
-        alpha: options.alpha as f32,
-        rest: (1.0 - options.alpha) as f32,
-        epsilon: options.eps as f32,
-        weight_decay: options.weight_decay as f32,
-        momentum: options.momentum as f32,
-        centered: options.centered.into(),
+        alpha: settings.alpha as f32,
+        rest: (1.0 - settings.alpha) as f32,
+        epsilon: settings.eps as f32,
+        weight_decay: settings.weight_decay as f32,
+        momentum: settings.momentum as f32,
+        centered: settings.centered.into(),
     };
-    g.dispatch(&KERNEL, &[], params, &[gradient, lr, parameters, square, mean, velocity], striding_grid(n))
+    r.dispatch(&KERNEL, &[], params, &[gradient, lr, parameters, square, mean, velocity], striding_grid(n))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

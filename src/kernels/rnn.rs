@@ -5,17 +5,16 @@ use super::{rnn_backward, rnn_forward};
 
 /// `h = tanh(x + h Wᵀ)`
 pub(super) static TANH: CellKind = CellKind {
+    name: "Tanh",
     gates: 1,
     states: 1,
     saved: 0,
     separate_bias: false,
-    forward: |g, forward| rnn_forward::rnn_forward(g, forward, false),
-    backward: |g, backward| rnn_backward::rnn_backward(g, backward, false),
+    variant: 0,
+    forward: &rnn_forward::KERNEL,
+    backward: &rnn_backward::KERNEL,
+    generated: Some(0),
 };
 
 /// `h = max(0, x + h Wᵀ)`
-pub(super) static RELU: CellKind = CellKind {
-    forward: |g, forward| rnn_forward::rnn_forward(g, forward, true),
-    backward: |g, backward| rnn_backward::rnn_backward(g, backward, true),
-    ..TANH
-};
+pub(super) static RELU: CellKind = CellKind { name: "Relu", variant: rnn_forward::RELU, generated: Some(1), ..TANH };

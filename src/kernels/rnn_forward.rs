@@ -1,12 +1,10 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use super::sequence::{Below, Forward, RowTile, Sizes, add_product, for_each_tile, matrix, tiles};
-use crate::error::Result;
-use crate::graph::Graph;
-use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use super::sequence::RowTile;
+use super::sequence::forward::{FIELDS, Params};
+use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
+use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
 use crate::real::Real;
-
-params! { D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, relu: u32 }
 
 /// See `shaders/rnn_forward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -14,44 +12,23 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("rnn_forward", "rows", "forward", "math"),
     constants: RowTile::CONSTANTS,
     params: FIELDS,
-    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("bias_below"), writes("h")],
+    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("biases"), writes("states")],
     twin: twin!(twin),
 };
 
-/// Records some steps; [`super::sequence::forward`] checks shapes and says which.
-pub(super) fn rnn_forward(g: &mut Graph, forward: Forward<'_>, relu: bool) -> Result<()> {
-    let Forward { launch, s, w, none, .. } = forward;
-    let Sizes { directions, rows, steps, batch, hidden, .. } = launch.sizes;
-    let params = Params {
-        D: directions as u32,
-        N: rows as u32,
-        T: steps as u32,
-        B: batch as u32,
-        H: hidden as u32,
-        first: launch.first as u32,
-        last: launch.last as u32,
-        has_h_0: s.has_h_0.into(),
-        relu: relu.into(),
-    };
-    g.dispatch(
-        &KERNEL,
-        &launch.constants,
-        params,
-        &[&s.x, &s.index, &s.lengths, w, s.bias_below(none), &s.h],
-        launch.grid,
-    )
-}
+/// The variant with `max(0, ·)` in place of `tanh`.
+pub(super) const RELU: u32 = 1;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, bias_below, h] = args.all();
-    let (x, index, lengths, w, h) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), h.write());
-    let (sizes, span) = (Sizes::of_twin([p.D, p.N, p.T, p.B, p.H], w, 1), (p.first as usize, p.last as usize));
-    let Sizes { directions, batch, hidden, .. } = sizes;
-    let below = Below::new((sizes, 1, span), (x, index), (h, w, bias_below.read()));
-    let per_tile = tiles(h, directions, batch, hidden).into_iter();
+    let [x, index, lengths, w, biases, states] = args.all();
+    let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
+    let (sizes, span) = p.sizes(w, 1, 1);
+    let (batch, hidden) = (sizes.batch, sizes.hidden);
+    let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
+    let per_tile = tiles(states, sizes, hidden).into_iter();
     for_each_tile(per_tile, batch, |direction, start, mut slots| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let w = matrix(w, direction, 1, hidden);
+        let w = matrix(w, direction, sizes);
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
@@ -62,7 +39,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             if has_state(t) {
                 add_product(next, previous, w, 0, hidden);
             }
-            if p.relu != 0 {
+            if p.variant == RELU {
                 // Not `max`, which hides a NaN.
                 next.iter_mut().filter(|next| **next < F::zero()).for_each(|next| *next = F::zero());
             } else {

@@ -2,8 +2,8 @@
 
 use super::{expect_len, folded_grid};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes_u32};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::rng::threefry2x32;
 use crate::tensor::Tensor;
@@ -64,7 +64,7 @@ impl Draw<'_> {
 ///
 /// # Errors
 /// The sizes differ.
-pub fn sample(g: &mut Graph, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
+pub fn sample(r: &mut Recorder, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
     let (rows, v) = logits.rows_and_columns();
     let (capacity, b) = draw.check("sample", v)?;
     if rows != b {
@@ -73,7 +73,7 @@ pub fn sample(g: &mut Graph, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
     let Draw { shape, control, counter, tokens, ring } = draw;
     let params = Params { B: b as u32, V: v as u32, capacity: capacity as u32 };
     let (across, down) = folded_grid(b);
-    g.dispatch(&KERNEL, &[], params, &[logits, shape, control, counter, tokens, ring], [across, down, 1])
+    r.dispatch(&KERNEL, &[], params, &[logits, shape, control, counter, tokens, ring], [across, down, 1])
 }
 
 /// The runs that the shader cuts a lane's tokens into; sums go in the same order here.

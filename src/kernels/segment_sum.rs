@@ -2,8 +2,8 @@
 
 use super::{column_sum, expect_indices, expect_len, slices};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -23,13 +23,13 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// `dtable` is not a matrix, the index may exceed it, or `dy` does not have a row for each index.
-pub fn segment_sum(g: &mut Graph, dy: &Tensor, index: &Tensor, dtable: &Tensor, accumulate: bool) -> Result<()> {
+pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tensor, accumulate: bool) -> Result<()> {
     let &[v, columns] = dtable.shape() else {
         return Err(Error::shape("segment_sum", dtable.name(), "[V, columns]", dtable.shape()));
     };
     expect_indices("segment_sum", index, v)?;
     expect_len("segment_sum", dy, index.len() * columns)?;
-    let slices = slices(g.is_wide(), v * columns.div_ceil(64), index.len());
+    let slices = slices(r.is_wide(), v * columns.div_ceil(64), index.len());
     let slice = index.len().div_ceil(slices);
     let params = |accumulate: bool| Params {
         rows: index.len() as u32,
@@ -41,11 +41,11 @@ pub fn segment_sum(g: &mut Graph, dy: &Tensor, index: &Tensor, dtable: &Tensor, 
     let slices = index.len().div_ceil(slice);
     let grid = [columns.div_ceil(64), v.min(65_535), slices];
     if slices == 1 {
-        return g.dispatch(&KERNEL, &[], params(accumulate), &[dy, index, dtable], grid);
+        return r.dispatch(&KERNEL, &[], params(accumulate), &[dy, index, dtable], grid);
     }
-    let parts = g.zeros(&format!("{} in slices", dtable.name()), &[slices, v, columns])?;
-    g.dispatch(&KERNEL, &[], params(false), &[dy, index, &parts], grid)?;
-    column_sum::column_sum(g, &parts.reshape(&[slices, v * columns])?, dtable, accumulate)
+    let parts = r.zeros(&format!("{} in slices", dtable.name()), &[slices, v, columns])?;
+    r.dispatch(&KERNEL, &[], params(false), &[dy, index, &parts], grid)?;
+    column_sum::column_sum(r, &parts.reshape(&[slices, v * columns])?, dtable, accumulate)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

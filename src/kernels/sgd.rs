@@ -2,13 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::{expect_len, striding_grid};
+use super::{Update, striding_grid};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::optim::Sgd;
+use crate::plan::Recorder;
 use crate::real::Real;
-use crate::tensor::Tensor;
 
 params! { n: u32, momentum: f32, dampening: f32, weight_decay: f32, nesterov: u32 }
 
@@ -22,40 +20,35 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// The tensors of an update.
+/// The numbers of an update.
 #[derive(Clone, Copy, Debug)]
-pub struct Update<'a> {
-    /// The gradient, `[n]`.
-    pub gradient: &'a Tensor,
-    /// The learning rate, `[1]`.
-    pub lr: &'a Tensor,
-    /// Steps done, this one included: the first element of `[2]` u32.
-    pub clock: &'a Tensor,
-    /// The parameters, `[n]`.
-    pub parameters: &'a Tensor,
-    /// PyTorch's momentum buffer, `[n]`; of any size without momentum.
-    pub velocity: &'a Tensor,
+pub struct Settings {
+    /// How much of the last step's direction is kept.
+    pub momentum: f64,
+    /// How much of the gradient the momentum leaves out.
+    pub dampening: f64,
+    /// λ
+    pub weight_decay: f64,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
 }
 
-/// Records one update with the constants of `options`.
+/// Records one update. The moment is PyTorch's momentum buffer, of no use without momentum.
 ///
 /// # Errors
 /// The sizes differ.
-pub fn sgd(g: &mut Graph, options: &Sgd, update: Update<'_>) -> Result<()> {
-    let Update { gradient, lr, clock, parameters, velocity } = update;
+pub fn sgd(r: &mut Recorder, settings: Settings, update: Update<'_>) -> Result<()> {
+    let Update { gradient, lr, clock, parameters, .. } = update;
+    let [velocity] = update.moments("sgd", [settings.momentum != 0.0])?;
     let n = parameters.len();
-    expect_len("sgd", gradient, n)?;
-    if options.momentum != 0.0 {
-        expect_len("sgd", velocity, n)?;
-    }
     let params = Params {
         n: n as u32,
-        momentum: options.momentum as f32,
-        dampening: options.dampening as f32,
-        weight_decay: options.weight_decay as f32,
-        nesterov: options.nesterov.into(),
+        momentum: settings.momentum as f32,
+        dampening: settings.dampening as f32,
+        weight_decay: settings.weight_decay as f32,
+        nesterov: settings.nesterov.into(),
     };
-    g.dispatch(&KERNEL, &[], params, &[gradient, lr, clock, parameters, velocity], striding_grid(n))
+    r.dispatch(&KERNEL, &[], params, &[gradient, lr, clock, parameters, velocity], striding_grid(n))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

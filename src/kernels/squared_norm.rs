@@ -2,8 +2,8 @@
 
 use super::{column_sum, expect_len};
 use crate::error::Result;
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -26,16 +26,16 @@ const SHARE: usize = 4096;
 ///
 /// # Errors
 /// `y` has more than one element.
-pub fn squared_norm(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+pub fn squared_norm(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     expect_len("squared_norm", y, 1)?;
     let workgroups = x.len().div_ceil(SHARE).min(256);
     let params = Params { n: x.len() as u32 };
     if workgroups == 1 {
-        return g.dispatch(&KERNEL, &[], params, &[x, y], [1, 1, 1]);
+        return r.dispatch(&KERNEL, &[], params, &[x, y], [1, 1, 1]);
     }
-    let parts = g.zeros("squared norm in parts", &[workgroups, 1])?;
-    g.dispatch(&KERNEL, &[], params, &[x, &parts], [workgroups, 1, 1])?;
-    column_sum::column_sum(g, &parts, y, false)
+    let parts = r.zeros("squared norm in parts", &[workgroups, 1])?;
+    r.dispatch(&KERNEL, &[], params, &[x, &parts], [workgroups, 1, 1])?;
+    column_sum::column_sum(r, &parts, y, false)
 }
 
 fn twin<F: Real>(_: &Params, args: Args<'_, F>) {

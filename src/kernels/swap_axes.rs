@@ -2,8 +2,8 @@
 
 use super::striding_grid;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -24,7 +24,7 @@ pub static KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// The last axes of three differ.
-pub fn swap_axes(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
+pub fn swap_axes(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     let axes = |tensor: &Tensor| match *tensor.shape() {
         [a, b] => Ok([a, b, 1]),
         [a, b, c] => Ok([a, b, c]),
@@ -35,7 +35,7 @@ pub fn swap_axes(g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
         return Err(Error::shape("swap_axes", y.name(), format!("[_, _, {c}]"), y.shape()));
     }
     let params = Params { A: a as u32, B: b as u32, C: c as u32, AY: ay as u32, BY: by as u32 };
-    g.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

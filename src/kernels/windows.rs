@@ -2,8 +2,8 @@
 
 use super::{expect, expect_indices, expect_len, striding_grid};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
+use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::{NO_TARGET, Tensor};
 
@@ -31,7 +31,7 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// The shapes do not fit.
 pub fn windows(
-    g: &mut Graph,
+    r: &mut Recorder,
     corpus: &Tensor,
     order: &Tensor,
     clock: &Tensor,
@@ -58,7 +58,7 @@ pub fn windows(
     expect_len("windows", clock, 2)?;
     let batches = order.len().div_ceil(b);
     let params = Params { T: t as u32, B: b as u32, K: k as u32, length: order.len() as u32, batches: batches as u32 };
-    g.dispatch(&KERNEL, &[], params, &[corpus, order, clock, tokens, targets], striding_grid((t + k) * b))
+    r.dispatch(&KERNEL, &[], params, &[corpus, order, clock, tokens, targets], striding_grid((t + k) * b))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::functional::{self, InitialState};
-use super::{Cell, Embedding, Init, Linear, Recurrent, RnnOptions, State};
+use super::{Cell, Embedding, Linear, Recurrent, RnnOptions, State};
 use crate::device::Device;
 use crate::error::Result;
-use crate::graph::{Graph, Var};
-use crate::kernels::generate::{Network, Sizes};
+use crate::graph::{Graph, Init, NextToken, Var};
+use crate::kernels::generate::Network;
 use crate::tensor::Tensor;
 
 /// A network that predicts the token after a sequence of tokens.
@@ -32,12 +32,6 @@ pub trait LanguageModel {
     /// # Errors
     /// The shapes do not fit.
     fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var>;
-
-    /// The embedding, recurrent layers and linear layer that this network is, if it is no more: then
-    /// [`crate::Generator`] can draw many tokens in one dispatch.
-    fn char_rnn(&self) -> Option<&CharRnn> {
-        None
-    }
 
     /// `tokens` `[T, B]` to the logits of what comes after the last of them, `[1, B, V]`.
     ///
@@ -137,13 +131,8 @@ impl CharRnn {
         self.options
     }
 
-    pub(crate) fn sizes(&self) -> Sizes {
-        let CharRnnOptions { vocabulary, hidden, cell, num_layers: layers, .. } = self.options;
-        Sizes { cell, layers, vocabulary, hidden }
-    }
-
     /// Its parameters, for the kernel that draws many tokens.
-    pub(crate) fn network(&self, g: &mut Graph) -> Result<Network> {
+    fn network(&self, g: &mut Graph) -> Result<Network> {
         let layers = self.rnn.parameters(g)?;
         let mut tensor = |id| g.parameter(id).and_then(|var| g.tensor(var));
         Ok(Network {
@@ -159,10 +148,6 @@ impl CharRnn {
 impl LanguageModel for CharRnn {
     fn vocabulary(&self) -> usize {
         self.options.vocabulary
-    }
-
-    fn char_rnn(&self) -> Option<&CharRnn> {
-        Some(self)
     }
 
     fn state(&self, device: &Device, batch: usize) -> Result<State> {
@@ -181,5 +166,17 @@ impl LanguageModel for CharRnn {
 
     fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {
         self.output_layer.forward(g, hidden)
+    }
+
+    /// A [`crate::Generator`] can draw many tokens of these logits in one dispatch.
+    fn forward(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var> {
+        let hidden = self.hidden(g, tokens, initial)?;
+        let logits = self.logits(g, hidden.last)?;
+        if let (&[1, _], InitialState::Carried(state)) = (tokens.shape(), initial) {
+            let (network, tokens) = (self.network(g)?, tokens.clone());
+            let (h, c) = (state.named("h")?.clone(), state.named("c").ok().cloned());
+            g.set_next_token(logits, NextToken { network, tokens, h, c });
+        }
+        Ok(logits)
     }
 }

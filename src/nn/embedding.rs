@@ -1,9 +1,8 @@
 //! `nn.Embedding`.
 
 use super::functional;
-use super::{Init, ParameterId};
 use crate::error::Result;
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Init, ParameterId, Var};
 use crate::tensor::Tensor;
 
 /// A lookup table (`torch.nn.Embedding`): parameter `weight` `[V, E]` from N(0, 1).

@@ -1,9 +1,8 @@
 //! `nn.Linear`.
 
 use super::functional;
-use super::{Init, ParameterId};
 use crate::error::Result;
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Init, ParameterId, Var};
 
 /// `y = x Wᵀ + b` (`torch.nn.Linear`): parameters `weight` `[O, I]` and `bias` `[O]` from U(-1/√I, 1/√I).
 #[derive(Clone, Debug)]

@@ -4,15 +4,14 @@ mod char_rnn;
 mod embedding;
 pub mod functional;
 mod linear;
-mod parameters;
 mod recurrent;
 mod state;
 
-pub use crate::kernels::sequence::Cell;
+pub use crate::graph::{Init, ParameterId, Parameters};
+pub use crate::kernels::cell::Cell;
 pub use char_rnn::{CharRnn, CharRnnOptions, Hidden, LanguageModel};
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use parameters::{Init, ParameterId, Parameters};
 pub use recurrent::{
     Gru, GruCell, Lstm, LstmCell, LstmOutput, Nonlinearity, Recurrent, Rnn, RnnCell, RnnOptions, RnnOutput,
 };

@@ -1,12 +1,13 @@
 //! `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells: layers, directions and lengths are the same for all of them.
 
+use super::State;
 use super::functional::{self, Above, Direction, InitialState, States};
-use super::{Init, ParameterId, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Init, ParameterId, Var};
+use crate::kernels::cell::Cell;
 use crate::kernels::generate;
-use crate::kernels::sequence::{self, Cell};
+use crate::kernels::sequence;
 use crate::rng::threefry2x32;
 use crate::tensor::{DType, Tensor};
 
@@ -369,7 +370,7 @@ impl Recurrent {
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
         let shapes = self.state_shapes(batch);
         if let InitialState::Given(States { h, c }) = initial {
-            functional::check_states(self.cell, States { h, c })?;
+            functional::check_states(self.cell.kind(), States { h, c })?;
             for (state, shape) in [Some(h), c].into_iter().zip(shapes) {
                 if let Some(state) = state
                     && g.shape(state) != shape
@@ -384,12 +385,13 @@ impl Recurrent {
         };
         let mut ends = Vec::new();
         let mut above = self.layers.as_slice();
-        let drops = dropout > 0.0 && g.is_training();
+        let training = g.is_training();
+        let drops = dropout > 0.0 && training;
         let (rows, size) = (functional::input_rows(g, x), [steps, batch, self.options.hidden_size]);
         if directions == 1
             && self.options.proj_size == 0
             && !drops
-            && sequence::shall_stack(g, self.cell, above.len(), rows, size)
+            && sequence::shall_stack(g, self.cell.kind(), training, above.len(), rows, size)
         {
             (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), lengths)?;
             above = &[];
@@ -661,7 +663,7 @@ impl SingleStep {
         let start = match states {
             None => None,
             Some(States { h, c }) => {
-                functional::check_states(self.cell, States { h, c })?;
+                functional::check_states(self.cell.kind(), States { h, c })?;
                 for state in [Some(h), c].into_iter().flatten() {
                     if g.shape(state) != [batch, self.hidden] {
                         let expected = format!("[{batch}, {}]", self.hidden);

@@ -40,6 +40,15 @@ impl State {
         Ok(Self { tensors: tensors.iter().map(make).collect::<Result<_>>()? })
     }
 
+    /// Whether these are its h, and its c if it has one.
+    pub(crate) fn is(&self, h: &Tensor, c: Option<&Tensor>) -> bool {
+        let is = |name: &str, tensor: Option<&Tensor>| match (self.tensors.get(name), tensor) {
+            (Some(own), Some(tensor)) => own.is(tensor),
+            (own, tensor) => own.is_none() && tensor.is_none(),
+        };
+        is("h", Some(h)) && is("c", c)
+    }
+
     /// The tensor of that name, which must have this shape.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         match self.tensors.get(name) {
@@ -72,7 +81,7 @@ impl State {
         g.copy(&value, tensor)
     }
 
-    fn named(&self, name: &str) -> Result<&Tensor> {
+    pub(crate) fn named(&self, name: &str) -> Result<&Tensor> {
         let names: Vec<_> = self.tensors.keys().collect();
         self.tensors.get(name).ok_or_else(|| Error::argument("state", "name", format!("one of {names:?}"), name))
     }

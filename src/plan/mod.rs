@@ -1,8 +1,15 @@
 //! The list of commands of one piece of work at fixed shapes, and the loop that runs it.
 
+mod profile;
+mod recorder;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
+
+use profile::Timed;
+pub use profile::{Profile, ProfileRow};
+pub use recorder::{Precision, Recorder};
 
 use rayon::prelude::*;
 
@@ -11,7 +18,6 @@ use crate::device::memory::Memory;
 use crate::device::{Counters, Device, Kind};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Args, AsCells, Kernel, TwinFn};
-use crate::profile::{Profile, Timed};
 use crate::real::Real;
 use crate::tensor::Tensor;
 

@@ -1,79 +1,43 @@
-//! Records a [`Plan`]: commands in forward order, and a tape, kept while building, that writes the backward commands.
+//! Records the commands of a [`Plan`]; what the host function of every kernel takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::{Command, Dispatch, Plan, Work};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
-use crate::kernels;
-use crate::nn::functional::Loss;
-use crate::nn::{ParameterId, Parameters};
-use crate::plan::{Command, Dispatch, Plan, Work};
 use crate::tensor::{DType, Tensor};
 
-/// A value of the graph under construction, and of no other: a number, to be copied freely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Var(usize);
-
-/// Records what a plan will do.
+/// Records what a plan will do: commands, each checked, notes, and how to plan for this device.
 ///
-/// Modules and the operations of [`crate::nn::functional`] call it in forward order. Each differentiable operation
-/// leaves a closure on the tape; [`Graph::backward`] runs them in reverse, and they record the backward commands. There
-/// is no tape at run time: a finished [`Plan`] is a fixed list.
+/// It knows nothing of gradients, parameters or modules: [`crate::Graph`] is a recorder that does. The functions of
+/// [`crate::kernels`] record into it.
 ///
-/// Every shape, limit and aliasing error is raised here, before anything runs.
-pub struct Graph {
+/// ```
+/// use elman::{DType, Device, Recorder, kernels};
+///
+/// let device = Device::cpu();
+/// let x = device.upload("x", &[2, 3], &[1., 2., 3., 4., 5., 6.])?;
+/// let y = device.zeros("y", &[3], DType::F32)?;
+/// let mut recorder = Recorder::new(&device);
+/// kernels::column_sum::column_sum(&mut recorder, &x, &y, false)?;
+/// recorder.finish()?.run()?;
+/// assert_eq!(y.to_vec()?, [5., 7., 9.]);
+/// # Ok::<(), elman::Error>(())
+/// ```
+pub struct Recorder {
     device: Device,
-    parameters: Option<Parameters>,
-    differentiable: bool,
     wide: bool,
-    repeated: bool,
     stepwise: Option<bool>,
     baseline: bool,
     precision: Precision,
-    dropouts: u32,
     commands: Vec<Command>,
     notes: Vec<String>,
-    nodes: Vec<Node>,
-    parameter_vars: BTreeMap<ParameterId, Var>,
-    tape: Vec<Backward>,
     clock: Option<Tensor>,
-    wanted_losses: Vec<bool>,
 }
 
-/// Beyond this, a table of results would cost more memory than it is worth.
-const MOST_ROWS_OF_A_KEPT_TABLE: usize = 4096;
-
-type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
-
-struct Node {
-    shape: Vec<usize>,
-    value: Value,
-    gradient: Gradient,
-}
-
-#[derive(Clone)]
-enum Value {
-    Dense(Tensor),
-    /// Row `index[i]` of `table` for each i: an embedding not yet looked up. Whatever acts on each row alone acts on the
-    /// few rows of the table instead (for tokens there is no product); anything else looks it up first.
-    Rows {
-        table: Var,
-        index: Tensor,
-    },
-}
-
-enum Gradient {
-    /// A constant of the graph: nothing flows into it.
-    No,
-    /// Nothing has flowed into it yet; a parameter's gradient has its place in the gradient block already.
-    Unset { place: Option<Tensor> },
-    /// The sum so far. A shared tensor is the gradient of another value too and must not be added to in place.
-    Set { tensor: Tensor, shared: bool },
-}
-
-/// How the weights of recurrences are stored where every step of a dispatch reads them; see [`Graph::set_precision`].
+/// How the weights of recurrences are stored where every step of a dispatch reads them; see [`Recorder::set_precision`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
@@ -98,36 +62,18 @@ impl Precision {
     }
 }
 
-impl Graph {
-    /// A graph over these parameters that can be differentiated.
-    pub fn new(parameters: &Parameters) -> Self {
-        Self { parameters: Some(parameters.clone()), ..Self::without_parameters(parameters.device()) }
-    }
-
-    /// A graph over these parameters that records no gradients: for evaluation and generation.
-    pub fn inference(parameters: &Parameters) -> Self {
-        Self { differentiable: false, ..Self::new(parameters) }
-    }
-
-    /// A graph of inputs alone.
-    pub fn without_parameters(device: &Device) -> Self {
+impl Recorder {
+    /// A recorder of nothing yet.
+    pub fn new(device: &Device) -> Self {
         Self {
             device: device.clone(),
-            parameters: None,
-            differentiable: true,
             wide: device.is_wide(),
-            repeated: false,
             stepwise: None,
             baseline: false,
             precision: Precision::F32,
-            dropouts: 0,
             commands: Vec::new(),
             notes: Vec::new(),
-            nodes: Vec::new(),
-            parameter_vars: BTreeMap::new(),
-            tape: Vec::new(),
             clock: None,
-            wanted_losses: Vec::new(),
         }
     }
 
@@ -201,237 +147,6 @@ impl Graph {
         self.precision
     }
 
-    /// A number for each dropout recorded.
-    pub(crate) fn next_dropout(&mut self) -> u32 {
-        self.dropouts += 1;
-        self.dropouts
-    }
-
-    /// Says that the plan will run often between changes of the parameters: what depends on them alone costs nothing.
-    pub(crate) fn set_repeated(&mut self) {
-        self.repeated = true;
-    }
-
-    /// Whether an operation on the rows of a table shall be done on the whole table, to look up its result: if the table
-    /// has fewer rows than are looked up, or is made once for many runs.
-    pub(crate) fn prefers_table(&self, table: Var, index: &Tensor) -> bool {
-        let rows = self.shape(table)[0];
-        rows < index.len() || (self.repeated && rows <= MOST_ROWS_OF_A_KEPT_TABLE)
-    }
-
-    /// Whether gradients are recorded: dropout drops only then.
-    pub fn is_training(&self) -> bool {
-        self.differentiable
-    }
-
-    // ---- values ------------------------------------------------------------------------------------------------
-
-    /// A tensor that the user fills before each run.
-    ///
-    /// # Errors
-    /// The tensor lives on another device.
-    pub fn input(&mut self, tensor: &Tensor) -> Result<Var> {
-        self.check_device("input", tensor)?;
-        Ok(self.node(tensor.shape().into(), Value::Dense(tensor.clone()), Gradient::No))
-    }
-
-    /// An input whose gradient is wanted too.
-    ///
-    /// # Errors
-    /// As [`Self::input`].
-    pub fn input_with_gradient(&mut self, tensor: &Tensor) -> Result<Var> {
-        let var = self.input(tensor)?;
-        self.nodes[var.0].gradient = self.fresh_gradient();
-        Ok(var)
-    }
-
-    /// A parameter; the same `Var` each time, so that gradients of several uses add up.
-    ///
-    /// # Errors
-    /// The module that it belongs to was made with another [`crate::nn::Init`] than the parameters of this graph.
-    pub fn parameter(&mut self, id: ParameterId) -> Result<Var> {
-        if let Some(&var) = self.parameter_vars.get(&id) {
-            return Ok(var);
-        }
-        let Some((value, place)) = self.parameters.as_ref().and_then(|p| p.value_and_gradient(id)) else {
-            let expected = "one whose parameters this graph was made with";
-            return Err(Error::argument("graph", "module", expected, "of another `Init`"));
-        };
-        let gradient = if self.differentiable { Gradient::Unset { place: Some(place) } } else { Gradient::No };
-        let var = self.node(value.shape().into(), Value::Dense(value), gradient);
-        self.parameter_vars.insert(id, var);
-        Ok(var)
-    }
-
-    /// The result of an operation on `parents`, already recorded.
-    pub(crate) fn result(&mut self, tensor: Tensor, parents: &[Var]) -> Var {
-        let gradient = self.gradient_like(parents);
-        self.node(tensor.shape().into(), Value::Dense(tensor), gradient)
-    }
-
-    /// Rows of a table, `[..index, columns]`, looked up only where a dense tensor is needed.
-    pub(crate) fn rows(&mut self, table: Var, index: &Tensor) -> Var {
-        let mut shape = index.shape().to_vec();
-        shape.push(*self.shape(table).last().unwrap_or(&1));
-        let gradient = self.gradient_like(&[table]);
-        self.node(shape, Value::Rows { table, index: index.clone() }, gradient)
-    }
-
-    fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
-        self.nodes.push(Node { shape, value, gradient });
-        Var(self.nodes.len() - 1)
-    }
-
-    fn fresh_gradient(&self) -> Gradient {
-        if self.differentiable { Gradient::Unset { place: None } } else { Gradient::No }
-    }
-
-    fn gradient_like(&self, parents: &[Var]) -> Gradient {
-        if parents.iter().any(|&parent| self.is_differentiable(parent)) { self.fresh_gradient() } else { Gradient::No }
-    }
-
-    /// The shape of a value.
-    pub fn shape(&self, var: Var) -> &[usize] {
-        &self.nodes[var.0].shape
-    }
-
-    /// Whether a gradient flows into this value.
-    pub fn is_differentiable(&self, var: Var) -> bool {
-        !matches!(self.nodes[var.0].gradient, Gradient::No)
-    }
-
-    /// The table and the row index of a value that is a lookup not yet done.
-    pub(crate) fn as_rows(&self, var: Var) -> Option<(Var, Tensor)> {
-        match &self.nodes[var.0].value {
-            Value::Rows { table, index } => Some((*table, index.clone())),
-            Value::Dense(_) => None,
-        }
-    }
-
-    /// The tensor that holds a value when the plan has run. Records the lookup if it is rows of a table.
-    ///
-    /// # Errors
-    /// The device cannot hold the result.
-    pub fn tensor(&mut self, var: Var) -> Result<Tensor> {
-        let (table, index) = match &self.nodes[var.0].value {
-            Value::Dense(tensor) => return Ok(tensor.clone()),
-            Value::Rows { table, index } => (*table, index.clone()),
-        };
-        let table = self.tensor(table)?;
-        let shape = self.shape(var).to_vec();
-        let dense = self.zeros(&format!("{}[{}]", table.name(), index.name()), &shape)?;
-        kernels::gather::gather(self, &table, &index, &dense)?;
-        self.nodes[var.0].value = Value::Dense(dense.clone());
-        Ok(dense)
-    }
-
-    // ---- gradients ---------------------------------------------------------------------------------------------
-
-    /// Leaves the backward commands of an operation on the tape.
-    pub(crate) fn on_backward(&mut self, backward: impl FnOnce(&mut Self) -> Result<()> + 'static) {
-        if self.differentiable {
-            self.tape.push(Box::new(backward));
-        }
-    }
-
-    /// A place for a loss that [`Self::backward`] may be asked to start from.
-    pub(crate) fn new_loss(&mut self) -> usize {
-        self.wanted_losses.push(false);
-        self.wanted_losses.len() - 1
-    }
-
-    /// Whether the backward pass starts from this loss.
-    pub(crate) fn is_wanted(&self, loss: usize) -> bool {
-        self.wanted_losses[loss]
-    }
-
-    /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
-    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0, so that an optimizer with
-    /// weight decay or momentum still moves them, where PyTorch would pass over them.
-    ///
-    /// # Errors
-    /// A seed of another shape than its value, or a result that the device cannot hold.
-    pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
-        for loss in losses {
-            self.wanted_losses[loss.index] = true;
-        }
-        for &(var, gradient) in seeds {
-            if gradient.shape() != self.shape(var) {
-                let expected = format!("{:?}", self.shape(var));
-                return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
-            }
-            self.add_gradient(var, gradient, true)?;
-        }
-        while let Some(backward) = self.tape.pop() {
-            backward(self)?;
-        }
-        // The gradient block may hold what another graph over the same parameters left there.
-        let Some(parameters) = self.parameters.clone() else { return Ok(()) };
-        for id in parameters.ids() {
-            let var = self.parameter(id)?;
-            if self.gradient(var).is_none()
-                && let Some((place, _)) = self.gradient_target(var)?
-            {
-                self.commands.push(Command::Clear { tensor: place });
-            }
-        }
-        Ok(())
-    }
-
-    /// The gradient that has flowed into a value, if any has.
-    pub fn gradient(&self, var: Var) -> Option<Tensor> {
-        match &self.nodes[var.0].gradient {
-            Gradient::Set { tensor, .. } => Some(tensor.clone()),
-            Gradient::No | Gradient::Unset { .. } => None,
-        }
-    }
-
-    /// Where an operation shall write the gradient of `var`, and whether it shall add to what is there. None if no
-    /// gradient is wanted.
-    pub(crate) fn gradient_target(&mut self, var: Var) -> Result<Option<(Tensor, bool)>> {
-        let (tensor, accumulate) = match &self.nodes[var.0].gradient {
-            Gradient::No => return Ok(None),
-            Gradient::Set { tensor, shared: false } => return Ok(Some((tensor.clone(), true))),
-            Gradient::Set { tensor: shared, shared: true } => {
-                let shared = shared.clone();
-                let own = self.zeros(shared.name(), shared.shape())?;
-                self.copy(&shared, &own)?;
-                (own, true)
-            }
-            Gradient::Unset { place: Some(place) } => (place.clone(), false),
-            Gradient::Unset { place: None } => {
-                let (name, shape) = (self.gradient_name(var), self.shape(var).to_vec());
-                (self.zeros(&name, &shape)?, false)
-            }
-        };
-        self.nodes[var.0].gradient = Gradient::Set { tensor: tensor.clone(), shared: false };
-        Ok(Some((tensor, accumulate)))
-    }
-
-    /// Adds a finished tensor to the gradient of `var`. `shared` says that something else uses the tensor too.
-    pub(crate) fn add_gradient(&mut self, var: Var, gradient: &Tensor, shared: bool) -> Result<()> {
-        let node = &mut self.nodes[var.0];
-        if let Gradient::Unset { place: None } = node.gradient {
-            let tensor = gradient.reshape(&node.shape)?;
-            node.gradient = Gradient::Set { tensor, shared };
-            return Ok(());
-        }
-        match self.gradient_target(var)? {
-            None => Ok(()),
-            Some((target, false)) => self.copy(gradient, &target),
-            Some((target, true)) => kernels::accumulate::accumulate(self, gradient, &target),
-        }
-    }
-
-    pub(crate) fn gradient_name(&self, var: Var) -> String {
-        match &self.nodes[var.0].value {
-            Value::Dense(tensor) => format!("d {}", tensor.name()),
-            Value::Rows { index, .. } => format!("d rows[{}]", index.name()),
-        }
-    }
-
-    // ---- commands ----------------------------------------------------------------------------------------------
-
     /// A new f32 tensor of the plan.
     pub(crate) fn zeros(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.device.zeros(name, shape, DType::F32)
@@ -493,7 +208,7 @@ impl Graph {
         }
     }
 
-    fn check_device(&self, op: &'static str, tensor: &Tensor) -> Result<()> {
+    pub(crate) fn check_device(&self, op: &'static str, tensor: &Tensor) -> Result<()> {
         if tensor.device() == &self.device {
             return Ok(());
         }
@@ -606,6 +321,11 @@ impl Graph {
         Ok(copy)
     }
 
+    /// Sets a tensor to zero.
+    pub(crate) fn clear(&mut self, tensor: Tensor) {
+        self.commands.push(Command::Clear { tensor });
+    }
+
     /// Compiles what was recorded. On a GPU, pipelines are compiled and bind groups made here, once.
     ///
     /// # Errors
@@ -622,27 +342,24 @@ impl Graph {
         Plan::prepare(self.device, self.commands, self.notes).await
     }
 
-    /// Two plans: what needs to run only when the parameters have changed, and what every run needs.
-    pub(crate) async fn finish_in_two_async(self) -> Result<(Plan, Plan)> {
-        let (constants, others) = match &self.parameters {
-            Some(parameters) => split_off_constants(self.commands, parameters),
-            None => (Vec::new(), self.commands),
-        };
+    /// Two plans: what needs to run only when what is in `constant` has changed, and what every run needs.
+    pub(crate) async fn finish_in_two_async(self, constant: &Tensor) -> Result<(Plan, Plan)> {
+        let (constants, others) = split_off_constants(self.commands, constant);
         let constants = Plan::prepare(self.device.clone(), constants, Vec::new()).await?;
         Ok((constants, Plan::prepare(self.device, others, self.notes).await?))
     }
 }
 
-/// Commands that give the same in every run until the parameters change, and the others.
+/// Commands that give the same in every run until what is in `constant` changes, and the others.
 ///
-/// What varies from run to run starts in buffers that no command writes (the user does), other than the parameters', and
+/// What varies from run to run starts in other buffers that no command writes (the user does), and
 /// spreads to every command that touches one, and on to what that command writes.
-fn split_off_constants(commands: Vec<Command>, parameters: &Parameters) -> (Vec<Command>, Vec<Command>) {
+fn split_off_constants(commands: Vec<Command>, constant: &Tensor) -> (Vec<Command>, Vec<Command>) {
     let id = |tensor: &Tensor| Arc::as_ptr(tensor.buffer()) as usize;
     let written: BTreeSet<usize> = commands.iter().flat_map(Command::writes).map(id).collect();
     let read = commands.iter().flat_map(Command::reads).map(id);
     let mut varying: BTreeSet<usize> =
-        read.filter(|buffer| !written.contains(buffer) && *buffer != id(parameters.values())).collect();
+        read.filter(|buffer| !written.contains(buffer) && *buffer != id(constant)).collect();
     let touches = |command: &Command, varying: &BTreeSet<usize>| {
         command.reads().chain(command.writes()).any(|tensor| varying.contains(&id(tensor)))
     };

@@ -1,0 +1,389 @@
+//! Records a [`Plan`]: commands in forward order, and a tape, kept while building, that writes the backward commands.
+
+mod loss;
+mod parameters;
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+
+pub use loss::Loss;
+pub use parameters::{Init, ParameterId, Parameters};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::kernels;
+use crate::kernels::generate::Network;
+use crate::plan::{Plan, Recorder};
+use crate::tensor::Tensor;
+
+/// A value of the graph under construction, and of no other: a number, to be copied freely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Var(usize);
+
+/// Records what a plan will do.
+///
+/// Modules and the operations of [`crate::nn::functional`] call it in forward order. Each differentiable operation
+/// leaves a closure on the tape; [`Graph::backward`] runs them in reverse, and they record the backward commands. There
+/// is no tape at run time: a finished [`Plan`] is a fixed list.
+///
+/// Every shape, limit and aliasing error is raised here, before anything runs.
+pub struct Graph {
+    recorder: Recorder,
+    parameters: Option<Parameters>,
+    differentiable: bool,
+    repeated: bool,
+    dropouts: u32,
+    nodes: Vec<Node>,
+    parameter_vars: BTreeMap<ParameterId, Var>,
+    tape: Vec<Backward>,
+    wanted_losses: Vec<bool>,
+    next_tokens: BTreeMap<usize, NextToken>,
+}
+
+/// What some logits are known to be: those of a whole network for the token after these, the states carried.
+#[derive(Clone)]
+pub(crate) struct NextToken {
+    pub network: Network,
+    /// `[1, B]`
+    pub tokens: Tensor,
+    /// `[L, B, H]`
+    pub h: Tensor,
+    /// Likewise, if there is one.
+    pub c: Option<Tensor>,
+}
+
+/// Beyond this, a table of results would cost more memory than it is worth.
+const MOST_ROWS_OF_A_KEPT_TABLE: usize = 4096;
+
+type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
+
+struct Node {
+    shape: Vec<usize>,
+    value: Value,
+    gradient: Gradient,
+}
+
+#[derive(Clone)]
+enum Value {
+    Dense(Tensor),
+    /// Row `index[i]` of `table` for each i: an embedding not yet looked up. Whatever acts on each row alone acts on the
+    /// few rows of the table instead (for tokens there is no product); anything else looks it up first.
+    Rows {
+        table: Var,
+        index: Tensor,
+    },
+}
+
+enum Gradient {
+    /// A constant of the graph: nothing flows into it.
+    No,
+    /// Nothing has flowed into it yet; a parameter's gradient has its place in the gradient block already.
+    Unset { place: Option<Tensor> },
+    /// The sum so far. A shared tensor is the gradient of another value too and must not be added to in place.
+    Set { tensor: Tensor, shared: bool },
+}
+
+/// What records commands, on a [`Recorder`], records them in a graph: kernels know nothing of values and gradients.
+impl Deref for Graph {
+    type Target = Recorder;
+
+    fn deref(&self) -> &Recorder {
+        &self.recorder
+    }
+}
+
+impl DerefMut for Graph {
+    fn deref_mut(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+}
+
+impl Graph {
+    /// A graph over these parameters that can be differentiated.
+    pub fn new(parameters: &Parameters) -> Self {
+        Self { parameters: Some(parameters.clone()), ..Self::without_parameters(parameters.device()) }
+    }
+
+    /// A graph over these parameters that records no gradients: for evaluation and generation.
+    pub fn inference(parameters: &Parameters) -> Self {
+        Self { differentiable: false, ..Self::new(parameters) }
+    }
+
+    /// A graph of inputs alone.
+    pub fn without_parameters(device: &Device) -> Self {
+        Self {
+            recorder: Recorder::new(device),
+            parameters: None,
+            differentiable: true,
+            repeated: false,
+            dropouts: 0,
+            nodes: Vec::new(),
+            parameter_vars: BTreeMap::new(),
+            tape: Vec::new(),
+            wanted_losses: Vec::new(),
+            next_tokens: BTreeMap::new(),
+        }
+    }
+
+    /// A number for each dropout recorded.
+    pub(crate) fn next_dropout(&mut self) -> u32 {
+        self.dropouts += 1;
+        self.dropouts
+    }
+
+    /// Says that the plan will run often between changes of the parameters: what depends on them alone costs nothing.
+    pub(crate) fn set_repeated(&mut self) {
+        self.repeated = true;
+    }
+
+    /// Whether an operation on the rows of a table shall be done on the whole table, to look up its result: if the table
+    /// has fewer rows than are looked up, or is made once for many runs.
+    pub(crate) fn prefers_table(&self, table: Var, index: &Tensor) -> bool {
+        let rows = self.shape(table)[0];
+        rows < index.len() || (self.repeated && rows <= MOST_ROWS_OF_A_KEPT_TABLE)
+    }
+
+    /// Whether gradients are recorded: dropout drops only then.
+    pub fn is_training(&self) -> bool {
+        self.differentiable
+    }
+
+    // ---- values ------------------------------------------------------------------------------------------------
+
+    /// A tensor that the user fills before each run.
+    ///
+    /// # Errors
+    /// The tensor lives on another device.
+    pub fn input(&mut self, tensor: &Tensor) -> Result<Var> {
+        self.check_device("input", tensor)?;
+        Ok(self.node(tensor.shape().into(), Value::Dense(tensor.clone()), Gradient::No))
+    }
+
+    /// An input whose gradient is wanted too.
+    ///
+    /// # Errors
+    /// As [`Self::input`].
+    pub fn input_with_gradient(&mut self, tensor: &Tensor) -> Result<Var> {
+        let var = self.input(tensor)?;
+        self.nodes[var.0].gradient = self.fresh_gradient();
+        Ok(var)
+    }
+
+    /// A parameter; the same `Var` each time, so that gradients of several uses add up.
+    ///
+    /// # Errors
+    /// The module that it belongs to was made with another [`crate::nn::Init`] than the parameters of this graph.
+    pub fn parameter(&mut self, id: ParameterId) -> Result<Var> {
+        if let Some(&var) = self.parameter_vars.get(&id) {
+            return Ok(var);
+        }
+        let Some((value, place)) = self.parameters.as_ref().and_then(|p| p.value_and_gradient(id)) else {
+            let expected = "one whose parameters this graph was made with";
+            return Err(Error::argument("graph", "module", expected, "of another `Init`"));
+        };
+        let gradient = if self.differentiable { Gradient::Unset { place: Some(place) } } else { Gradient::No };
+        let var = self.node(value.shape().into(), Value::Dense(value), gradient);
+        self.parameter_vars.insert(id, var);
+        Ok(var)
+    }
+
+    /// The result of an operation on `parents`, already recorded.
+    pub(crate) fn result(&mut self, tensor: Tensor, parents: &[Var]) -> Var {
+        let gradient = self.gradient_like(parents);
+        self.node(tensor.shape().into(), Value::Dense(tensor), gradient)
+    }
+
+    /// Rows of a table, `[..index, columns]`, looked up only where a dense tensor is needed.
+    pub(crate) fn rows(&mut self, table: Var, index: &Tensor) -> Var {
+        let mut shape = index.shape().to_vec();
+        shape.push(*self.shape(table).last().unwrap_or(&1));
+        let gradient = self.gradient_like(&[table]);
+        self.node(shape, Value::Rows { table, index: index.clone() }, gradient)
+    }
+
+    fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
+        self.nodes.push(Node { shape, value, gradient });
+        Var(self.nodes.len() - 1)
+    }
+
+    fn fresh_gradient(&self) -> Gradient {
+        if self.differentiable { Gradient::Unset { place: None } } else { Gradient::No }
+    }
+
+    fn gradient_like(&self, parents: &[Var]) -> Gradient {
+        if parents.iter().any(|&parent| self.is_differentiable(parent)) { self.fresh_gradient() } else { Gradient::No }
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, var: Var) -> &[usize] {
+        &self.nodes[var.0].shape
+    }
+
+    /// Whether a gradient flows into this value.
+    pub fn is_differentiable(&self, var: Var) -> bool {
+        !matches!(self.nodes[var.0].gradient, Gradient::No)
+    }
+
+    /// The table and the row index of a value that is a lookup not yet done.
+    pub(crate) fn as_rows(&self, var: Var) -> Option<(Var, Tensor)> {
+        match &self.nodes[var.0].value {
+            Value::Rows { table, index } => Some((*table, index.clone())),
+            Value::Dense(_) => None,
+        }
+    }
+
+    /// The tensor that holds a value when the plan has run. Records the lookup if it is rows of a table.
+    ///
+    /// # Errors
+    /// The device cannot hold the result.
+    pub fn tensor(&mut self, var: Var) -> Result<Tensor> {
+        let (table, index) = match &self.nodes[var.0].value {
+            Value::Dense(tensor) => return Ok(tensor.clone()),
+            Value::Rows { table, index } => (*table, index.clone()),
+        };
+        let table = self.tensor(table)?;
+        let shape = self.shape(var).to_vec();
+        let dense = self.zeros(&format!("{}[{}]", table.name(), index.name()), &shape)?;
+        kernels::gather::gather(self, &table, &index, &dense)?;
+        self.nodes[var.0].value = Value::Dense(dense.clone());
+        Ok(dense)
+    }
+
+    /// Says what these logits are, for [`crate::Generator`].
+    pub(crate) fn set_next_token(&mut self, logits: Var, next: NextToken) {
+        self.next_tokens.insert(logits.0, next);
+    }
+
+    /// What these logits are known to be.
+    pub(crate) fn next_token(&self, logits: Var) -> Option<&NextToken> {
+        self.next_tokens.get(&logits.0)
+    }
+
+    // ---- gradients ---------------------------------------------------------------------------------------------
+
+    /// Leaves the backward commands of an operation on the tape.
+    pub(crate) fn on_backward(&mut self, backward: impl FnOnce(&mut Self) -> Result<()> + 'static) {
+        if self.differentiable {
+            self.tape.push(Box::new(backward));
+        }
+    }
+
+    /// A place for a loss that [`Self::backward`] may be asked to start from.
+    pub(crate) fn new_loss(&mut self) -> usize {
+        self.wanted_losses.push(false);
+        self.wanted_losses.len() - 1
+    }
+
+    /// Whether the backward pass starts from this loss.
+    pub(crate) fn is_wanted(&self, loss: usize) -> bool {
+        self.wanted_losses[loss]
+    }
+
+    /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
+    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0, so that an optimizer with
+    /// weight decay or momentum still moves them, where PyTorch would pass over them.
+    ///
+    /// # Errors
+    /// A seed of another shape than its value, or a result that the device cannot hold.
+    pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
+        for loss in losses {
+            self.wanted_losses[loss.index] = true;
+        }
+        for &(var, gradient) in seeds {
+            if gradient.shape() != self.shape(var) {
+                let expected = format!("{:?}", self.shape(var));
+                return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
+            }
+            self.add_gradient(var, gradient, true)?;
+        }
+        while let Some(backward) = self.tape.pop() {
+            backward(self)?;
+        }
+        // The gradient block may hold what another graph over the same parameters left there.
+        let Some(parameters) = self.parameters.clone() else { return Ok(()) };
+        for id in parameters.ids() {
+            let var = self.parameter(id)?;
+            if self.gradient(var).is_none()
+                && let Some((place, _)) = self.gradient_target(var)?
+            {
+                self.recorder.clear(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradient that has flowed into a value, if any has.
+    pub fn gradient(&self, var: Var) -> Option<Tensor> {
+        match &self.nodes[var.0].gradient {
+            Gradient::Set { tensor, .. } => Some(tensor.clone()),
+            Gradient::No | Gradient::Unset { .. } => None,
+        }
+    }
+
+    /// Where an operation shall write the gradient of `var`, and whether it shall add to what is there. None if no
+    /// gradient is wanted.
+    pub(crate) fn gradient_target(&mut self, var: Var) -> Result<Option<(Tensor, bool)>> {
+        let (tensor, accumulate) = match &self.nodes[var.0].gradient {
+            Gradient::No => return Ok(None),
+            Gradient::Set { tensor, shared: false } => return Ok(Some((tensor.clone(), true))),
+            Gradient::Set { tensor: shared, shared: true } => {
+                let shared = shared.clone();
+                let own = self.zeros(shared.name(), shared.shape())?;
+                self.copy(&shared, &own)?;
+                (own, true)
+            }
+            Gradient::Unset { place: Some(place) } => (place.clone(), false),
+            Gradient::Unset { place: None } => {
+                let (name, shape) = (self.gradient_name(var), self.shape(var).to_vec());
+                (self.zeros(&name, &shape)?, false)
+            }
+        };
+        self.nodes[var.0].gradient = Gradient::Set { tensor: tensor.clone(), shared: false };
+        Ok(Some((tensor, accumulate)))
+    }
+
+    /// Adds a finished tensor to the gradient of `var`. `shared` says that something else uses the tensor too.
+    pub(crate) fn add_gradient(&mut self, var: Var, gradient: &Tensor, shared: bool) -> Result<()> {
+        let node = &mut self.nodes[var.0];
+        if let Gradient::Unset { place: None } = node.gradient {
+            let tensor = gradient.reshape(&node.shape)?;
+            node.gradient = Gradient::Set { tensor, shared };
+            return Ok(());
+        }
+        match self.gradient_target(var)? {
+            None => Ok(()),
+            Some((target, false)) => self.copy(gradient, &target),
+            Some((target, true)) => kernels::accumulate::accumulate(self, gradient, &target),
+        }
+    }
+
+    pub(crate) fn gradient_name(&self, var: Var) -> String {
+        match &self.nodes[var.0].value {
+            Value::Dense(tensor) => format!("d {}", tensor.name()),
+            Value::Rows { index, .. } => format!("d rows[{}]", index.name()),
+        }
+    }
+
+    // ---- the plan ----------------------------------------------------------------------------------------------
+
+    /// [`Recorder::finish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish(self) -> Result<Plan> {
+        self.recorder.finish()
+    }
+
+    /// [`Self::finish`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn finish_async(self) -> Result<Plan> {
+        self.recorder.finish_async().await
+    }
+
+    /// Two plans: what needs to run only when the parameters have changed, and what every run needs.
+    pub(crate) async fn finish_in_two_async(self, parameters: &Parameters) -> Result<(Plan, Plan)> {
+        self.recorder.finish_in_two_async(parameters.values()).await
+    }
+}

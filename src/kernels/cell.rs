@@ -1,0 +1,48 @@
+//! The list of cells.
+
+use serde::{Deserialize, Serialize};
+
+use super::sequence::CellKind;
+use super::{gru, lstm, rnn};
+
+/// What happens at a step of a recurrence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Cell {
+    /// `h = tanh(x + h Wᵀ)`
+    Tanh,
+    /// `h = max(0, x + h Wᵀ)`
+    Relu,
+    /// The gated recurrent unit, reset after the product.
+    Gru,
+    /// Long short-term memory.
+    Lstm,
+}
+
+impl Cell {
+    /// All that is the cell's own.
+    pub fn kind(self) -> &'static CellKind {
+        match self {
+            Self::Tanh => &rnn::TANH,
+            Self::Relu => &rnn::RELU,
+            Self::Gru => &gru::GRU,
+            Self::Lstm => &lstm::LSTM,
+        }
+    }
+
+    /// G: blocks of H columns in the input and in the recurrent matrix.
+    pub fn gates(self) -> usize {
+        self.kind().gates
+    }
+
+    /// S: tensors of the carried state: h, and c.
+    pub fn states(self) -> usize {
+        self.kind().states
+    }
+
+    /// Blocks of H columns that the forward pass saves for the backward pass, beside the states.
+    pub fn saved(self) -> usize {
+        self.kind().saved
+    }
+}

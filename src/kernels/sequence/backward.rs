@@ -1,0 +1,89 @@
+//! The backward pass of a recurrence.
+
+use std::ops::Range;
+
+use super::launch::{Launch, OfSteps, packed};
+use super::path::dispatches;
+use super::{CellKind, RowTile, Sequence, SequenceGradients, Sizes, check};
+use crate::error::{Error, Result};
+use crate::kernel::params;
+use crate::kernels::{expect, expect_len};
+use crate::plan::Recorder;
+
+params! { pub D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32, variant: u32 }
+
+/// Records the gradients of [`super::forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
+/// for the other cells that is `dx`.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &SequenceGradients) -> Result<()> {
+    let sizes @ Sizes { directions, steps, batch, hidden, gates, states, .. } = check(cell, s)?;
+    r.check_precision(s.precision)?;
+    expect_len("recurrence", &d.dx, sizes.of_dx() + sizes.of_dstart())?;
+    let outputs = if sizes.stacked { 1 } else { directions };
+    for (given, count, slots) in [(&d.dy, outputs, steps), (&d.dend, directions, states)] {
+        if let Some(given) = given {
+            expect("recurrence", given, &[count, slots, batch, hidden])?;
+        }
+    }
+    if cell.saved > 0 && s.saved.is_none() {
+        return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
+    }
+    let tile = RowTile::new(r, sizes, 1);
+    let none = r.zeros("none", &[4])?;
+    let w = match s.w.as_slice() {
+        [only] if tile.padded == hidden && !tile.precision.is_f16() => only.clone(),
+        _ => packed(r, s, sizes, &tile, false)?,
+    };
+    let named = |name: &str| match name {
+        "w" => Some(&w),
+        "lengths" => Some(&s.lengths),
+        "states" => Some(&s.states),
+        "saved" => s.saved.as_ref(),
+        "dy" => Some(d.dy.as_ref().unwrap_or(&none)),
+        "dend" => Some(d.dend.as_ref().unwrap_or(&none)),
+        "dx" => Some(&d.dx),
+        _ => None,
+    };
+
+    let (state, complete) = (sizes.state(), tile.fused() && d.wants_dstart);
+    // Of one state a step's gradient needs the one before it or the one it made; of two, both of c.
+    let of_states = |of: &Range<usize>| state * (of.len() + states - 1);
+    let of_dy = |of: &Range<usize>| state * of.len();
+    let of_dx = |of: &Range<usize>| {
+        let of_dstart = if tile.fused() && !complete { 0 } else { states * state };
+        gates * state * (of.len() + 1).min(steps) + of_dstart
+    };
+    let of_saved = |of: &Range<usize>| cell.saved * state * (of.len() + usize::from(cell.separate_bias)).min(steps);
+    let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&d.dx, &of_dx)];
+    of_steps.extend(d.dy.as_ref().map(|dy| (dy, &of_dy as _)));
+    of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
+    let mut spans = dispatches(&tile, sizes);
+    spans.reverse();
+    if !tile.fused() && d.wants_dstart {
+        // The product of the first step needs all columns of its dx.
+        spans.push((0, 0));
+    }
+    for span in spans {
+        let params = Params {
+            D: directions as u32,
+            T: steps as u32,
+            B: batch as u32,
+            H: hidden as u32,
+            first: span.0 as u32,
+            last: span.1 as u32,
+            complete: complete.into(),
+            has_dy: d.dy.is_some().into(),
+            has_dend: d.dend.is_some().into(),
+            variant: cell.variant,
+        };
+        let products = |direction, of: &Range<usize>| {
+            let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
+            of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
+        };
+        let launch = Launch { sizes, tile: &tile, span };
+        launch.record(r, cell.backward, params, named, products, &of_steps)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! The forward pass of a recurrence.
+
+use std::ops::Range;
+
+use super::launch::{Launch, OfSteps, packed};
+use super::path::dispatches;
+use super::{CellKind, RowTile, Sequence, Sizes, check};
+use crate::error::Result;
+use crate::kernel::params;
+use crate::plan::Recorder;
+
+params! { pub D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32, variant: u32 }
+
+/// Records the recurrence.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Result<()> {
+    let sizes @ Sizes { directions, rows, steps, batch, hidden, gates, states, .. } = check(cell, s)?;
+    r.check_precision(s.precision)?;
+    let mut tile = RowTile::new(r, sizes, gates);
+    if r.is_wide() && steps == 1 && !sizes.stacked {
+        let spread = RowTile::stepwise(r, sizes, "more workgroups share its one step".into());
+        if spread.workgroups(sizes) > tile.workgroups(sizes) {
+            tile = spread;
+        }
+    }
+    note(r, cell, sizes, &tile);
+    let (none, nowhere) = (r.zeros("none", &[4])?, r.zeros("nowhere", &[4])?);
+    let w = packed(r, s, sizes, &tile, true)?;
+    let named = |name: &str| match name {
+        "x" => Some(&s.x),
+        "index" => Some(&s.index),
+        "lengths" => Some(&s.lengths),
+        "w" => Some(&w),
+        "biases" => Some(s.biases.as_ref().unwrap_or(&none)),
+        "states" => Some(&s.states),
+        "saved" => Some(s.saved.as_ref().unwrap_or(&nowhere)),
+        _ => None,
+    };
+
+    let (state, rows_of_x) = (sizes.state(), rows.min(batch));
+    let of_states = |of: &Range<usize>| {
+        // A gate multiplies the incoming state of a cell whose bias is separate, be it 0.
+        let reads_h = of.len() + usize::from(of.start > 0 || s.has_h_0 || cell.separate_bias);
+        state * (reads_h + (states - 1) * (of.len() + 1))
+    };
+    let of_x = |of: &Range<usize>| of.len() * rows_of_x * gates * hidden;
+    let of_index = |of: &Range<usize>| of.len() * batch;
+    let of_saved = |of: &Range<usize>| of.len() * cell.saved * state;
+    let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&s.x, &of_x), (&s.index, &of_index)];
+    of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
+    for span in dispatches(&tile, sizes) {
+        let params = Params {
+            D: directions as u32,
+            N: rows as u32,
+            T: steps as u32,
+            B: batch as u32,
+            H: hidden as u32,
+            first: span.0 as u32,
+            last: span.1 as u32,
+            has_h_0: s.has_h_0.into(),
+            save: s.saved.is_some().into(),
+            variant: cell.variant,
+        };
+        let products = |direction, steps: &Range<usize>| {
+            let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
+            steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
+        };
+        let launch = Launch { sizes, tile: &tile, span };
+        launch.record(r, cell.forward, params, named, products, &of_steps)?;
+    }
+    Ok(())
+}
+
+/// Says which way was taken, and why.
+fn note(r: &mut Recorder, cell: &CellKind, sizes: Sizes, tile: &RowTile) {
+    let Sizes { directions, steps, hidden, .. } = sizes;
+    let side_by_side = match directions {
+        1 => String::new(),
+        layers if sizes.stacked => format!(" of {layers} layers, each a step behind the one below"),
+        directions => format!(" of {directions} directions side by side"),
+    };
+    let how = match &tile.stepwise {
+        None => {
+            format!("all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup", tile.entries())
+        }
+        Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
+    };
+    let with = [
+        (tile.precision.is_f16(), ", weights in f16"),
+        (tile.keeps_weights, ", weights kept in workgroup memory"),
+        (tile.subgroups, ", sums added up in subgroups"),
+    ];
+    let with: String = with.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect();
+    r.note(format!("{}, H {hidden}: {how}, {} workgroups{with}", cell.name, tile.workgroups(sizes)));
+}

@@ -1,0 +1,76 @@
+//! The dispatches of both passes, and what each costs.
+
+use std::ops::Range;
+
+use super::{RowTile, Sequence, Sizes};
+use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::kernels::pack;
+use crate::plan::Recorder;
+use crate::tensor::Tensor;
+
+/// One dispatch: everything but its parameters and tensors.
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    pub sizes: Sizes,
+    pub tile: &'a RowTile,
+    /// The steps that it computes, of the first one of stacked layers.
+    pub span: (usize, usize),
+}
+
+/// A tensor, and how many of its elements belong to these steps of a direction.
+pub type OfSteps<'a> = (&'a Tensor, &'a dyn Fn(&Range<usize>) -> usize);
+
+impl Launch<'_> {
+    /// Records it: of all tensors that cells can have, those that the kernel binds. `products` are those of a direction and its
+    /// steps, with all of whose weights every row of workgroups multiplies; of the tensors `of_steps` it touches its part.
+    pub fn record<'t, P: bytemuck::Pod>(
+        self,
+        r: &mut Recorder,
+        kernel: &'static Kernel,
+        params: P,
+        named: impl Fn(&str) -> Option<&'t Tensor>,
+        products: impl Fn(usize, &Range<usize>) -> usize,
+        of_steps: &[OfSteps<'_>],
+    ) -> Result<()> {
+        let (sizes, tile) = (self.sizes, self.tile);
+        let tensor = |name| named(name).unwrap_or_else(|| unreachable!("no cell has `{name}`"));
+        let tensors: Vec<_> = kernel.bindings.iter().map(|binding| tensor(binding.name)).collect();
+        r.dispatch(kernel, &tile.constants(sizes), params, &tensors, tile.grid(sizes))?;
+
+        let Sizes { directions, batch, hidden, gates, .. } = sizes;
+        let of = |direction| Some((direction, sizes.steps_of(direction, self.span)?));
+        let spans: Vec<_> = (0..directions).filter_map(of).collect();
+        let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
+        let (weights, matrices) = (gates * hidden * hidden, sizes.matrices());
+        let (bytes, w) = (tile.precision.bytes(), tensor("w"));
+        let reads = tile.grid(sizes)[0] * if tile.keeps_weights { matrices } else { products };
+        r.cost(2 * products * batch * weights, bytes * reads.saturating_sub(matrices) * weights);
+        r.touches(|tensor| {
+            if tensor.is(w) {
+                return Some(w.len() * bytes / 4);
+            }
+            let (_, elements) = of_steps.iter().find(|(other, _)| other.is(tensor))?;
+            Some(spans.iter().map(|(_, of)| elements(of)).sum::<usize>().min(tensor.len()))
+        });
+        Ok(())
+    }
+}
+
+impl Sizes {
+    /// Recurrent matrices, and input matrices of stacked layers.
+    fn matrices(self) -> usize {
+        self.directions + self.layers_above().len()
+    }
+}
+
+/// All matrices, `[D G, HP, HP]`, and those of stacked layers' inputs behind them.
+pub fn packed(r: &mut Recorder, s: &Sequence, sizes: Sizes, tile: &RowTile, transpose: bool) -> Result<Tensor> {
+    let name = format!("{}{}", s.w[0].name(), if transpose { "ᵀ" } else { ", padded" });
+    let packed = r.zeros(&name, &[sizes.matrices() * sizes.gates, tile.padded, tile.padded])?;
+    let mut at = 0;
+    for w in s.w.iter().chain(&s.w_ih) {
+        at = pack::pack(r, w, &packed, at, [sizes.gates, tile.padded, tile.padded], transpose, tile.precision)?;
+    }
+    Ok(packed)
+}

@@ -1,0 +1,198 @@
+//! Recurrences over a whole sequence: what is the same for all cells.
+//!
+//! A cell has a forward and a backward kernel ([`CellKind`]), with the recurrent product inside. Each runs in one of two
+//! ways: *fused*, all steps in one dispatch, where a workgroup can hold the state of four batch entries and read all
+//! weights in every step; or *stepwise*, a dispatch for each step. The D directions of a layer are side by side: one
+//! dispatch is of them all. Stepwise, D stacked layers can be too, as a wavefront: each is a step behind the one below,
+//! whose states it multiplies itself.
+//!
+//! `path` chooses the way, `tile` lays batch entries over workgroups, `forward` and `backward` record, and `twin` has what
+//! the cells' twins share.
+
+pub(super) mod backward;
+pub(super) mod forward;
+mod launch;
+mod path;
+mod tile;
+pub(super) mod twin;
+
+pub use backward::backward;
+pub use forward::forward;
+pub(crate) use path::{fits, shall_stack};
+pub(super) use tile::RowTile;
+
+use super::{expect, expect_indices, expect_len, expect_lengths};
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::plan::{Precision, Recorder};
+use crate::tensor::Tensor;
+
+/// What a cell is to the code that all cells share. Its two kernels bind, under these names, what they need of
+/// `forward::Forward` and `backward::Backward`.
+pub struct CellKind {
+    /// In plans.
+    pub(crate) name: &'static str,
+    /// G: blocks of H columns in the input and in the recurrent matrix.
+    pub(crate) gates: usize,
+    /// S: tensors of the carried state: h, and c.
+    pub(crate) states: usize,
+    /// Blocks of H columns that the forward pass saves for the backward pass, beside the states.
+    pub(crate) saved: usize,
+    /// Whether `b_hh` is apart from the input, inside a product that a gate scales. The backward pass then leaves the
+    /// gradient of `h Wᵀ + b_hh` in the first G H columns of `saved`, where it is `dx` for other cells.
+    pub(crate) separate_bias: bool,
+    /// Which of the forms that its kernels have.
+    pub(crate) variant: u32,
+    /// Some steps of the forward pass.
+    pub(crate) forward: &'static Kernel,
+    /// Some steps of the backward pass.
+    pub(crate) backward: &'static Kernel,
+    /// Its number in `shaders/generate.wgsl`, if that kernel knows it.
+    pub(crate) generated: Option<u32>,
+}
+
+/// The tensors of a recurrence in D directions, or of D stacked layers.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// `[D, N, G H]`: what comes in from below; with all biases, but for the GRU, whose `b_hh` is separate. Of stacked
+    /// layers, `[1, N, G H]`: what comes into the first.
+    pub x: Tensor,
+    /// `[D, T, B]` u32, each below N: the row of x for each step and entry; `[1, T, B]` of stacked layers.
+    pub index: Tensor,
+    /// `[B]` u32, from [`crate::Device::lengths`].
+    pub lengths: Tensor,
+    /// `[G H, H]`, of each direction or layer.
+    pub w: Vec<Tensor>,
+    /// `[G H, H]`, of each of stacked layers but the first; none of directions.
+    pub w_ih: Vec<Tensor>,
+    /// `[.., G H]`, if there are any: the GRU's `b_hh`, D of them; then, of each stacked layer but the first, the biases that x
+    /// has in it.
+    pub biases: Option<Tensor>,
+    /// `[D, S, T + 1, B, H]`, S = 2 for the LSTM: h, and c, with the incoming state in slot 0; past an entry's length, 0.
+    pub states: Tensor,
+    /// `[D, T, B, 4 H]`: gates, for the backward pass, if there is to be one.
+    pub saved: Option<Tensor>,
+    /// Whether the incoming state may be other than 0; if not, the first step needs no product.
+    pub has_h_0: bool,
+    /// How the weights are stored where every step reads them, forward and backward.
+    pub precision: Precision,
+}
+
+/// The gradients of a recurrence.
+#[derive(Clone, Debug)]
+pub struct SequenceGradients {
+    /// `[D, T, B, H]`: of every step's output, if there is one; `[1, T, B, H]`, of the top one, of stacked layers.
+    pub dy: Option<Tensor>,
+    /// `[D, S, B, H]`: of the last states, if there is one.
+    pub dend: Option<Tensor>,
+    /// To be written: `[D, T, B, G H]`, of the rows of x, and behind it `[D, S, B, H]`, of the incoming states.
+    pub dx: Tensor,
+    /// Whether the gradient of the incoming states is wanted; if not, what stands there in the end means nothing.
+    pub wants_dstart: bool,
+}
+
+impl SequenceGradients {
+    /// For these gradients of the results.
+    ///
+    /// # Errors
+    /// The device cannot hold theirs.
+    pub fn new(
+        r: &Recorder,
+        cell: &CellKind,
+        s: &Sequence,
+        (dy, dend): (Option<Tensor>, Option<Tensor>),
+        wants_dstart: bool,
+    ) -> Result<Self> {
+        let sizes = check(cell, s)?;
+        let dx = r.zeros("d recurrence", &[sizes.of_dx() + sizes.of_dstart()])?;
+        Ok(Self { dy, dend, dx, wants_dstart })
+    }
+
+    /// The two parts of `dx`, each flat.
+    pub fn parts(&self, s: &Sequence) -> [Tensor; 2] {
+        let of_dstart = s.states.len() / s.states.shape()[2];
+        let of_dx = self.dx.len() - of_dstart;
+        [self.dx.view("dx", 0, &[of_dx]), self.dx.view("dstart", of_dx, &[of_dstart])]
+    }
+}
+
+/// D, N, T, B and H, and what they are sizes of.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub directions: usize,
+    /// Whether these are stacked layers.
+    pub stacked: bool,
+    pub rows: usize,
+    pub steps: usize,
+    pub batch: usize,
+    pub hidden: usize,
+    pub gates: usize,
+    pub states: usize,
+    pub precision: Precision,
+}
+
+impl Sizes {
+    /// Elements of one state.
+    fn state(self) -> usize {
+        self.batch * self.hidden
+    }
+
+    /// Elements of the gradient of the rows of x.
+    fn of_dx(self) -> usize {
+        self.directions * self.steps * self.gates * self.state()
+    }
+
+    /// Elements of the gradient of the incoming states.
+    fn of_dstart(self) -> usize {
+        self.directions * self.states * self.state()
+    }
+
+    /// Elements of a padded matrix of all gates.
+    fn matrix(self) -> usize {
+        self.gates * self.hidden.next_multiple_of(4).pow(2)
+    }
+}
+
+/// Where [`backward`] leaves the gradient of `h Wᵀ` (the first G H columns), `[D, T, B, columns]`, and its columns.
+pub(crate) fn recurrent_gradient<'a>(
+    cell: &CellKind,
+    s: &'a Sequence,
+    d: &'a SequenceGradients,
+) -> (&'a Tensor, usize) {
+    match &s.saved {
+        Some(saved) if cell.separate_bias => (saved, saved.rows_and_columns().1),
+        _ => (&d.dx, s.x.rows_and_columns().1),
+    }
+}
+
+/// Checks all shapes.
+fn check(cell: &CellKind, s: &Sequence) -> Result<Sizes> {
+    let (&[_, steps, batch], &[_, rows, _], &[.., hidden]) = (s.index.shape(), s.x.shape(), s.states.shape()) else {
+        let expected = "[D, T, B], with x [D, N, G H]";
+        return Err(Error::shape("recurrence", s.index.name(), expected, s.index.shape()));
+    };
+    let (gates, states, directions) = (cell.gates, cell.states, s.w.len());
+    let (stacked, width) = (!s.w_ih.is_empty(), gates * hidden);
+    if stacked && directions != s.w_ih.len() + 1 {
+        let expected = "a recurrent matrix for each stacked layer, and an input matrix for each but the first";
+        return Err(Error::argument("recurrence", "weights", expected, format!("{directions} and {}", s.w_ih.len())));
+    }
+    for w in s.w.iter().chain(&s.w_ih) {
+        expect("recurrence", w, &[width, hidden])?;
+    }
+    let inputs = if stacked { 1 } else { directions };
+    expect("recurrence", &s.x, &[inputs, rows, width])?;
+    expect("recurrence", &s.index, &[inputs, steps, batch])?;
+    expect_indices("recurrence", &s.index, rows)?;
+    expect_lengths("recurrence", &s.lengths, batch, steps)?;
+    expect("recurrence", &s.states, &[directions, states, steps + 1, batch, hidden])?;
+    match (&s.biases, if cell.separate_bias { directions } else { 0 } + s.w_ih.len()) {
+        (Some(biases), of) => expect_len("recurrence", biases, of * width)?,
+        (None, 0) => {}
+        (None, of) => return Err(Error::shape("recurrence", "biases", format!("[{of}, {width}]"), &[])),
+    }
+    if let Some(saved) = &s.saved {
+        expect("recurrence", saved, &[directions, steps, batch, cell.saved * hidden])?;
+    }
+    Ok(Sizes { directions, stacked, rows, steps, batch, hidden, gates, states, precision: s.precision })
+}

@@ -1,0 +1,212 @@
+//! What the cells' twins share. `Sizes` stand for the parameters, `w` for the matrices as [`pack`](super::super::pack) laid them
+//! out.
+
+use rayon::prelude::*;
+
+use super::{Sizes, backward, forward};
+use crate::plan::Precision;
+use crate::product::{Matrix, product};
+use crate::real::Real;
+
+/// Batch entries that one thread of a twin takes through all steps, their states and W in its cache: few enough that a
+/// small batch keeps several threads busy. It depends on the batch alone, so that the threads there are do not change
+/// the result.
+fn twin_rows(batch: usize) -> usize {
+    (batch / 4).clamp(16, 64)
+}
+
+/// `[D, slots, batch, width]` cut into tiles of [`twin_rows`] batch entries, direction by direction: for each tile, its
+/// part of every slot; of a dummy, none.
+pub fn tiles<F>(values: &mut [F], Sizes { directions, batch, .. }: Sizes, width: usize) -> Vec<Vec<&mut [F]>> {
+    let rows = twin_rows(batch);
+    let slots = (values.len() / (batch * width)).div_ceil(directions);
+    let per_direction = batch.div_ceil(rows);
+    let mut tiles: Vec<_> = (0..directions * per_direction).map(|_| Vec::new()).collect();
+    for (i, slot) in values.chunks_exact_mut(batch * width).enumerate() {
+        for (tile, part) in tiles[i / slots * per_direction..].iter_mut().zip(slot.chunks_mut(rows * width)) {
+            tile.push(part);
+        }
+    }
+    tiles
+}
+
+/// Runs a twin on each tile, given its direction and its first batch entry, on all threads; a single tile without waking
+/// any.
+pub fn for_each_tile<T: Send>(tiles: impl Iterator<Item = T>, batch: usize, work: impl Fn(usize, usize, T) + Sync) {
+    let rows = twin_rows(batch);
+    let per_direction = batch.div_ceil(rows);
+    let work = |i: usize, tile| work(i / per_direction, i % per_direction * rows, tile);
+    let mut tiles: Vec<_> = tiles.collect();
+    match tiles.len() {
+        1 => tiles.drain(..).for_each(|tile| work(0, tile)),
+        _ => tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile)),
+    }
+}
+
+/// The part of a direction, of tensors `[D, ..]`.
+pub fn of_direction<F, const N: usize>(values: [&[F]; N], direction: usize, sizes: Sizes) -> [&[F]; N] {
+    values.map(|values| {
+        let each = values.len() / sizes.directions;
+        &values[direction * each..][..each]
+    })
+}
+
+fn sizes<F>([d, n, t, b, h]: [u32; 5], w: &[F], gates: usize, states: usize) -> Sizes {
+    let [directions, rows, steps, batch, hidden] = [d, n, t, b, h].map(|size| size as usize);
+    // What the twin reads is rounded already.
+    let precision = Precision::F32;
+    let sizes = Sizes { directions, stacked: false, rows, steps, batch, hidden, gates, states, precision };
+    Sizes { stacked: w.len() > directions * sizes.matrix(), ..sizes }
+}
+
+impl forward::Params {
+    /// The sizes, of a cell with so many gates and states, and the steps to compute.
+    pub fn sizes<F>(&self, w: &[F], gates: usize, states: usize) -> (Sizes, (usize, usize)) {
+        let sizes = sizes([self.D, self.N, self.T, self.B, self.H], w, gates, states);
+        (sizes, (self.first as usize, self.last as usize))
+    }
+}
+
+impl backward::Params {
+    /// The sizes, of a cell with so many gates and states, and the steps to compute.
+    pub fn sizes<F>(&self, w: &[F], gates: usize, states: usize) -> (Sizes, (usize, usize)) {
+        let sizes = sizes([self.D, 0, self.T, self.B, self.H], w, gates, states);
+        (sizes, (self.first as usize, self.last as usize))
+    }
+}
+
+/// The i-th matrix of all gates.
+pub fn matrix<F>(w: &[F], i: usize, sizes: Sizes) -> &[F] {
+    &w[i * sizes.matrix()..][..sizes.matrix()]
+}
+
+/// What a backward kernel writes: dx, and dstart behind it.
+pub fn split_gradients<F>(dx: &mut [F], sizes: Sizes) -> (&mut [F], &mut [F]) {
+    dx.split_at_mut(sizes.of_dx())
+}
+
+/// What comes in from below, in the twin of a forward kernel.
+pub struct Below<'a, F> {
+    sizes: Sizes,
+    x: &'a [F],
+    index: &'a [u32],
+    /// Of each stacked layer but the first, `[G, B, H]`: the product with what the layer below made in the dispatch before,
+    /// and the biases.
+    stacked: Vec<Vec<F>>,
+}
+
+impl<'a, F: Real> Below<'a, F> {
+    /// The states so far, all matrices and `biases` are for stacked layers; of the biases, those of inputs.
+    pub fn new(
+        sizes: Sizes,
+        span: (usize, usize),
+        (x, index): (&'a [F], &'a [u32]),
+        (states, w, biases): (&[F], &[F], &[F]),
+    ) -> Self {
+        let Sizes { directions, steps, hidden, gates, .. } = sizes;
+        let of_layer = |layer: usize| {
+            let mut made = vec![F::zero(); gates * sizes.state()];
+            if let Some(of) = sizes.steps_of(layer, span) {
+                let h = &states[((layer - 1) * sizes.states * (steps + 1) + of.end) * sizes.state()..];
+                let w = matrix(w, directions + layer - 1, sizes);
+                for (gate, sum) in made.chunks_exact_mut(sizes.state()).enumerate() {
+                    let bias = &biases[((layer - 1) * gates + gate) * hidden..][..hidden];
+                    sum.chunks_exact_mut(hidden).for_each(|row| row.copy_from_slice(bias));
+                    add_product(sum, &h[..sizes.state()], w, gate, hidden);
+                }
+            }
+            made
+        };
+        let stacked = sizes.layers_above().map(of_layer).collect();
+        Self { sizes, x, index, stacked }
+    }
+
+    /// `[H]`
+    pub fn row(&self, direction: usize, t: usize, entry: usize, gate: usize) -> &[F] {
+        let Sizes { rows, steps, batch, hidden, gates, .. } = self.sizes;
+        if let Some(made) = direction.checked_sub(1).and_then(|below| self.stacked.get(below)) {
+            return &made[(gate * batch + entry) * hidden..][..hidden];
+        }
+        let row = direction * rows + self.index[(direction * steps + t) * batch + entry] as usize;
+        &self.x[(row * gates + gate) * hidden..][..hidden]
+    }
+}
+
+/// What each of stacked layers gets from the one above, `[B, H]`, in the twin of a backward kernel.
+pub fn from_above<F: Real>(sizes: Sizes, span: (usize, usize), dx: &[F], w: &[F]) -> Vec<Vec<F>> {
+    let Sizes { directions, steps, hidden, gates, .. } = sizes;
+    let of_layer = |layer: usize| {
+        let of = sizes.steps_of(layer, span).filter(|of| !of.is_empty())?;
+        let mut sum = vec![F::zero(); sizes.state()];
+        let each = gates * sizes.state();
+        let dx = &dx[((layer + 1) * steps + of.start) * each..][..each];
+        add_gradients(&mut sum, dx, gates, matrix(w, directions + layer, sizes), hidden);
+        Some(sum)
+    };
+    sizes.layers_above().map(|above| of_layer(above - 1).unwrap_or_default()).collect()
+}
+
+/// What the twin of a backward kernel starts with, for the rows of a tile from `start` on: the product of `next`, d of the step
+/// after those it computes, if there is one, and what comes from the layer above, if any does ([`from_above`]).
+pub fn carry_in<F: Real>(
+    carried: &mut [F],
+    next: Option<&[F]>,
+    (gates, w): (usize, &[F]),
+    (above, start): (Option<&Vec<F>>, usize),
+    hidden: usize,
+) {
+    match next {
+        Some(next) => add_gradients(carried, next, gates, w, hidden),
+        None => carried.fill(F::zero()),
+    }
+    if let Some(above) = above.and_then(|above| above.get(start * hidden..)) {
+        add_in_place(carried, above);
+    }
+}
+
+/// The gradient of a direction's outputs, `[T, B, H]`, if there is any: of stacked layers the top one has it.
+pub fn dy_of<F>(sizes: Sizes, has_dy: u32, dy: &[F], direction: usize) -> Option<&[F]> {
+    let Sizes { directions, stacked, .. } = sizes;
+    match (has_dy, stacked) {
+        (0, _) => None,
+        (_, true) => (direction + 1 == directions).then_some(dy),
+        (_, false) => Some(of_direction([dy], direction, sizes)[0]),
+    }
+}
+
+/// The recurrent matrix of one gate, as [`pack`] laid it out: `W_gᵀ` forward, `W_g` backward.
+fn matrix_of<F: Real>(w: &[F], gate: usize, hidden: usize) -> Matrix<'_, F> {
+    let padded = hidden.next_multiple_of(4);
+    Matrix::strided(&w[gate * padded * padded..], hidden, hidden, padded)
+}
+
+/// `sum += more`, as far as `sum` goes.
+pub fn add_in_place<F: Real>(sum: &mut [F], more: &[F]) {
+    F::vectorize(|| sum.iter_mut().zip(more).for_each(|(sum, &more)| *sum = *sum + more));
+}
+
+/// N slices of a length each, one after the other: gate by gate, say.
+pub fn split<F, const N: usize>(values: &[F], each: usize) -> [&[F]; N] {
+    std::array::from_fn(|i| &values[i * each..][..each])
+}
+
+/// [`split`], to be written.
+pub fn split_mut<F, const N: usize>(values: &mut [F], each: usize) -> [&mut [F]; N] {
+    let mut parts = values.chunks_exact_mut(each);
+    std::array::from_fn(|_| parts.next().expect("as many slices as asked for"))
+}
+
+/// `sum += h W_gᵀ` of one gate, for the rows of a tile; w as [`pack`] transposed it.
+pub fn add_product<F: Real>(sum: &mut [F], h: &[F], w: &[F], gate: usize, hidden: usize) {
+    let h = Matrix::new(h, h.len() / hidden, hidden);
+    product(sum, h, matrix_of(w, gate, hidden), true, false);
+}
+
+/// `sum += d_g W_g` of so many gates, for the rows of a tile: `d` is `[rows, gates, H]`, or has more columns after these.
+pub fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[F], hidden: usize) {
+    let rows = sum.len() / hidden;
+    for gate in 0..gates {
+        let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
+        product(sum, d, matrix_of(w, gate, hidden), true, false);
+    }
+}

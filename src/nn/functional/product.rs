@@ -1,0 +1,122 @@
+//! Products with a weight, and embeddings.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Var};
+use crate::kernels::matmul::{matmul, matmul_with_biases, t};
+use crate::kernels::{self, accumulate, column_sum, segment_sum};
+use crate::tensor::Tensor;
+
+/// `y = x Wᵀ + b` (`torch.nn.functional.linear`): `x` `[.., I]`, `weight` `[O, I]`, `bias` `[O]`, `y` `[.., O]`.
+///
+/// If `x` is an embedding with fewer tokens than rows, the table is multiplied instead, once per token.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
+    let biases: Vec<_> = bias.into_iter().collect();
+    linear_with_biases(g, x, weight, &biases, None)
+}
+
+/// The table to act on in place of `x`, if that is rows of one and there is less to do so; and the index of the rows.
+pub(super) fn table_of(g: &Graph, x: Var) -> Option<(Var, Tensor)> {
+    g.as_rows(x).filter(|(table, index)| g.prefers_table(*table, index))
+}
+
+/// The shape of what [`linear`] computes: of the table's product, if it multiplies a table.
+pub(crate) fn linear_shape(g: &Graph, x: Var, outputs: usize) -> Vec<usize> {
+    let x = table_of(g, x).map_or(x, |(table, _)| table);
+    let mut shape = g.shape(x).to_vec();
+    shape.pop();
+    shape.push(outputs);
+    shape
+}
+
+/// [`linear`] with up to two biases, a recurrent layer's `b_ih` and `b_hh`, computed in a `place` of [`linear_shape`].
+pub(crate) fn linear_with_biases(
+    g: &mut Graph,
+    x: Var,
+    weight: Var,
+    biases: &[Var],
+    place: Option<Tensor>,
+) -> Result<Var> {
+    if let Some((table, index)) = table_of(g, x) {
+        let table = linear_with_biases(g, table, weight, biases, place)?;
+        return Ok(rows(g, table, &index));
+    }
+    let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
+    let b = biases.iter().map(|&bias| g.tensor(bias)).collect::<Result<Vec<_>>>()?;
+    let &[outputs, inputs] = w.shape() else {
+        return Err(Error::shape("linear", w.name(), "[O, I]", w.shape()));
+    };
+    if x_tensor.shape().last() != Some(&inputs) {
+        return Err(Error::shape("linear", x_tensor.name(), format!("[.., {inputs}]"), x_tensor.shape()));
+    }
+    let y_tensor = match place {
+        Some(place) => place,
+        None => g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &linear_shape(g, x, outputs))?,
+    };
+    matmul_with_biases(g, &x_tensor, t(&w), &b.iter().collect::<Vec<_>>(), &y_tensor, false)?;
+    let parents: Vec<_> = [x, weight].iter().chain(biases).copied().collect();
+    let y = g.result(y_tensor, &parents);
+    let biases = biases.to_vec();
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        if let Some((dw, accumulate)) = g.gradient_target(weight)? {
+            matmul(g, t(&dy), &x_tensor, None, &dw, accumulate)?;
+        }
+        let targets =
+            biases.iter().filter_map(|&bias| g.gradient_target(bias).transpose()).collect::<Result<Vec<_>>>()?;
+        bias_gradients(g, &dy, outputs, &targets)?;
+        if let Some((dx, accumulate)) = g.gradient_target(x)? {
+            matmul(g, &dy, &w, None, &dx, accumulate)?;
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// Sums dy `[.., O]` into the gradients of biases that share it, each to be added to or not.
+fn bias_gradients(g: &mut Graph, dy: &Tensor, outputs: usize, targets: &[(Tensor, bool)]) -> Result<()> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    if let [(db, accumulate)] = targets {
+        return column_sum::column_sum(g, dy, db, *accumulate);
+    }
+    let fresh: Vec<_> = targets.iter().filter(|(_, accumulate)| !accumulate).map(|(db, _)| db.clone()).collect();
+    if fresh.len() == targets.len()
+        && let Some(all) = Tensor::joined(&fresh, &[fresh.len(), outputs])
+    {
+        return column_sum::into_each_row(g, dy, &all);
+    }
+    let sum = g.zeros("d biases", &[outputs])?;
+    column_sum::column_sum(g, dy, &sum, false)?;
+    targets.iter().try_for_each(|(db, accumulate)| match accumulate {
+        true => accumulate::accumulate(g, &sum, db),
+        false => g.copy(&sum, db),
+    })
+}
+
+/// `y[i] = table[index[i]]` (`torch.nn.functional.embedding`): `table` `[V, E]`, `index` `[..]` from
+/// [`crate::Device::tokens`], `y` `[.., E]`. Looked up only where a dense tensor is needed.
+///
+/// # Errors
+/// The table is not a matrix, or the index may hold tokens of V or more.
+pub fn embedding(g: &mut Graph, table: Var, index: &Tensor) -> Result<Var> {
+    let &[v, _] = g.shape(table) else {
+        return Err(Error::shape("embedding", "weight", "[V, E]", g.shape(table)));
+    };
+    kernels::expect_indices("embedding", index, v)?;
+    Ok(rows(g, table, index))
+}
+
+pub(super) fn rows(g: &mut Graph, table: Var, index: &Tensor) -> Var {
+    let y = g.rows(table, index);
+    let index = index.clone();
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        let Some((dtable, accumulate)) = g.gradient_target(table)? else { return Ok(()) };
+        segment_sum::segment_sum(g, &dy, &index, &dtable, accumulate)
+    });
+    y
+}
