@@ -12,9 +12,10 @@ use elman::kernels::cross_entropy::{ClassLoss, cross_entropy};
 use elman::kernels::matmul::{matmul, t};
 use elman::kernels::sequence::{self, Sequence, SequenceGradients};
 use elman::kernels::{
-    Update, accumulate, activation, adam, column_sum, dropout, gather, segment_sum, squared_norm, swap_axes,
+    Update, accumulate, activation, column_sum, dropout, gather, segment_sum, squared_norm, swap_axes,
 };
 use elman::nn::Cell;
+use elman::optim::{Adam, Rule};
 use elman::{DType, Device, Plan, Precision, Recorder, Result, Tensor, rng};
 
 /// Records an operation on new tensors, and gives what it computes.
@@ -151,8 +152,8 @@ fn cases() -> Vec<Case> {
             let (gradient, parameters, mean) = (&gradient?, parameters?, mean?);
             let (lr, clock) = (&device.upload("lr", &[1], &[1e-3])?, &device.upload_u32("clock", &[2], &[3, 0])?);
             let moments = &[mean, device.upload("v", &[n], &vec![0.1; n])?];
-            let settings = adam::Settings { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: false };
-            adam::adam(g, settings, Update { gradient, lr, clock, parameters: &parameters, moments })?;
+            let update = Update { gradient, lr, clock, parameters: &parameters, moments };
+            Adam::new(1e-3).record(g, update)?;
             Ok(vec![parameters])
         }));
     }

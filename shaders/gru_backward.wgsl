@@ -3,41 +3,9 @@
 //   dx[t] = dr, dz, dn         carried = dh z + dr W_r + dz W_z + dm W_n            t = last - 1 .. first
 // Steps, lengths and complete as in rnn_backward.
 //
-// params   D, T, B, H
-//          first, last        the steps to compute, from last - 1 down
-//          complete           whether the product of dx[first] is made here
-//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-//          variant            0
-// w        [D, 3, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
-// lengths  [B] u32
-// states   [D, T + 1, B, H]   h
-// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
-// dend     [D, B, H]          gradient of the last state
 // saved    [D, T, B, 4 H]     r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
-// dx       [D, T, B, 3 H]     behind it dstart [D, B, H]
+// dx       [D, T, B, 3 H], and dstart [D, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward
-struct Params {
-    D: u32,
-    T: u32,
-    B: u32,
-    H: u32,
-    first: u32,
-    last: u32,
-    complete: u32,
-    has_dy: u32,
-    has_dend: u32,
-    variant: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> w: array<Weights>;
-@group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read> states: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
-@group(0) @binding(5) var<storage, read> dend: array<f32>;
-@group(0) @binding(6) var<storage, read_write> saved: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
-
 const GATES: u32 = 3u;
 const STATES: u32 = 1u;
 

@@ -4,41 +4,11 @@
 //
 // Steps and lengths as in rnn_forward.
 //
-// params   D, N, T, B, H    N: rows of x of a direction
-//          first, last        the steps to compute
-//          has_h_0            whether the incoming state may be other than 0
-//          save               whether gates are saved for the backward pass; a dummy is bound otherwise
-//          variant            0
 // x        [D, N, 3 H]        gates r, z, n; b_ih included
-// index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
-// lengths  [B] u32
-// w        [D, 3, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
 // biases   [D, 3 H]           b_hh; behind it b_ih of stacked layers 1 .. D - 1
-// states   [D, T + 1, B, H]   h; slot 0 is the incoming state
-// saved    [D, T, B, 4 H]     r, z, n, m for the backward pass
+// states   [D, T + 1, B, H]   h
+// saved    [D, T, B, 4 H]     r, z, n, m
 // grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
-struct Params {
-    D: u32,
-    N: u32,
-    T: u32,
-    B: u32,
-    H: u32,
-    first: u32,
-    last: u32,
-    has_h_0: u32,
-    save: u32,
-    variant: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> index: array<u32>;
-@group(0) @binding(3) var<storage, read> lengths: array<u32>;
-@group(0) @binding(4) var<storage, read> w: array<Weights>;
-@group(0) @binding(5) var<storage, read> biases: array<f32>;
-@group(0) @binding(6) var<storage, read_write> states: array<f32>;
-@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
-
 const GATES: u32 = 3u;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 1u;

@@ -4,41 +4,9 @@
 //   carried: dh = dx[t] W, dc = dc f
 // Steps, lengths and complete as in rnn_backward.
 //
-// params   D, T, B, H
-//          first, last        the steps to compute, from last - 1 down
-//          complete           whether the product of dx[first] is made here
-//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-//          variant            0
-// w        [D, 4, HP, HP / 4] vec4   W_g of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
-// lengths  [B] u32
-// states   [D, 2, T + 1, B, H]   h and c
 // saved    [D, T, B, 4 H]     i, f, g, o
-// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
-// dend     [D, 2, B, H]       gradients of the last h and c
-// dx       [D, T, B, 4 H]     behind it dstart [D, 2, B, H], of the incoming h and c
+// dx       [D, T, B, 4 H], and dstart [D, 2, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/math
-struct Params {
-    D: u32,
-    T: u32,
-    B: u32,
-    H: u32,
-    first: u32,
-    last: u32,
-    complete: u32,
-    has_dy: u32,
-    has_dend: u32,
-    variant: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> w: array<Weights>;
-@group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read> states: array<f32>;
-@group(0) @binding(4) var<storage, read> saved: array<f32>;
-@group(0) @binding(5) var<storage, read> dy: array<f32>;
-@group(0) @binding(6) var<storage, read> dend: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
-
 const GATES: u32 = 4u;
 const STATES: u32 = 2u;
 

@@ -4,41 +4,11 @@
 //
 // Steps and lengths as in rnn_forward.
 //
-// params   D, N, T, B, H    N: rows of x of a direction
-//          first, last        the steps to compute
-//          has_h_0            whether the incoming state may be other than 0
-//          save               whether gates are saved for the backward pass; a dummy is bound otherwise
-//          variant            0
-// x        [D, N, 4 H]        gates i, f, g, o, biases included
-// index    [D, T, B] u32      the row of x for each step and entry; of stacked layers x and index are the first one's
-// lengths  [B] u32
-// w        [D, 4, HP, HP / 4] vec4   W_gᵀ of each gate, zero-padded; W_ihᵀ of stacked layers 1 .. D - 1 behind them
-// biases   [D - 1, 4 H]          b_ih + b_hh of these; a dummy is bound otherwise
-// states   [D, 2, T + 1, B, H]   h and c; slot 0 is the incoming state
-// saved    [D, T, B, 4 H]        i, f, g, o for the backward pass
+// x        [D, N, 4 H]           gates i, f, g, o, biases included
+// biases   [D - 1, 4 H]          b_ih + b_hh of stacked layers 1 .. D - 1
+// states   [D, 2, T + 1, B, H]   h and c
+// saved    [D, T, B, 4 H]        i, f, g, o
 // grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
-struct Params {
-    D: u32,
-    N: u32,
-    T: u32,
-    B: u32,
-    H: u32,
-    first: u32,
-    last: u32,
-    has_h_0: u32,
-    save: u32,
-    variant: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> index: array<u32>;
-@group(0) @binding(3) var<storage, read> lengths: array<u32>;
-@group(0) @binding(4) var<storage, read> w: array<Weights>;
-@group(0) @binding(5) var<storage, read> biases: array<f32>;
-@group(0) @binding(6) var<storage, read_write> states: array<f32>;
-@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
-
 const GATES: u32 = 4u;
 const STATES: u32 = 2u;
 const SEPARATE_BIAS: u32 = 0u;

@@ -5,39 +5,9 @@
 // Past an entry's length, dx is 0. One dispatch computes all steps, or one of them, from dx of the one after it; without
 // `complete`, dstart then lacks the product of dx[first], which a dispatch of no steps adds.
 //
-// params   D, T, B, H
-//          first, last        the steps to compute, from last - 1 down
-//          complete           whether the product of dx[first] is made here
-//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
-//          variant            as in rnn_forward
-// w        [D, HP, HP / 4] vec4   W, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
-// lengths  [B] u32
-// states   [D, T + 1, B, H]   h
-// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
-// dend     [D, B, H]          gradient of the last state
-// dx       [D, T, B, H]       behind it dstart [D, B, H]
+// params   variant: as in rnn_forward
+// dx       [D, T, B, H], and dstart [D, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward
-struct Params {
-    D: u32,
-    T: u32,
-    B: u32,
-    H: u32,
-    first: u32,
-    last: u32,
-    complete: u32,
-    has_dy: u32,
-    has_dend: u32,
-    variant: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> w: array<Weights>;
-@group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read> states: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
-@group(0) @binding(5) var<storage, read> dend: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
-
 const GATES: u32 = 1u;
 const STATES: u32 = 1u;
 const RELU: u32 = 1u;

@@ -16,10 +16,11 @@ use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::sample::Draw;
 use elman::kernels::sequence::{Sequence, SequenceGradients};
-use elman::kernels::{self, Update, adam, rms_prop, sgd};
+use elman::kernels::{self, Update};
 use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
+use elman::optim::{Adam, AdamW, RmsProp, Rule, Sgd};
 use elman::{DType, Device, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
@@ -1145,8 +1146,9 @@ fn adam_updates() {
             check(&format!("adam {n} {t} {decoupled}"), TOLERANCE, |device, g| {
                 let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
                 let moments = &[random(device, "m", &[n])?, squares(device, n)?];
-                let settings = adam::Settings { betas: (0.9, 0.999), eps: 1e-8, weight_decay, decoupled };
-                adam::adam(g, settings, Update { gradient, lr, clock, parameters, moments })?;
+                let adam = Adam { weight_decay, ..Adam::new(0.01) };
+                let rule: &dyn Rule = if decoupled { &AdamW(adam) } else { &adam };
+                rule.record(g, Update { gradient, lr, clock, parameters, moments })?;
                 Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
@@ -1155,16 +1157,14 @@ fn adam_updates() {
 
 #[test]
 fn sgd_updates() {
-    let plain = sgd::Settings { momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false };
-    let momentum = sgd::Settings { momentum: 0.9, weight_decay: 0.2, ..plain };
-    let options =
-        [plain, momentum, sgd::Settings { dampening: 0.4, ..momentum }, sgd::Settings { nesterov: true, ..momentum }];
+    let momentum = Sgd { momentum: 0.9, weight_decay: 0.2, ..Sgd::new(0.01) };
+    let options = [Sgd::new(0.01), momentum, Sgd { dampening: 0.4, ..momentum }, Sgd { nesterov: true, ..momentum }];
     for (n, t) in [(1, 1), (255, 2), (257, 1), (515, 7)] {
         for options in options {
             check(&format!("{options:?} {n} {t}"), TOLERANCE, |device, g| {
                 let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
                 let moments = &[random(device, "b", &[if options.momentum == 0.0 { 1 } else { n }])?];
-                sgd::sgd(g, options, Update { gradient, lr, clock, parameters, moments })?;
+                options.record(g, Update { gradient, lr, clock, parameters, moments })?;
                 Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
@@ -1173,9 +1173,8 @@ fn sgd_updates() {
 
 #[test]
 fn rms_prop_updates() {
-    let plain = rms_prop::Settings { alpha: 0.99, eps: 1e-2, weight_decay: 0.2, momentum: 0.0, centered: false };
-    let momentum = rms_prop::Settings { momentum: 0.8, ..plain };
-    let options = [plain, momentum, rms_prop::Settings { centered: true, ..momentum }];
+    let plain = RmsProp { eps: 1e-2, weight_decay: 0.2, ..RmsProp::new(0.01) };
+    let options = [plain, RmsProp { momentum: 0.8, ..plain }, RmsProp { momentum: 0.8, centered: true, ..plain }];
     for n in [1, 255, 257, 515] {
         for options in options {
             check(&format!("{options:?} {n}"), TOLERANCE, |device, g| {
@@ -1186,7 +1185,7 @@ fn rms_prop_updates() {
                 mean.write(&mean.to_vec()?.iter().map(|m| 0.1 * m).collect::<Vec<_>>())?;
                 let square = squares(device, n)?.to_vec()?.iter().map(|v| v + 0.1).collect::<Vec<_>>();
                 let moments = &[device.upload("v", &[n], &square)?, mean, of("b", options.momentum != 0.0)?];
-                rms_prop::rms_prop(g, options, Update { gradient, lr, clock, parameters, moments })?;
+                options.record(g, Update { gradient, lr, clock, parameters, moments })?;
                 Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
@@ -1428,7 +1427,6 @@ fn adam_from_zero() {
         let parameters = zeros(device, "w", &[300])?;
         let lr = device.upload("lr", &[1], &[0.01])?;
         let gradient = random(device, "g", &[300])?;
-        let settings = adam::Settings { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: false };
         for t in 1..=3 {
             let update = Update {
                 gradient: &gradient,
@@ -1437,7 +1435,7 @@ fn adam_from_zero() {
                 parameters: &parameters,
                 moments: &moments,
             };
-            adam::adam(g, settings, update)?;
+            Adam::new(0.01).record(g, update)?;
         }
         Ok([&[parameters], &moments[..]].concat())
     });

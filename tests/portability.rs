@@ -262,9 +262,14 @@ fn every_wgsl_file_is_a_kernel() {
 #[test]
 fn every_file_opens_with_its_equation_shapes_and_grid() {
     for kernel in kernels::ALL {
-        let header = kernel.source.split("struct Params").next().unwrap();
-        assert!(header.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("//")), "{}", kernel.name);
+        let comments = |lines: &mut dyn Iterator<Item = &'static str>| lines.collect::<Vec<_>>().join("\n");
+        let header = comments(&mut kernel.source.lines().take_while(|line| line.starts_with("//")));
         assert!(header.contains('=') && header.contains("// grid "), "{}: equation or grid", kernel.name);
+        // The struct `Params` follows the header that explains it, the file's or that of a piece it joins.
+        let before = kernel.source.split("struct Params").next().unwrap().trim_end();
+        assert!(before.lines().last().unwrap().starts_with("//"), "{}", kernel.name);
+        let piece = comments(&mut before.lines().rev().take_while(|line| line.starts_with("//")));
+        let header = header + &piece;
         let names = kernel.bindings.iter().map(|b| b.name).chain(kernel.params.iter().map(|p| p.name));
         for name in names {
             let named = header.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);

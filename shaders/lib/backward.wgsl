@@ -1,10 +1,41 @@
-// The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
-//   lengths: array<u32>    [B]
-//   dy: array<f32>         [D, T, B, H], or [T, B, H] of the top one of stacked layers; a dummy unless has_dy
-//   dend: array<f32>       [D, S, B, H]: gradient of the last state(s); a dummy unless has_dend
-//   dx: array<f32>         [D, T, B, GATES H], and behind it dstart [D, S, B, H]: gradient of the incoming state(s). Between
-//                          dispatches, what is carried back beside the product of the step computed last
-// and has Params with has_dy, has_dend, complete.
+// The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this has
+//   const GATES, STATES: u32
+//
+// params   D, T, B, H
+//          first, last        the steps to compute, from last - 1 down
+//          complete           whether the product of dx[first] is made here
+//          has_dy, has_dend   whether these are given; a dummy is bound otherwise
+//          variant            which of the forms that a cell has
+// w        [D, GATES, HP, HP / 4]   W of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
+// lengths  [B]
+// states   [D, STATES, T + 1, B, H]
+// saved    [D, T, B, ..]      what the forward pass saved; a dummy if that is nothing
+// dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
+// dend     [D, STATES, B, H]  gradient of the last states
+// dx       [D, T, B, GATES H], and behind it dstart [D, STATES, B, H]: gradient of the incoming states. Between dispatches, what is
+//          carried back beside the product of the step computed last
+struct Params {
+    D: u32,
+    T: u32,
+    B: u32,
+    H: u32,
+    first: u32,
+    last: u32,
+    complete: u32,
+    has_dy: u32,
+    has_dend: u32,
+    variant: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> w: array<Weights>;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read> states: array<f32>;
+@group(0) @binding(4) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(6) var<storage, read> dend: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
+
 const PARTS: u32 = COLUMNS;
 
 // What the dispatch of the step after left in slot `slot` of dstart; 0 if there is none.

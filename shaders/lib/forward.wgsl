@@ -1,11 +1,42 @@
-// The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this binds
-//   x: array<f32>          [D, N, GATES H]; of stacked layers the first one's
-//   index: array<u32>      [D, T, B]; likewise
-//   states: array<f32>     [D, S, T + 1, B, H]; slot 0 is the incoming state
-//   biases: array<f32>     [D, GATES H] inside the products, with SEPARATE_BIAS; behind them [D - 1, GATES H], what x has in it
-//                          of biases, for stacked layers above the first. A dummy if there are none of either
-//   const SEPARATE_BIAS: u32
-// and has Params with N, has_h_0.
+// The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this has
+//   const GATES, STATES: u32
+//   const SEPARATE_BIAS: u32    whether biases are inside the products
+//
+// params   D, N, T, B, H      N: rows of x of a direction
+//          first, last        the steps to compute
+//          has_h_0            whether the incoming state may be other than 0
+//          save               whether gates are saved for the backward pass; a dummy is bound otherwise
+//          variant            which of the forms that a cell has
+// x        [D, N, GATES H]    what comes in from below
+// index    [D, T, B]          the row of x for each step and entry; of stacked layers x and index are the first one's
+// lengths  [B]
+// w        [D, GATES, HP, HP / 4]   Wᵀ of each gate, zero-padded (pack makes it); W_ihᵀ of stacked layers 1 .. D - 1 behind them
+// biases   [D, GATES H] inside the products, with SEPARATE_BIAS; behind them [D - 1, GATES H], what x has in it of biases, for
+//          stacked layers 1 .. D - 1. A dummy if there are none of either
+// states   [D, STATES, T + 1, B, H]   slot 0 is the incoming state
+// saved    [D, T, B, ..]      for the backward pass
+struct Params {
+    D: u32,
+    N: u32,
+    T: u32,
+    B: u32,
+    H: u32,
+    first: u32,
+    last: u32,
+    has_h_0: u32,
+    save: u32,
+    variant: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> index: array<u32>;
+@group(0) @binding(3) var<storage, read> lengths: array<u32>;
+@group(0) @binding(4) var<storage, read> w: array<Weights>;
+@group(0) @binding(5) var<storage, read> biases: array<f32>;
+@group(0) @binding(6) var<storage, read_write> states: array<f32>;
+@group(0) @binding(7) var<storage, read_write> saved: array<f32>;
+
 const PARTS: u32 = GATES * COLUMNS;
 
 // Puts the weights where the products read them, and the incoming states, unless the first product is left out.

@@ -2,15 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::{Update, striding_grid};
-use crate::error::Result;
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
-use crate::plan::Recorder;
 use crate::real::Real;
 
-params! { n: u32, beta2: f32, rest1: f32, rest2: f32, epsilon: f32, ln_beta1: f32, ln_beta2: f32, weight_decay: f32, decoupled: u32 }
+params! { pub(crate) n: u32, beta2: f32, rest1: f32, rest2: f32, epsilon: f32, ln_beta1: f32, ln_beta2: f32, weight_decay: f32, decoupled: u32 }
 
-/// See `shaders/adam.wgsl`.
+/// See `shaders/adam.wgsl`; [`super::Update`] records it.
 pub static KERNEL: Kernel = Kernel {
     name: "adam",
     source: wgsl!("adam"),
@@ -19,43 +16,6 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[reads("g"), reads("lr"), reads_u32("clock"), writes("w"), writes("m"), writes("v")],
     twin: twin!(twin),
 };
-
-/// The numbers of an update.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Decay of the two moments.
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// λ
-    pub weight_decay: f64,
-    /// Whether the decay is AdamW's.
-    pub decoupled: bool,
-}
-
-/// Records one update. The moments are the mean of the gradient and the mean of its square.
-///
-/// # Errors
-/// The sizes differ.
-pub fn adam(r: &mut Recorder, settings: Settings, update: Update<'_>) -> Result<()> {
-    let Update { gradient, lr, clock, parameters, .. } = update;
-    let [mean, square] = update.moments("adam", [true, true])?;
-    let Settings { betas: (beta1, beta2), eps, weight_decay, decoupled } = settings;
-    let n = parameters.len();
-    let params = Params {
-        n: n as u32,
-        beta2: beta2 as f32,
-        rest1: (1.0 - beta1) as f32,
-        rest2: (1.0 - beta2) as f32,
-        epsilon: eps as f32,
-        // Of 0, a number whose power is 0 and that shaders know.
-        ln_beta1: beta1.ln().max(-100.0) as f32,
-        ln_beta2: beta2.ln().max(-100.0) as f32,
-        weight_decay: weight_decay as f32,
-        decoupled: decoupled.into(),
-    };
-    r.dispatch(&KERNEL, &[], params, &[gradient, lr, clock, parameters, mean, square], striding_grid(n))
-}
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, clock, parameters, mean, square] = args.all();

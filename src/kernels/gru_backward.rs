@@ -1,34 +1,18 @@
 //! The gradient of [`super::gru_forward`].
 
-use super::sequence::RowTile;
-use super::sequence::backward::{FIELDS, Params};
+use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
     add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
     split_mut, tiles,
 };
-use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/gru_backward.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "gru_backward",
-    source: wgsl!("gru_backward", "rows", "backward"),
-    constants: RowTile::CONSTANTS,
-    params: FIELDS,
-    bindings: &[
-        reads("w"),
-        reads_u32("lengths"),
-        reads("states"),
-        reads("dy"),
-        reads("dend"),
-        writes("saved"),
-        writes("dx"),
-    ],
-    twin: twin!(twin),
-};
+pub static KERNEL: Kernel = backward::kernel("gru_backward", wgsl!("gru_backward", "rows", "backward"), twin!(twin));
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [w, lengths, h, dy, dend, saved, dx] = args.all();
+    let [w, lengths, h, saved, dy, dend, dx] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (sizes, span) = p.sizes(w, 3, 1);
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());

@@ -1,28 +1,13 @@
 //! The gated recurrent unit, forward.
 
-use super::sequence::RowTile;
-use super::sequence::forward::{FIELDS, Params};
+use super::sequence::forward::{self, Params};
 use super::sequence::twin::{Below, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
-use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/gru_forward.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "gru_forward",
-    source: wgsl!("gru_forward", "rows", "forward", "math"),
-    constants: RowTile::CONSTANTS,
-    params: FIELDS,
-    bindings: &[
-        reads("x"),
-        reads_u32("index"),
-        reads_u32("lengths"),
-        reads("w"),
-        reads("biases"),
-        writes("states"),
-        writes("saved"),
-    ],
-    twin: twin!(twin),
-};
+pub static KERNEL: Kernel =
+    forward::kernel("gru_forward", wgsl!("gru_forward", "rows", "forward", "math"), twin!(twin));
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, saved] = args.all();

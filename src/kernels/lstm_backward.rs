@@ -1,35 +1,20 @@
 //! The gradient of [`super::lstm_forward`].
 
-use super::sequence::RowTile;
-use super::sequence::backward::{FIELDS, Params};
+use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
     add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split,
     split_gradients, split_mut, tiles,
 };
-use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/lstm_backward.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "lstm_backward",
-    source: wgsl!("lstm_backward", "rows", "backward", "math"),
-    constants: RowTile::CONSTANTS,
-    params: FIELDS,
-    bindings: &[
-        reads("w"),
-        reads_u32("lengths"),
-        reads("states"),
-        reads("saved"),
-        reads("dy"),
-        reads("dend"),
-        writes("dx"),
-    ],
-    twin: twin!(twin),
-};
+pub static KERNEL: Kernel =
+    backward::kernel("lstm_backward", wgsl!("lstm_backward", "rows", "backward", "math"), twin!(twin));
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, states, saved, dy, dend, dx] = args.all();
-    let (w, lengths, states, saved) = (w.read(), lengths.read_u32(), states.read(), saved.read());
+    let (w, lengths, states, saved) = (w.read(), lengths.read_u32(), states.read(), &*saved.write());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
     let (sizes, span) = p.sizes(w, 4, 2);
     let (batch, hidden) = (sizes.batch, sizes.hidden);

@@ -48,6 +48,7 @@ pub mod windows;
 
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
+use crate::plan::Recorder;
 use crate::tensor::Tensor;
 
 /// All kernels.
@@ -155,17 +156,43 @@ pub struct Update<'a> {
     pub moments: &'a [Tensor],
 }
 
-impl<'a> Update<'a> {
-    /// The moments, when all sizes are checked, but for those of no use.
-    fn moments<const N: usize>(self, op: &'static str, used: [bool; N]) -> Result<[&'a Tensor; N]> {
-        expect_len(op, self.gradient, self.parameters.len())?;
-        let moments: Vec<_> = self.moments.iter().collect();
-        let moments: [_; N] = moments
-            .try_into()
-            .map_err(|moments: Vec<_>| Error::argument(op, "moments", format!("{N} tensors"), moments.len()))?;
-        let in_use = moments.iter().zip(used).filter(|(_, used)| *used);
-        in_use.map(|(moment, _)| expect_len(op, moment, self.parameters.len())).collect::<Result<()>>()?;
-        Ok(moments)
+impl Update<'_> {
+    /// n
+    pub(crate) fn len(self) -> usize {
+        self.parameters.len()
+    }
+
+    /// Records the update by a kernel that binds `g`, `lr`, `clock` and `w`, as far as it names them, and the moments, one after
+    /// the other; each moment with whether there is a use for it.
+    ///
+    /// # Errors
+    /// The sizes differ.
+    pub(crate) fn record<P: bytemuck::Pod>(
+        self,
+        r: &mut Recorder,
+        kernel: &'static Kernel,
+        params: P,
+        moments: &[(&'static str, bool)],
+    ) -> Result<()> {
+        let op = kernel.name;
+        expect_len(op, self.gradient, self.len())?;
+        if self.moments.len() != moments.len() {
+            return Err(Error::argument(op, "moments", format!("{} tensors", moments.len()), self.moments.len()));
+        }
+        for (moment, _) in self.moments.iter().zip(moments).filter(|(_, (_, used))| *used) {
+            expect_len(op, moment, self.len())?;
+        }
+        let mut moments = self.moments.iter();
+        let tensor = |name: &str| match name {
+            "g" => Some(self.gradient),
+            "lr" => Some(self.lr),
+            "clock" => Some(self.clock),
+            "w" => Some(self.parameters),
+            _ => moments.next(),
+        };
+        let tensors: Option<Vec<_>> = kernel.bindings.iter().map(|binding| binding.name).map(tensor).collect();
+        let tensors = tensors.unwrap_or_else(|| unreachable!("`{op}` binds more moments than its rule has"));
+        r.dispatch(kernel, &[], params, &tensors, striding_grid(self.len()))
     }
 }
 

@@ -1,27 +1,19 @@
 //! The gradient of [`super::rnn_forward`].
 
 use super::rnn_forward::RELU;
-use super::sequence::RowTile;
-use super::sequence::backward::{FIELDS, Params};
+use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
     add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
     tiles,
 };
-use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/rnn_backward.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "rnn_backward",
-    source: wgsl!("rnn_backward", "rows", "backward"),
-    constants: RowTile::CONSTANTS,
-    params: FIELDS,
-    bindings: &[reads("w"), reads_u32("lengths"), reads("states"), reads("dy"), reads("dend"), writes("dx")],
-    twin: twin!(twin),
-};
+pub static KERNEL: Kernel = backward::kernel("rnn_backward", wgsl!("rnn_backward", "rows", "backward"), twin!(twin));
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [w, lengths, h, dy, dend, dx] = args.all();
+    let [w, lengths, h, _, dy, dend, dx] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (sizes, span) = p.sizes(w, 1, 1);
     let (batch, hidden) = (sizes.batch, sizes.hidden);

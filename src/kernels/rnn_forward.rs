@@ -1,26 +1,19 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
-use super::sequence::RowTile;
-use super::sequence::forward::{FIELDS, Params};
+use super::sequence::forward::{self, Params};
 use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
-use crate::kernel::{Args, Kernel, reads, reads_u32, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/rnn_forward.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "rnn_forward",
-    source: wgsl!("rnn_forward", "rows", "forward", "math"),
-    constants: RowTile::CONSTANTS,
-    params: FIELDS,
-    bindings: &[reads("x"), reads_u32("index"), reads_u32("lengths"), reads("w"), reads("biases"), writes("states")],
-    twin: twin!(twin),
-};
+pub static KERNEL: Kernel =
+    forward::kernel("rnn_forward", wgsl!("rnn_forward", "rows", "forward", "math"), twin!(twin));
 
 /// The variant with `max(0, ·)` in place of `tanh`.
 pub(super) const RELU: u32 = 1;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, biases, states] = args.all();
+    let [x, index, lengths, w, biases, states, _] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 1, 1);
     let (batch, hidden) = (sizes.batch, sizes.hidden);

@@ -2,7 +2,8 @@
 
 use super::{Rule, not_negative, positive, require};
 use crate::error::Result;
-use crate::kernels::{Update, adam};
+use crate::kernels::Update;
+use crate::kernels::adam::{KERNEL, Params};
 use crate::plan::Recorder;
 
 /// Adam (`torch.optim.Adam`; Kingma and Ba 2015).
@@ -25,8 +26,20 @@ impl Adam {
     }
 
     fn update(&self, r: &mut Recorder, update: Update<'_>, decoupled: bool) -> Result<()> {
-        let Self { betas, eps, weight_decay, .. } = *self;
-        adam::adam(r, adam::Settings { betas, eps, weight_decay, decoupled }, update)
+        let (beta1, beta2) = self.betas;
+        let params = Params {
+            n: update.len() as u32,
+            beta2: beta2 as f32,
+            rest1: (1.0 - beta1) as f32,
+            rest2: (1.0 - beta2) as f32,
+            epsilon: self.eps as f32,
+            // Of 0, a number whose power is 0 and that shaders know.
+            ln_beta1: beta1.ln().max(-100.0) as f32,
+            ln_beta2: beta2.ln().max(-100.0) as f32,
+            weight_decay: self.weight_decay as f32,
+            decoupled: decoupled.into(),
+        };
+        update.record(r, &KERNEL, params, &self.moments())
     }
 }
 

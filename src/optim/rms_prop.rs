@@ -2,7 +2,8 @@
 
 use super::{Rule, not_negative, positive, require};
 use crate::error::Result;
-use crate::kernels::{Update, rms_prop};
+use crate::kernels::Update;
+use crate::kernels::rms_prop::{KERNEL, Params};
 use crate::plan::Recorder;
 
 /// RMSprop (`torch.optim.RMSprop`; Hinton 2012).
@@ -46,7 +47,15 @@ impl Rule for RmsProp {
     }
 
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()> {
-        let Self { alpha, eps, weight_decay, momentum, centered, .. } = *self;
-        rms_prop::rms_prop(r, rms_prop::Settings { alpha, eps, weight_decay, momentum, centered }, update)
+        let params = Params {
+            n: update.len() as u32,
+            alpha: self.alpha as f32,
+            rest: (1.0 - self.alpha) as f32,
+            epsilon: self.eps as f32,
+            weight_decay: self.weight_decay as f32,
+            momentum: self.momentum as f32,
+            centered: self.centered.into(),
+        };
+        update.record(r, &KERNEL, params, &self.moments())
     }
 }

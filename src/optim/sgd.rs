@@ -2,7 +2,8 @@
 
 use super::{Rule, not_negative, require};
 use crate::error::Result;
-use crate::kernels::{Update, sgd};
+use crate::kernels::Update;
+use crate::kernels::sgd::{KERNEL, Params};
 use crate::plan::Recorder;
 
 /// Stochastic gradient descent (`torch.optim.SGD`).
@@ -45,7 +46,13 @@ impl Rule for Sgd {
     }
 
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()> {
-        let Self { momentum, dampening, weight_decay, nesterov, .. } = *self;
-        sgd::sgd(r, sgd::Settings { momentum, dampening, weight_decay, nesterov }, update)
+        let params = Params {
+            n: update.len() as u32,
+            momentum: self.momentum as f32,
+            dampening: self.dampening as f32,
+            weight_decay: self.weight_decay as f32,
+            nesterov: self.nesterov.into(),
+        };
+        update.record(r, &KERNEL, params, &self.moments())
     }
 }

@@ -6,11 +6,18 @@ use super::launch::{Launch, OfSteps, packed};
 use super::path::dispatches;
 use super::{CellKind, RowTile, Sequence, SequenceGradients, Sizes, check};
 use crate::error::{Error, Result};
-use crate::kernel::params;
+use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};
 use crate::kernels::{expect, expect_len};
 use crate::plan::Recorder;
 
 params! { pub D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32, variant: u32 }
+
+/// The backward kernel of a cell.
+pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Kernel {
+    const BINDINGS: &[Binding] =
+        &[reads("w"), reads_u32("lengths"), reads("states"), writes("saved"), reads("dy"), reads("dend"), writes("dx")];
+    Kernel { name, source, constants: RowTile::CONSTANTS, params: FIELDS, bindings: BINDINGS, twin }
+}
 
 /// Records the gradients of [`super::forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
 /// for the other cells that is `dx`.
@@ -31,21 +38,13 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
     let tile = RowTile::new(r, sizes, 1);
-    let none = r.zeros("none", &[4])?;
+    let (none, nowhere) = (r.zeros("none", &[4])?, r.zeros("nowhere", &[4])?);
     let w = match s.w.as_slice() {
         [only] if tile.padded == hidden && !tile.precision.is_f16() => only.clone(),
         _ => packed(r, s, sizes, &tile, false)?,
     };
-    let named = |name: &str| match name {
-        "w" => Some(&w),
-        "lengths" => Some(&s.lengths),
-        "states" => Some(&s.states),
-        "saved" => s.saved.as_ref(),
-        "dy" => Some(d.dy.as_ref().unwrap_or(&none)),
-        "dend" => Some(d.dend.as_ref().unwrap_or(&none)),
-        "dx" => Some(&d.dx),
-        _ => None,
-    };
+    let [dy, dend] = [&d.dy, &d.dend].map(|given| given.as_ref().unwrap_or(&none));
+    let tensors = [&w, &s.lengths, &s.states, s.saved.as_ref().unwrap_or(&nowhere), dy, dend, &d.dx];
 
     let (state, complete) = (sizes.state(), tile.fused() && d.wants_dstart);
     // Of one state a step's gradient needs the one before it or the one it made; of two, both of c.
@@ -83,7 +82,7 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
             of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
         };
         let launch = Launch { sizes, tile: &tile, span };
-        launch.record(r, cell.backward, params, named, products, &of_steps)?;
+        launch.record(r, cell.backward, params, (&tensors, &w), products, &of_steps)?;
     }
     Ok(())
 }

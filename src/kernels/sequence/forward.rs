@@ -6,10 +6,24 @@ use super::launch::{Launch, OfSteps, packed};
 use super::path::dispatches;
 use super::{CellKind, RowTile, Sequence, Sizes, check};
 use crate::error::Result;
-use crate::kernel::params;
+use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};
 use crate::plan::Recorder;
 
 params! { pub D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32, variant: u32 }
+
+/// The forward kernel of a cell.
+pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Kernel {
+    const BINDINGS: &[Binding] = &[
+        reads("x"),
+        reads_u32("index"),
+        reads_u32("lengths"),
+        reads("w"),
+        reads("biases"),
+        writes("states"),
+        writes("saved"),
+    ];
+    Kernel { name, source, constants: RowTile::CONSTANTS, params: FIELDS, bindings: BINDINGS, twin }
+}
 
 /// Records the recurrence.
 ///
@@ -28,16 +42,9 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
     note(r, cell, sizes, &tile);
     let (none, nowhere) = (r.zeros("none", &[4])?, r.zeros("nowhere", &[4])?);
     let w = packed(r, s, sizes, &tile, true)?;
-    let named = |name: &str| match name {
-        "x" => Some(&s.x),
-        "index" => Some(&s.index),
-        "lengths" => Some(&s.lengths),
-        "w" => Some(&w),
-        "biases" => Some(s.biases.as_ref().unwrap_or(&none)),
-        "states" => Some(&s.states),
-        "saved" => Some(s.saved.as_ref().unwrap_or(&nowhere)),
-        _ => None,
-    };
+    let biases = s.biases.as_ref().unwrap_or(&none);
+    let saved = s.saved.as_ref().unwrap_or(&nowhere);
+    let tensors = [&s.x, &s.index, &s.lengths, &w, biases, &s.states, saved];
 
     let (state, rows_of_x) = (sizes.state(), rows.min(batch));
     let of_states = |of: &Range<usize>| {
@@ -68,7 +75,7 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
         };
         let launch = Launch { sizes, tile: &tile, span };
-        launch.record(r, cell.forward, params, named, products, &of_steps)?;
+        launch.record(r, cell.forward, params, (&tensors, &w), products, &of_steps)?;
     }
     Ok(())
 }

@@ -22,28 +22,26 @@ pub struct Launch<'a> {
 pub type OfSteps<'a> = (&'a Tensor, &'a dyn Fn(&Range<usize>) -> usize);
 
 impl Launch<'_> {
-    /// Records it: of all tensors that cells can have, those that the kernel binds. `products` are those of a direction and its
-    /// steps, with all of whose weights every row of workgroups multiplies; of the tensors `of_steps` it touches its part.
-    pub fn record<'t, P: bytemuck::Pod>(
+    /// Records it. `products` are those of a direction and its steps, with all of whose weights `w` every row of workgroups
+    /// multiplies; of the tensors `of_steps` it touches its part.
+    pub fn record<P: bytemuck::Pod>(
         self,
         r: &mut Recorder,
         kernel: &'static Kernel,
         params: P,
-        named: impl Fn(&str) -> Option<&'t Tensor>,
+        (tensors, w): (&[&Tensor], &Tensor),
         products: impl Fn(usize, &Range<usize>) -> usize,
         of_steps: &[OfSteps<'_>],
     ) -> Result<()> {
         let (sizes, tile) = (self.sizes, self.tile);
-        let tensor = |name| named(name).unwrap_or_else(|| unreachable!("no cell has `{name}`"));
-        let tensors: Vec<_> = kernel.bindings.iter().map(|binding| tensor(binding.name)).collect();
-        r.dispatch(kernel, &tile.constants(sizes), params, &tensors, tile.grid(sizes))?;
+        r.dispatch(kernel, &tile.constants(sizes), params, tensors, tile.grid(sizes))?;
 
         let Sizes { directions, batch, hidden, gates, .. } = sizes;
         let of = |direction| Some((direction, sizes.steps_of(direction, self.span)?));
         let spans: Vec<_> = (0..directions).filter_map(of).collect();
         let products: usize = spans.iter().map(|(direction, of)| products(*direction, of)).sum();
         let (weights, matrices) = (gates * hidden * hidden, sizes.matrices());
-        let (bytes, w) = (tile.precision.bytes(), tensor("w"));
+        let bytes = tile.precision.bytes();
         let reads = tile.grid(sizes)[0] * if tile.keeps_weights { matrices } else { products };
         r.cost(2 * products * batch * weights, bytes * reads.saturating_sub(matrices) * weights);
         r.touches(|tensor| {

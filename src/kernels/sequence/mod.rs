@@ -27,8 +27,7 @@ use crate::kernel::Kernel;
 use crate::plan::{Precision, Recorder};
 use crate::tensor::Tensor;
 
-/// What a cell is to the code that all cells share. Its two kernels bind, under these names, what they need of
-/// `forward::Forward` and `backward::Backward`.
+/// What a cell is to the code that all cells share.
 pub struct CellKind {
     /// In plans.
     pub(crate) name: &'static str,

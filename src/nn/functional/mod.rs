@@ -6,14 +6,11 @@ mod product;
 mod recurrence;
 mod shape;
 
-pub use elementwise::{add, dropout, log_softmax, relu, sigmoid, tanh};
-pub use loss::{ClassReduction, Reduction, binary_cross_entropy_with_logits, cross_entropy, mse_loss, nll_loss};
-pub use product::{embedding, linear};
-pub(crate) use product::{linear_shape, linear_with_biases};
-pub(crate) use recurrence::{Above, check_states, input_rows, stacked_recurrence};
-pub use recurrence::{Direction, InitialState, States, recurrence, recurrences};
-pub(crate) use shape::reverse_input;
-pub use shape::{concat_first, concat_last, detach, last, narrow, reshape, reverse, select, swap_axes, unbind};
+pub use elementwise::*;
+pub use loss::*;
+pub use product::*;
+pub use recurrence::*;
+pub use shape::*;
 
 use crate::error::Result;
 pub use crate::graph::Loss;
