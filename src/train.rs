@@ -3,10 +3,8 @@
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Loss, Parameters};
 use crate::kernels::record_loss;
-use crate::nn::Parameters;
-use crate::nn::functional::Loss;
 use crate::optim::{Memory, Optimizer};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};

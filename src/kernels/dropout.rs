@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{expect_len, striding_grid};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::plan::Recorder;
 use crate::real::Real;
@@ -28,7 +28,7 @@ pub static KERNEL: Kernel = Kernel {
 /// The sizes differ, or `rate` is not in [0, 1).
 pub fn dropout(r: &mut Recorder, x: &Tensor, y: &Tensor, rate: f64, seed: u32, clock: &Tensor) -> Result<()> {
     if !(0.0..1.0).contains(&rate) {
-        return Err(crate::Error::argument("dropout", "rate", "at least 0 and below 1", rate));
+        return Err(Error::argument("dropout", "rate", "at least 0 and below 1", rate));
     }
     expect_len("dropout", y, x.len())?;
     expect_len("dropout", clock, 2)?;

@@ -1,7 +1,7 @@
 //! A block of columns, from one matrix into another: concatenation and its gradient.
 
 use super::striding_grid;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::plan::Recorder;
 use crate::real::Real;
@@ -32,7 +32,7 @@ pub fn place(
     let ((rows, x_stride), (y_rows, y_stride)) = (x.rows_and_columns(), y.rows_and_columns());
     if rows != y_rows || x_offset + columns > x_stride || y_offset + columns > y_stride {
         let expected = format!("of {rows} rows with columns {y_offset} to {}", y_offset + columns);
-        return Err(crate::Error::shape("place", y.name(), expected, y.shape()));
+        return Err(Error::shape("place", y.name(), expected, y.shape()));
     }
     let params = Params {
         rows: rows as u32,

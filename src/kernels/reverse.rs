@@ -1,7 +1,7 @@
 //! Each entry's own steps, last first: the other direction of a recurrence.
 
 use super::{expect, expect_lengths, striding_grid};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
 use crate::plan::Recorder;
 use crate::real::Real;
@@ -25,7 +25,7 @@ pub static KERNEL: Kernel = Kernel {
 /// The shapes do not fit.
 pub fn reverse(r: &mut Recorder, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
     let &[steps, batch, columns] = x.shape() else {
-        return Err(crate::Error::shape("reverse", x.name(), "[T, B, C]", x.shape()));
+        return Err(Error::shape("reverse", x.name(), "[T, B, C]", x.shape()));
     };
     expect_lengths("reverse", lengths, batch, steps)?;
     expect("reverse", y, x.shape())?;

@@ -1,7 +1,7 @@
 //! [`super::reverse`] of the index of a lookup.
 
 use super::{expect, expect_indices, expect_lengths, striding_grid};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes_u32};
 use crate::plan::Recorder;
 use crate::real::Real;
@@ -25,7 +25,7 @@ pub static KERNEL: Kernel = Kernel {
 /// The shapes do not fit, or `x` may hold what `y` may not.
 pub fn reverse_index(r: &mut Recorder, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Result<()> {
     let &[steps, batch] = x.shape() else {
-        return Err(crate::Error::shape("reverse_index", x.name(), "[T, B]", x.shape()));
+        return Err(Error::shape("reverse_index", x.name(), "[T, B]", x.shape()));
     };
     expect_lengths("reverse_index", lengths, batch, steps)?;
     expect("reverse_index", y, x.shape())?;

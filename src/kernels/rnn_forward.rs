@@ -10,7 +10,7 @@ pub static KERNEL: Kernel =
     forward::kernel("rnn_forward", wgsl!("rnn_forward", "rows", "forward", "math"), twin!(twin));
 
 /// The variant with `max(0, ·)` in place of `tanh`.
-pub(super) const RELU: u32 = 1;
+pub const RELU: u32 = 1;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, _] = args.all();

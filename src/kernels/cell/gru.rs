@@ -1,7 +1,7 @@
 //! The gated recurrent unit as a cell.
 
-use super::sequence::CellKind;
-use super::{gru_backward, gru_forward};
+use crate::kernels::sequence::CellKind;
+use crate::kernels::{gru_backward, gru_forward};
 
 /// Gates r, z, n; saved are they and the product that r scales.
 pub(super) static GRU: CellKind = CellKind {

@@ -1,9 +1,12 @@
-//! The list of cells.
+//! The list of cells; each says in its file what it is to the code that all share.
+
+mod gru;
+mod lstm;
+mod rnn;
 
 use serde::{Deserialize, Serialize};
 
 use super::sequence::CellKind;
-use super::{gru, lstm, rnn};
 
 /// What happens at a step of a recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

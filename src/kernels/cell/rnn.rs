@@ -1,7 +1,7 @@
 //! The Elman network, with tanh or relu, as a cell.
 
-use super::sequence::CellKind;
-use super::{rnn_backward, rnn_forward};
+use crate::kernels::sequence::CellKind;
+use crate::kernels::{rnn_backward, rnn_forward};
 
 /// `h = tanh(x + h Wᵀ)`
 pub(super) static TANH: CellKind = CellKind {

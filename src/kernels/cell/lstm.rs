@@ -1,7 +1,7 @@
 //! Long short-term memory as a cell.
 
-use super::sequence::CellKind;
-use super::{lstm_backward, lstm_forward};
+use crate::kernels::sequence::CellKind;
+use crate::kernels::{lstm_backward, lstm_forward};
 
 /// Gates i, f, g, o, which are saved.
 pub(super) static LSTM: CellKind = CellKind {
