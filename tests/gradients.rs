@@ -134,6 +134,18 @@ fn values_used_twice_add_up() {
     });
 }
 
+/// Of two values, of one with itself, and of one that has no gradient.
+#[test]
+fn mul() {
+    check_leaves("mul", &[("x", &[3, 4]), ("y", &[3, 4])], |g, v| {
+        let constant = g.device().upload("constant", &[3, 4], &values(3, 12))?;
+        let constant = g.input(&constant)?;
+        let product = functional::mul(g, v[0], v[1])?;
+        let square = functional::mul(g, product, product)?;
+        Ok(Output::Values(vec![square, functional::mul(g, v[1], constant)?]))
+    });
+}
+
 #[test]
 fn swap_axes() {
     check_leaves("swap_axes", &[("x", &[3, 4, 2])], |g, v| {

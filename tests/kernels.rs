@@ -20,7 +20,7 @@ use elman::kernels::{self, Update};
 use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
-use elman::optim::{Adam, AdamW, RmsProp, Rule, Sgd};
+use elman::optim::{Adagrad, Adam, AdamW, RmsProp, Rule, Sgd};
 use elman::{DType, Device, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
@@ -615,14 +615,15 @@ fn a_step_moves_its_own_bytes() {
         let steps_of: Vec<_> = plan.dispatches().filter(|d| recurrence(d.kernel().name)).map(|d| d.bytes()).collect();
         let (state, w, bias) =
             (batch * hidden, gates * hidden * hidden, if cell == Cell::Gru { gates * hidden } else { 0 });
-        // A dummy has 4 elements: of biases, where there are none.
+        // A dummy has 4 elements: where there are no biases, and where nothing is saved.
         let chains = if states == 2 { 4 * state } else { 2 * state };
         let dummy = if bias == 0 { 4 } else { 0 };
-        let forward = w + bias + gates * state + 2 * batch + chains + saved * state + dummy;
+        let nothing_saved = if saved == 0 { 4 } else { 0 };
+        let forward = w + bias + gates * state + 2 * batch + chains + saved * state + dummy + nothing_saved;
         // Of the chains, tanh reads h[t + 1], the GRU h[t], the LSTM both c.
         let chain = if states == 2 { 2 * state } else { state };
         let of_saved = if cell == Cell::Gru { 2 * saved * state } else { saved * state };
-        let backward = w + batch + chain + of_saved + state + 2 * states * state + 2 * gates * state;
+        let backward = w + batch + chain + of_saved + state + 2 * states * state + 2 * gates * state + nothing_saved;
         assert_eq!(steps_of.len(), 2 * steps + 1);
         assert_eq!(steps_of[3], 4 * forward as u64, "{cell:?}, forward");
         assert_eq!(steps_of[steps + 3], 4 * backward as u64, "{cell:?}, backward");
@@ -1107,6 +1108,17 @@ fn accumulate() {
 }
 
 #[test]
+fn multiply() {
+    for n in [1, 255, 256, 257, 515] {
+        check(&format!("multiply {n}"), 1e-7, |device, g| {
+            let [x, y, z] = ["x", "y", "z"].map(|name| random(device, name, &[n]).unwrap());
+            kernels::multiply::multiply(g, &x, &y, &z)?;
+            Ok(vec![z])
+        });
+    }
+}
+
+#[test]
 fn squared_norm() {
     for n in [1, 255, 257, 4096, 4097, 30_011] {
         check(&format!("squared_norm {n}"), TOLERANCE, |device, g| {
@@ -1152,6 +1164,19 @@ fn adam_updates() {
                 Ok([&[parameters.clone()], &moments[..]].concat())
             });
         }
+    }
+}
+
+#[test]
+fn adagrad_updates() {
+    for (n, t, lr_decay) in [(1, 1, 0.5), (255, 2, 0.0), (257, 1000, 0.1), (515, 7, 0.3)] {
+        check(&format!("adagrad {n} {t}"), TOLERANCE, |device, g| {
+            let Block { gradient, lr, clock, parameters } = &block(device, n, t)?;
+            let moments = &[squares(device, n)?];
+            let options = Adagrad { lr_decay, weight_decay: 0.2, ..Adagrad::new(0.01) };
+            options.record(g, Update { gradient, lr, clock, parameters, moments })?;
+            Ok([&[parameters.clone()], &moments[..]].concat())
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use elman::nn::{
     CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Linear, Lstm, LstmOutput, Nonlinearity, Rnn,
     RnnOptions, RnnOutput,
 };
-use elman::optim::{Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
+use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
 use elman::{Device, Graph, Result, Tensor, Trainer, Var, rng};
 use safetensors::SafeTensors;
@@ -446,7 +446,7 @@ fn optimizers() {
     let momentum = Sgd { momentum: 0.9, ..Sgd::new(0.1) };
     let adam = Adam { betas: beta, eps, weight_decay, ..Adam::new(0.1) };
     let centered = RmsProp { alpha: 0.9, eps, weight_decay, momentum: 0.8, centered: true, ..RmsProp::new(0.01) };
-    let cases: [(&str, Optimizer); 12] = [
+    let cases: [(&str, Optimizer); 14] = [
         ("sgd", Sgd::new(0.1).into()),
         ("sgd momentum", momentum.into()),
         ("sgd dampening", Sgd { dampening: 0.3, weight_decay, ..momentum }.into()),
@@ -459,6 +459,8 @@ fn optimizers() {
         ("rmsprop centered", centered.into()),
         ("clip norm", Optimizer::from(Sgd::new(0.1)).clip(Clip::Norm(0.5))),
         ("clip value", Optimizer::from(Sgd::new(0.1)).clip(Clip::Value(0.1))),
+        ("adagrad", Adagrad::new(0.1).into()),
+        ("adagrad decay", Adagrad { lr_decay: 0.5, weight_decay, eps, ..Adagrad::new(0.1) }.into()),
     ];
     for (number, (name, optimizer)) in (19..).zip(cases) {
         let want = fixture.get(&format!("optimizer {name}")).1;

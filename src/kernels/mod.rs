@@ -7,6 +7,7 @@
 pub mod accumulate;
 pub mod activation;
 pub mod activation_backward;
+pub mod adagrad;
 pub mod adam;
 pub mod bce_with_logits;
 pub mod cell;
@@ -26,6 +27,7 @@ pub mod lstm_backward;
 pub mod lstm_forward;
 pub mod matmul;
 pub mod mse_loss;
+pub mod multiply;
 pub mod nll_loss;
 pub mod pack;
 pub mod place;
@@ -53,6 +55,7 @@ pub const ALL: &[&Kernel] = &[
     &accumulate::KERNEL,
     &activation::KERNEL,
     &activation_backward::KERNEL,
+    &adagrad::KERNEL,
     &adam::KERNEL,
     &bce_with_logits::KERNEL,
     &clip::KERNEL,
@@ -71,6 +74,7 @@ pub const ALL: &[&Kernel] = &[
     &lstm_forward::KERNEL,
     &matmul::KERNEL,
     &mse_loss::KERNEL,
+    &multiply::KERNEL,
     &nll_loss::KERNEL,
     &pack::KERNEL,
     &place::KERNEL,

@@ -1,5 +1,6 @@
 //! Optimizers, with PyTorch's formulas and defaults.
 
+mod adagrad;
 mod adam;
 mod rms_prop;
 mod sgd;
@@ -7,6 +8,7 @@ mod sgd;
 use std::fmt;
 use std::sync::Arc;
 
+pub use adagrad::Adagrad;
 pub use adam::{Adam, AdamW};
 pub use rms_prop::RmsProp;
 pub use sgd::Sgd;

@@ -5,7 +5,9 @@ use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::activation::{self, Activation};
-use crate::kernels::{self, accumulate, activation_backward, dropout as dropout_kernel, log_softmax_backward};
+use crate::kernels::{
+    self, accumulate, activation_backward, dropout as dropout_kernel, log_softmax_backward, multiply,
+};
 use crate::rng::threefry2x32;
 
 /// `z = x + y`, two values of one shape.
@@ -25,6 +27,32 @@ pub fn add(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
         let Some(dz) = g.gradient(z) else { return Ok(()) };
         g.add_gradient(x, &dz, true)?;
         g.add_gradient(y, &dz, true)
+    });
+    Ok(z)
+}
+
+/// `z = x y` of each element (`torch.mul`), two values of one shape: a gate.
+///
+/// # Errors
+/// The shapes differ.
+pub fn mul(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
+    let (x_tensor, y_tensor) = (g.tensor(x)?, g.tensor(y)?);
+    if x_tensor.shape() != y_tensor.shape() {
+        return Err(Error::shape("mul", y_tensor.name(), format!("{:?}", x_tensor.shape()), y_tensor.shape()));
+    }
+    let z_tensor = g.zeros(&format!("{} {}", x_tensor.name(), y_tensor.name()), x_tensor.shape())?;
+    multiply::multiply(g, &x_tensor, &y_tensor, &z_tensor)?;
+    let z = g.result(z_tensor, &[x, y]);
+    g.on_backward(move |g| {
+        let Some(dz) = g.gradient(z) else { return Ok(()) };
+        for (factor, other) in [(x, &y_tensor), (y, &x_tensor)] {
+            if g.is_differentiable(factor) {
+                let d = g.zeros(&g.gradient_name(factor), other.shape())?;
+                multiply::multiply(g, &dz, other, &d)?;
+                g.add_gradient(factor, &d, false)?;
+            }
+        }
+        Ok(())
     });
     Ok(z)
 }
