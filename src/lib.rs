@@ -36,19 +36,22 @@
 //!
 //! # Map
 //!
-//! | where | what |
-//! |---|---|
-//! | [`device`] | choosing an adapter; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers |
-//! | [`Tensor`] | a named, shaped range of a device buffer |
-//! | [`kernel`], [`kernels`] | what a kernel is; one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin |
-//! | [`Graph`] | records commands and keeps the tape that writes the backward commands |
-//! | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes |
-//! | [`nn`] | modules, parameters, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations |
-//! | [`optim`], [`schedule`], [`Trainer`], [`Evaluator`] | optimizers and learning rates; a training step and an evaluation as plans over the same parameters |
-//! | [`text`], [`generate`] | text as tokens and windows, of a string or of a file of any size; text from a network, drawn and fed back on the device |
-//! | [`io`], [`rng`] | model files; PyTorch's random generator |
-//! | `product`, `real` | matrix products of the twins by the `gemm` crate; the float types they run in |
-//! | [`Error`] | the one error type |
+//! Floors, from the ground up: a file imports its own floor and those below it (`tests/floors.rs`).
+//!
+//! | floor | where | what |
+//! |---|---|---|
+//! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
+//! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
+//! | device | [`device`], [`Tensor`] | choosing an adapter; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers; a named, shaped range of one |
+//! | | [`kernel`] | what a kernel is |
+//! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
+//! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes |
+//! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
+//! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
+//! | graph | [`Graph`] | a recorder with values, gradients, and the tape that writes the backward commands; parameters and losses |
+//! | nn | [`nn`] | modules, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations, by kind |
+//! | | [`optim`], [`schedule`], [`io`], [`text`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size |
+//! | use | [`Trainer`], [`Evaluator`], [`generate`] | a training step and an evaluation as plans over the same parameters; text, drawn and fed back on the device |
 //!
 //! # Decisions
 //!
@@ -65,8 +68,8 @@
 //!   a GPU, its weights are few enough for one workgroup to read in every step (1 MiB): a workgroup takes its entries
 //!   through the whole sequence. Otherwise it is a dispatch a step, product and cell together, over rows and columns, and
 //!   stacked layers are a wavefront: one dispatch has every layer, each a step behind the one below. The plan says which,
-//!   and why. [`kernels::sequence`] has what all cells share; a cell adds its two kernels, a file
-//!   with what is its own, and an arm to one match.
+//!   and why. [`kernels::sequence`] has what all cells share, down to what their kernels bind: seven of WebGPU's eight storage
+//!   buffers. A cell adds its two kernels, a file with what is its own, and an arm (`CONTRIBUTING.md`).
 //! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
 //!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
 //!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are
@@ -82,7 +85,7 @@
 //! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
 //!   runs once for each piece of text, the rest once for each token.
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,
-//!   the state in its 16 KiB. Other networks, many lanes and the CPU take a chain of dispatches for each token; the plan
+//!   the state in its 16 KiB. The generator sees it by the logits that were recorded, not by the model's type. Other networks, many lanes and the CPU take a chain of dispatches for each token; the plan
 //!   says which, and why.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 

@@ -170,7 +170,7 @@ fn embedding_and_projection() {
 
 #[test]
 fn recurrences() {
-    for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+    for &cell in Cell::ALL {
         for (steps, batch, hidden) in [(1, 2, 3), (4, 3, 5), (3, 2, 8)] {
             let (width, state) = (cell.gates() * hidden, [1, batch, hidden]);
             let shapes: [(&str, &[usize]); 5] = [

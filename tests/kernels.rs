@@ -161,16 +161,12 @@ fn sizes() -> Vec<(Cell, Recurrence)> {
     let shared = [(Cell::Tanh, (1, (2, 515, 184))), (Cell::Gru, (1, (2, 513, 108))), (Cell::Lstm, (2, (2, 515, 92)))];
     // Work enough for the large tile of a software driver.
     let large = [(Cell::Tanh, (1, (4, 200, 257))), (Cell::Gru, (1, (2, 70, 350))), (Cell::Lstm, (2, (2, 50, 364)))];
-    let one = [&tanh[..], &of(Cell::Relu)[1..3], &of(Cell::Gru), &of(Cell::Lstm), &shared, &large].concat();
-    [
-        &one[..],
-        &two(Cell::Tanh),
-        &two(Cell::Relu)[1..],
-        &two(Cell::Gru),
-        &two(Cell::Lstm),
-        &[(Cell::Gru, (2, (3, 5, 1030)))],
-    ]
-    .concat()
+    // relu has the code of tanh.
+    let others: Vec<_> = Cell::ALL.iter().copied().filter(|cell| ![Cell::Tanh, Cell::Relu].contains(cell)).collect();
+    let one =
+        [&tanh[..], &of(Cell::Relu)[1..3], &others.iter().flat_map(|&cell| of(cell)).collect::<Vec<_>>()].concat();
+    let both = [&two(Cell::Tanh)[..], &two(Cell::Relu)[1..], &others.into_iter().flat_map(two).collect::<Vec<_>>()];
+    [&one[..], &shared, &large, &both.concat(), &[(Cell::Gru, (2, (3, 5, 1030)))]].concat()
 }
 
 /// A recurrence with random tensors; the recurrent matrices keep their products near 1.
@@ -190,10 +186,10 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
         lengths,
         w: (0..directions).map(w).collect::<Result<_>>()?,
         w_ih: Vec::new(),
-        biases: (cell == Cell::Gru).then(|| random(device, "bias", &[directions, width])).transpose()?,
+        biases: cell.kind().separate_bias.then(|| random(device, "bias", &[directions, width])).transpose()?,
         states: random(device, "h", &states)?,
         saved: (cell.saved() > 0)
-            .then(|| zeros(device, "saved", &[directions, steps, batch, 4 * hidden]))
+            .then(|| zeros(device, "saved", &[directions, steps, batch, cell.saved() * hidden]))
             .transpose()?,
         has_h_0: true,
         precision: Precision::F32,
@@ -272,7 +268,7 @@ fn directions_do_not_touch_each_other() {
     };
     let modes = [(false, false), (true, false), (false, true)];
     for (device, mode) in f32_devices().into_iter().flat_map(|device| modes.map(|mode| (device.clone(), mode))) {
-        for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+        for &cell in Cell::ALL {
             for size in [(1, 1, 1), (3, 67, 33), (5, 3, 18)] {
                 let s = sequence(&device, cell, (2, size)).unwrap();
                 let d = gradients(&device, cell, (2, size), (true, true)).unwrap();
@@ -318,7 +314,7 @@ fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): R
         let values: Vec<f32> = values(31 + layer as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w_ih", &[width, hidden], &values)
     };
-    let separate = if cell == Cell::Gru { layers } else { 0 };
+    let separate = if cell.kind().separate_bias { layers } else { 0 };
     Ok(Sequence {
         x: random(device, "x", &[1, 11, width])?,
         index: indices(device, "index", &[1, steps, batch], 11)?,
@@ -331,7 +327,7 @@ fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): R
 /// A wavefront of layers is what they are one after the other, each on a table of what the one below made.
 #[test]
 fn stacked_layers() {
-    for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+    for &cell in Cell::ALL {
         for size @ (_, (steps, batch, hidden)) in
             [(2, (1, 1, 1)), (3, (2, 5, 7)), (4, (4, 35, 50)), (2, (2, 2, 66)), (2, (2, 33, 140))]
         {
@@ -400,7 +396,7 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             w_ih: Vec::new(),
             biases: (of_inputs > 0).then(|| upload("bias", &[1, width], &part(biases, biases.len() / width, layer))),
             states: upload("states", &[1, states, steps + 1, batch, hidden], &start),
-            saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, 4 * hidden]).unwrap()),
+            saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, cell.saved() * hidden]).unwrap()),
             has_h_0: true,
             precision: Precision::F32,
         };
@@ -722,7 +718,7 @@ fn recurrences_with_weights_in_f16() {
             false
         }
     };
-    for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
+    for &cell in Cell::ALL {
         for (size, stepwise, stacked) in [
             ((1, (1, 1, 1)), None, false),
             ((1, (4, 5, 7)), None, false),
@@ -1496,13 +1492,9 @@ fn indices_that_were_not_checked_are_refused() {
 
 #[test]
 fn every_kernel_is_tested_here() {
-    let tests: [fn(); 23] = [
+    let tests: &[fn()] = &[
         || matmul_case(3, 5, 2),
-        || {
-            [Cell::Tanh, Cell::Gru, Cell::Lstm]
-                .iter()
-                .for_each(|&c| recurrence_backward(c, (2, (3, 2, 5)), (true, true)))
-        },
+        || Cell::ALL.iter().for_each(|&c| recurrence_backward(c, (2, (3, 2, 5)), (true, true))),
         last_step_and_reverse,
         pack_and_place,
         dropout,
@@ -1516,7 +1508,9 @@ fn every_kernel_is_tested_here() {
         gather_and_segment_sum,
         swap_axes,
         accumulate,
+        multiply,
         squared_norm,
+        adagrad_updates,
         adam_updates,
         sgd_updates,
         rms_prop_updates,

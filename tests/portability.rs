@@ -47,8 +47,9 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
     let mut found: BTreeSet<_> = kernels::ALL.iter().enumerate().map(|(i, _)| (i, Vec::new())).collect();
     for hidden in [1, 5, 64, 65, 256, 1022, 1025] {
         let shapes = [(1, false), (512, false), (1, true), (512, true)];
-        let cells = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm];
-        for ((batch, wide), cell) in shapes.into_iter().flat_map(|shape| cells.map(|cell| (shape, cell))) {
+        for ((batch, wide), cell) in
+            shapes.into_iter().flat_map(|shape| Cell::ALL.iter().map(move |&cell| (shape, cell)))
+        {
             // Two layers of the largest size are a wavefront.
             let layers = if hidden == 1025 && batch == 1 { 2 } else { 1 };
             let precision = if wide { [Precision::F32, Precision::F16].as_slice() } else { &[Precision::F32] };

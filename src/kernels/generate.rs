@@ -2,6 +2,7 @@
 
 use super::cell::Cell;
 use super::sample::{Draw, Lanes};
+use super::sequence::Generated;
 use super::{expect, expect_indices, expect_len, matmul, pack};
 use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
@@ -222,7 +223,7 @@ pub fn generate(
         V: vocabulary as u32,
         H: hidden as u32,
         L: layers as u32,
-        cell: kind,
+        cell: kind as u32,
         steps: steps as u32,
         capacity: capacity as u32,
     };
@@ -242,7 +243,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (counter, tokens, ring) = (counter.write_u32(), tokens.write_u32(), ring.write_u32());
     let (mut lanes, h, c) = (Lanes { shape, control, counter, tokens, ring }, h.write(), c.write());
     let [batch, vocabulary, hidden, layers] = [p.B, p.V, p.H, p.L].map(|n| n as usize);
-    let cell = [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm][p.cell as usize];
+    let step = |cell: Cell| cell.kind().generated.filter(|&step| step as u32 == p.cell);
+    let known = Cell::ALL.iter().find_map(|&cell| Some((cell, step(cell)?)));
+    let (cell, step) = known.expect("a cell that was there when this was recorded");
     let sizes = Sizes { cell, layers, vocabulary, hidden };
     let (gates, padded, [table, matrix, _]) = (cell.gates(), sizes.padded(), sizes.parts());
     let (table, matrices) = weights.read().split_at(table);
@@ -265,21 +268,21 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 x = (0..hidden)
                     .map(|unit| {
                         let sum = |gate: usize| below[gate][unit] + recurrent[gate][unit];
-                        match cell {
-                            Cell::Tanh => sum(0).tanh(),
-                            Cell::Relu => {
+                        match step {
+                            Generated::Tanh => sum(0).tanh(),
+                            Generated::Relu => {
                                 if sum(0) < F::zero() {
                                     F::zero()
                                 } else {
                                     sum(0)
                                 }
                             }
-                            Cell::Gru => {
+                            Generated::Gru => {
                                 let (r, z) = (sigmoid(sum(0)), sigmoid(sum(1)));
                                 let n = (below[2][unit] + r * recurrent[2][unit]).tanh();
                                 (F::one() - z) * n + z * before[unit]
                             }
-                            Cell::Lstm => {
+                            Generated::Lstm => {
                                 let c = &mut c[start + unit];
                                 *c = sigmoid(sum(1)) * *c + sigmoid(sum(0)) * sum(2).tanh();
                                 sigmoid(sum(3)) * c.tanh()

@@ -1,6 +1,6 @@
 //! The gated recurrent unit as a cell.
 
-use crate::kernels::sequence::CellKind;
+use crate::kernels::sequence::{CellKind, Generated};
 use crate::kernels::{gru_backward, gru_forward};
 
 /// Gates r, z, n; saved are they and the product that r scales.
@@ -13,5 +13,5 @@ pub(super) static GRU: CellKind = CellKind {
     variant: 0,
     forward: &gru_forward::KERNEL,
     backward: &gru_backward::KERNEL,
-    generated: Some(2),
+    generated: Some(Generated::Gru),
 };

@@ -1,6 +1,6 @@
 //! Long short-term memory as a cell.
 
-use crate::kernels::sequence::CellKind;
+use crate::kernels::sequence::{CellKind, Generated};
 use crate::kernels::{lstm_backward, lstm_forward};
 
 /// Gates i, f, g, o, which are saved.
@@ -13,5 +13,5 @@ pub(super) static LSTM: CellKind = CellKind {
     variant: 0,
     forward: &lstm_forward::KERNEL,
     backward: &lstm_backward::KERNEL,
-    generated: Some(3),
+    generated: Some(Generated::Lstm),
 };

@@ -24,6 +24,9 @@ pub enum Cell {
 }
 
 impl Cell {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Tanh, Self::Relu, Self::Gru, Self::Lstm];
+
     /// All that is the cell's own.
     pub fn kind(self) -> &'static CellKind {
         match self {

@@ -1,6 +1,6 @@
 //! The Elman network, with tanh or relu, as a cell.
 
-use crate::kernels::sequence::CellKind;
+use crate::kernels::sequence::{CellKind, Generated};
 use crate::kernels::{rnn_backward, rnn_forward};
 
 /// `h = tanh(x + h Wᵀ)`
@@ -13,8 +13,9 @@ pub(super) static TANH: CellKind = CellKind {
     variant: 0,
     forward: &rnn_forward::KERNEL,
     backward: &rnn_backward::KERNEL,
-    generated: Some(0),
+    generated: Some(Generated::Tanh),
 };
 
 /// `h = max(0, x + h Wᵀ)`
-pub(super) static RELU: CellKind = CellKind { name: "Relu", variant: rnn_forward::RELU, generated: Some(1), ..TANH };
+pub(super) static RELU: CellKind =
+    CellKind { name: "Relu", variant: rnn_forward::RELU, generated: Some(Generated::Relu), ..TANH };

@@ -30,24 +30,34 @@ use crate::tensor::Tensor;
 /// What a cell is to the code that all cells share.
 pub struct CellKind {
     /// In plans.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// G: blocks of H columns in the input and in the recurrent matrix.
-    pub(crate) gates: usize,
+    pub gates: usize,
     /// S: tensors of the carried state: h, and c.
-    pub(crate) states: usize,
+    pub states: usize,
     /// Blocks of H columns that the forward pass saves for the backward pass, beside the states.
-    pub(crate) saved: usize,
+    pub saved: usize,
     /// Whether `b_hh` is apart from the input, inside a product that a gate scales. The backward pass then leaves the
     /// gradient of `h Wᵀ + b_hh` in the first G H columns of `saved`, where it is `dx` for other cells.
-    pub(crate) separate_bias: bool,
+    pub separate_bias: bool,
     /// Which of the forms that its kernels have.
-    pub(crate) variant: u32,
+    pub variant: u32,
     /// Some steps of the forward pass.
-    pub(crate) forward: &'static Kernel,
+    pub forward: &'static Kernel,
     /// Some steps of the backward pass.
-    pub(crate) backward: &'static Kernel,
-    /// Its number in `shaders/generate.wgsl`, if that kernel knows it.
-    pub(crate) generated: Option<u32>,
+    pub backward: &'static Kernel,
+    /// Its step in the kernel that generates many tokens, if it is there.
+    pub generated: Option<Generated>,
+}
+
+/// The steps in `shaders/generate.wgsl`, by their number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the cells of these names")]
+pub enum Generated {
+    Tanh,
+    Relu,
+    Gru,
+    Lstm,
 }
 
 /// The tensors of a recurrence in D directions, or of D stacked layers.
