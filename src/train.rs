@@ -114,7 +114,8 @@ impl Trainer {
     /// The losses of the steps since the last call, oldest first. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] names the first step whose loss is NaN or infinite.
+    /// [`Error::NotFinite`] names the first step whose loss is NaN or infinite, once: the next call gives the losses that are
+    /// finite.
     pub fn losses(&mut self) -> Result<Vec<f32>> {
         pollster::block_on(self.losses_async())
     }
@@ -198,8 +199,7 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::losses`].
     pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
-        self.log.forget();
-        self.log.start_epoch()?;
+        self.log.restart()?;
         let mut left = batches;
         while left > 0 {
             left -= self.log.step_up_to(&self.plan, left).await?;
@@ -228,6 +228,7 @@ struct LossLog {
 
 impl LossLog {
     fn record(g: &mut Graph, loss: &Loss) -> Result<Self> {
+        g.check_loss(loss)?;
         let history = g.device().zeros("losses by step", &[LOG_CAPACITY], DType::F32)?;
         let clock = g.clock()?;
         record_loss::record_loss(g, &loss.rows, &loss.scale, &history, &clock)?;
@@ -238,11 +239,11 @@ impl LossLog {
         self.clock.view("batch", 1, &[1]).write_u32(&[0])
     }
 
-    /// Drops what was not read: after an error, the losses of another evaluation.
-    fn forget(&mut self) {
-        self.read = self.written;
-        self.since = None;
+    /// Starts anew: what was not read is dropped, after an error say, and runs of the plan by hand are forgotten.
+    fn restart(&mut self) -> Result<()> {
+        (self.read, self.written, self.since) = (0, 0, None);
         self.pending.clear();
+        self.clock.write_u32(&[0, 0])
     }
 
     /// Steps until the ring is full.
@@ -293,15 +294,12 @@ impl LossLog {
         // Runs of the plan by hand, a profile say, are steps too; of more than the ring holds, the latest remain.
         self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());
         self.read = self.read.max(self.written.saturating_sub(LOG_CAPACITY as u64));
-        for step in self.read..self.written {
-            let value = history[(step % LOG_CAPACITY as u64) as usize];
-            self.read = step + 1;
-            if !value.is_finite() {
-                return Err(Error::NotFinite { step, value });
-            }
-            self.pending.push(value);
-        }
-        Ok(())
+        let steps = std::mem::replace(&mut self.read, self.written)..self.written;
+        let values = steps.map(|step| (step, history[(step % LOG_CAPACITY as u64) as usize]));
+        let (finite, others): (Vec<_>, Vec<_>) = values.partition(|(_, value)| value.is_finite());
+        self.pending.extend(finite.iter().map(|(_, value)| value));
+        // One error for all of them: where one is NaN, those after it are too.
+        others.first().map_or(Ok(()), |&(step, value)| Err(Error::NotFinite { step, value }))
     }
 }
 

@@ -6,7 +6,9 @@ use crate::tensor::Tensor;
 /// A loss to be minimised: the losses of the rows, and the factor that makes them one number.
 #[derive(Clone, Debug)]
 pub struct Loss {
-    /// Its place in the graph.
+    /// The graph that it is of.
+    pub(crate) graph: u64,
+    /// Its place there.
     pub(crate) index: usize,
     /// One for each row.
     pub(crate) rows: Tensor,
@@ -22,10 +24,10 @@ impl Loss {
 
     /// A loss whose gradient, already computed in `dx`, flows into `x` if the backward pass starts from it.
     pub(crate) fn new(g: &mut Graph, x: Var, rows: Tensor, scale: Tensor, dx: Option<Tensor>) -> Self {
-        let index = g.new_loss();
+        let (graph, index) = g.new_loss();
         if let Some(dx) = dx {
             g.on_backward(move |g| if g.is_wanted(index) { g.add_gradient(x, &dx, false) } else { Ok(()) });
         }
-        Self { index, rows, scale }
+        Self { graph, index, rows, scale }
     }
 }

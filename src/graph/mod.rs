@@ -5,9 +5,12 @@ mod parameters;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use loss::Loss;
 pub use parameters::{Init, ParameterId, Parameters};
+
+use wgpu::WasmNotSend;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -16,9 +19,12 @@ use crate::kernels::generate::Network;
 use crate::plan::{Plan, Recorder};
 use crate::tensor::Tensor;
 
-/// A value of the graph under construction, and of no other: a number, to be copied freely.
+/// A value of the graph under construction, and of no other: two numbers, to be copied freely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Var(usize);
+pub struct Var {
+    graph: u64,
+    index: usize,
+}
 
 /// Records what a plan will do.
 ///
@@ -29,6 +35,8 @@ pub struct Var(usize);
 /// Every shape, limit and aliasing error is raised here, before anything runs.
 pub struct Graph {
     recorder: Recorder,
+    /// Its number: whose values and losses are whose.
+    id: u64,
     parameters: Option<Parameters>,
     differentiable: bool,
     repeated: bool,
@@ -37,6 +45,7 @@ pub struct Graph {
     parameter_vars: BTreeMap<ParameterId, Var>,
     tape: Vec<Backward>,
     wanted_losses: Vec<bool>,
+    is_differentiated: bool,
     next_tokens: BTreeMap<usize, NextToken>,
 }
 
@@ -55,6 +64,10 @@ pub(crate) struct NextToken {
 /// Beyond this, a table of results would cost more memory than it is worth.
 const MOST_ROWS_OF_A_KEPT_TABLE: usize = 4096;
 
+// A graph is recorded on one thread and may be finished on another; in a browser there is only one.
+#[cfg(not(target_arch = "wasm32"))]
+type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()> + Send>;
+#[cfg(target_arch = "wasm32")]
 type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
 
 struct Node {
@@ -111,8 +124,10 @@ impl Graph {
 
     /// A graph of inputs alone.
     pub fn without_parameters(device: &Device) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             recorder: Recorder::new(device),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             parameters: None,
             differentiable: true,
             repeated: false,
@@ -121,6 +136,7 @@ impl Graph {
             parameter_vars: BTreeMap::new(),
             tape: Vec::new(),
             wanted_losses: Vec::new(),
+            is_differentiated: false,
             next_tokens: BTreeMap::new(),
         }
     }
@@ -165,7 +181,7 @@ impl Graph {
     /// As [`Self::input`].
     pub fn input_with_gradient(&mut self, tensor: &Tensor) -> Result<Var> {
         let var = self.input(tensor)?;
-        self.nodes[var.0].gradient = self.fresh_gradient();
+        self.nodes[var.index].gradient = self.fresh_gradient();
         Ok(var)
     }
 
@@ -181,7 +197,9 @@ impl Graph {
             let expected = "one whose parameters this graph was made with";
             return Err(Error::argument("graph", "module", expected, "of another `Init`"));
         };
-        let gradient = if self.differentiable { Gradient::Unset { place: Some(place) } } else { Gradient::No };
+        let is_frozen = self.parameters.as_ref().is_some_and(|parameters| parameters.is_frozen(id));
+        let wants = self.differentiable && !is_frozen;
+        let gradient = if wants { Gradient::Unset { place: Some(place) } } else { Gradient::No };
         let var = self.node(value.shape().into(), Value::Dense(value), gradient);
         self.parameter_vars.insert(id, var);
         Ok(var)
@@ -203,7 +221,7 @@ impl Graph {
 
     fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
         self.nodes.push(Node { shape, value, gradient });
-        Var(self.nodes.len() - 1)
+        Var { graph: self.id, index: self.nodes.len() - 1 }
     }
 
     fn fresh_gradient(&self) -> Gradient {
@@ -214,19 +232,37 @@ impl Graph {
         if parents.iter().any(|&parent| self.is_differentiable(parent)) { self.fresh_gradient() } else { Gradient::No }
     }
 
-    /// The shape of a value.
+    /// The node of a value of this graph.
+    fn get(&self, var: Var) -> Option<&Node> {
+        self.nodes.get(var.index).filter(|_| var.graph == self.id)
+    }
+
+    /// Refuses values of another graph: one made before the closure of a [`crate::Trainer`], say.
+    pub(crate) fn check(&self, vars: impl IntoIterator<Item = Var>) -> Result<()> {
+        match vars.into_iter().all(|var| self.get(var).is_some()) {
+            true => Ok(()),
+            false => Err(of_another_graph("value")),
+        }
+    }
+
+    /// Refuses a loss of another graph.
+    pub(crate) fn check_loss(&self, loss: &Loss) -> Result<()> {
+        if loss.graph == self.id { Ok(()) } else { Err(of_another_graph("loss")) }
+    }
+
+    /// The shape of a value; that of a value of another graph is empty.
     pub fn shape(&self, var: Var) -> &[usize] {
-        &self.nodes[var.0].shape
+        self.get(var).map_or(&[], |node| &node.shape)
     }
 
     /// Whether a gradient flows into this value.
     pub fn is_differentiable(&self, var: Var) -> bool {
-        !matches!(self.nodes[var.0].gradient, Gradient::No)
+        self.get(var).is_some_and(|node| !matches!(node.gradient, Gradient::No))
     }
 
     /// The table and the row index of a value that is a lookup not yet done.
     pub(crate) fn as_rows(&self, var: Var) -> Option<(Var, Tensor)> {
-        match &self.nodes[var.0].value {
+        match &self.get(var)?.value {
             Value::Rows { table, index } => Some((*table, index.clone())),
             Value::Dense(_) => None,
         }
@@ -235,9 +271,10 @@ impl Graph {
     /// The tensor that holds a value when the plan has run. Records the lookup if it is rows of a table.
     ///
     /// # Errors
-    /// The device cannot hold the result.
+    /// The value is of another graph, or the device cannot hold the result.
     pub fn tensor(&mut self, var: Var) -> Result<Tensor> {
-        let (table, index) = match &self.nodes[var.0].value {
+        self.check([var])?;
+        let (table, index) = match &self.nodes[var.index].value {
             Value::Dense(tensor) => return Ok(tensor.clone()),
             Value::Rows { table, index } => (*table, index.clone()),
         };
@@ -245,33 +282,33 @@ impl Graph {
         let shape = self.shape(var).to_vec();
         let dense = self.zeros(&format!("{}[{}]", table.name(), index.name()), &shape)?;
         kernels::gather::gather(self, &table, &index, &dense)?;
-        self.nodes[var.0].value = Value::Dense(dense.clone());
+        self.nodes[var.index].value = Value::Dense(dense.clone());
         Ok(dense)
     }
 
     /// Says what these logits are, for [`crate::Generator`].
     pub(crate) fn set_next_token(&mut self, logits: Var, next: NextToken) {
-        self.next_tokens.insert(logits.0, next);
+        self.next_tokens.insert(logits.index, next);
     }
 
     /// What these logits are known to be.
     pub(crate) fn next_token(&self, logits: Var) -> Option<&NextToken> {
-        self.next_tokens.get(&logits.0)
+        self.next_tokens.get(&logits.index).filter(|_| logits.graph == self.id)
     }
 
     // ---- gradients ---------------------------------------------------------------------------------------------
 
     /// Leaves the backward commands of an operation on the tape.
-    pub(crate) fn on_backward(&mut self, backward: impl FnOnce(&mut Self) -> Result<()> + 'static) {
+    pub(crate) fn on_backward(&mut self, backward: impl FnOnce(&mut Self) -> Result<()> + WasmNotSend + 'static) {
         if self.differentiable {
             self.tape.push(Box::new(backward));
         }
     }
 
     /// A place for a loss that [`Self::backward`] may be asked to start from.
-    pub(crate) fn new_loss(&mut self) -> usize {
+    pub(crate) fn new_loss(&mut self) -> (u64, usize) {
         self.wanted_losses.push(false);
-        self.wanted_losses.len() - 1
+        (self.id, self.wanted_losses.len() - 1)
     }
 
     /// Whether the backward pass starts from this loss.
@@ -280,16 +317,31 @@ impl Graph {
     }
 
     /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
-    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0, so that an optimizer with
-    /// weight decay or momentum still moves them, where PyTorch would pass over them.
+    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0; a [`crate::Trainer`] leaves
+    /// them alone, as PyTorch does where `grad` is None.
     ///
     /// # Errors
-    /// A seed of another shape than its value, or a result that the device cannot hold.
+    /// A loss or a value of another graph; a seed of another shape than its value; a graph that records no gradients, or has
+    /// been differentiated already; a result that the device cannot hold.
     pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
+        if !self.differentiable {
+            return Err(Error::argument(
+                "backward",
+                "graph",
+                "one that records gradients: `Graph::new`",
+                "for inference",
+            ));
+        }
+        if std::mem::replace(&mut self.is_differentiated, true) {
+            let expected = "differentiated once: name all losses, and seeds, in one call";
+            return Err(Error::argument("backward", "graph", expected, "differentiated already"));
+        }
         for loss in losses {
+            self.check_loss(loss)?;
             self.wanted_losses[loss.index] = true;
         }
         for &(var, gradient) in seeds {
+            self.check([var])?;
             if gradient.shape() != self.shape(var) {
                 let expected = format!("{:?}", self.shape(var));
                 return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
@@ -301,20 +353,22 @@ impl Graph {
         }
         // The gradient block may hold what another graph over the same parameters left there.
         let Some(parameters) = self.parameters.clone() else { return Ok(()) };
-        for id in parameters.ids() {
-            let var = self.parameter(id)?;
-            if self.gradient(var).is_none()
-                && let Some((place, _)) = self.gradient_target(var)?
-            {
+        for id in parameters.ids().filter(|&id| !self.has_gradient(id)).collect::<Vec<_>>() {
+            if let Some((_, place)) = parameters.value_and_gradient(id) {
                 self.recorder.clear(place);
             }
         }
         Ok(())
     }
 
+    /// Whether a gradient has flowed into this parameter.
+    pub(crate) fn has_gradient(&self, id: ParameterId) -> bool {
+        self.parameter_vars.get(&id).is_some_and(|&var| self.gradient(var).is_some())
+    }
+
     /// The gradient that has flowed into a value, if any has.
     pub fn gradient(&self, var: Var) -> Option<Tensor> {
-        match &self.nodes[var.0].gradient {
+        match &self.get(var)?.gradient {
             Gradient::Set { tensor, .. } => Some(tensor.clone()),
             Gradient::No | Gradient::Unset { .. } => None,
         }
@@ -323,7 +377,7 @@ impl Graph {
     /// Where an operation shall write the gradient of `var`, and whether it shall add to what is there. None if no
     /// gradient is wanted.
     pub(crate) fn gradient_target(&mut self, var: Var) -> Result<Option<(Tensor, bool)>> {
-        let (tensor, accumulate) = match &self.nodes[var.0].gradient {
+        let (tensor, accumulate) = match &self.nodes[var.index].gradient {
             Gradient::No => return Ok(None),
             Gradient::Set { tensor, shared: false } => return Ok(Some((tensor.clone(), true))),
             Gradient::Set { tensor: shared, shared: true } => {
@@ -338,13 +392,13 @@ impl Graph {
                 (self.zeros(&name, &shape)?, false)
             }
         };
-        self.nodes[var.0].gradient = Gradient::Set { tensor: tensor.clone(), shared: false };
+        self.nodes[var.index].gradient = Gradient::Set { tensor: tensor.clone(), shared: false };
         Ok(Some((tensor, accumulate)))
     }
 
     /// Adds a finished tensor to the gradient of `var`. `shared` says that something else uses the tensor too.
     pub(crate) fn add_gradient(&mut self, var: Var, gradient: &Tensor, shared: bool) -> Result<()> {
-        let node = &mut self.nodes[var.0];
+        let node = &mut self.nodes[var.index];
         if let Gradient::Unset { place: None } = node.gradient {
             let tensor = gradient.reshape(&node.shape)?;
             node.gradient = Gradient::Set { tensor, shared };
@@ -358,7 +412,7 @@ impl Graph {
     }
 
     pub(crate) fn gradient_name(&self, var: Var) -> String {
-        match &self.nodes[var.0].value {
+        match &self.nodes[var.index].value {
             Value::Dense(tensor) => format!("d {}", tensor.name()),
             Value::Rows { index, .. } => format!("d rows[{}]", index.name()),
         }
@@ -386,4 +440,9 @@ impl Graph {
     pub(crate) async fn finish_in_two_async(self, parameters: &Parameters) -> Result<(Plan, Plan)> {
         self.recorder.finish_in_two_async(parameters.values()).await
     }
+}
+
+fn of_another_graph(what: &'static str) -> Error {
+    let expected = "one of the graph that it is used in: record it there, inside the closure";
+    Error::argument("graph", what, expected, "one of another graph")
 }

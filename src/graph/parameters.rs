@@ -1,19 +1,17 @@
 //! All parameters of a network in one buffer, all gradients in another of the same layout.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use crate::tensor::{DType, Tensor, checked_len};
 
-/// Which parameter; a module keeps one for each of its own.
+/// Which parameter; a module keeps one for each of its own. No other parameter has it, also none of a clone of its [`Init`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ParameterId {
-    init: u64,
-    index: usize,
-}
+pub struct ParameterId(u64);
 
 /// Each parameter starts at a multiple of this many elements: WebGPU's largest alignment of a binding, 256 bytes.
 const ALIGNMENT: usize = 64;
@@ -33,15 +31,13 @@ const ALIGNMENT: usize = 64;
 pub struct Init {
     /// The generator: draw from it what PyTorch code would draw before, between and after the modules.
     pub rng: Rng,
-    id: u64,
-    entries: Vec<(String, Vec<usize>, Vec<f32>)>,
+    entries: Vec<(ParameterId, String, Vec<usize>, Vec<f32>)>,
 }
 
 impl Init {
     /// Starts with this generator; see [`crate::rng::manual_seed`].
     pub fn new(rng: Rng) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { rng, id: NEXT.fetch_add(1, Ordering::Relaxed), entries: Vec::new() }
+        Self { rng, entries: Vec::new() }
     }
 
     /// Adds a parameter from U(-bound, bound).
@@ -72,11 +68,13 @@ impl Init {
         if checked_len("init", &name, shape)? != values.len() {
             return Err(Error::shape("init", name, format!("one of {} values", values.len()), shape));
         }
-        if self.entries.iter().any(|(taken, ..)| *taken == name) {
+        if self.entries.iter().any(|(_, taken, ..)| *taken == name) {
             return Err(Error::argument("init", "name", "one that no other parameter has", name));
         }
-        self.entries.push((name, shape.into(), values));
-        Ok(ParameterId { init: self.id, index: self.entries.len() - 1 })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = ParameterId(NEXT.fetch_add(1, Ordering::Relaxed));
+        self.entries.push((id, name, shape.into(), values));
+        Ok(id)
     }
 
     /// Puts the parameters on a device. The generator stays usable.
@@ -89,14 +87,15 @@ impl Init {
         }
         let mut block = Vec::new();
         let mut entries = Vec::new();
-        for (name, shape, values) in &self.entries {
-            entries.push(Entry { name: name.clone(), shape: shape.clone(), start: block.len() });
+        for (id, name, shape, values) in &self.entries {
+            let frozen = AtomicBool::new(false);
+            entries.push(Entry { id: *id, name: name.clone(), shape: shape.clone(), start: block.len(), frozen });
             block.extend_from_slice(values);
             block.resize(block.len().next_multiple_of(ALIGNMENT), 0.0);
         }
         let values = device.upload("parameters", &[block.len()], &block)?;
         let gradients = device.zeros("gradients", &[block.len()], DType::F32)?;
-        Ok(Parameters(Arc::new(Block { init: self.id, entries, values, gradients })))
+        Ok(Parameters(Arc::new(Block { entries, values, gradients })))
     }
 }
 
@@ -106,7 +105,6 @@ pub struct Parameters(Arc<Block>);
 
 #[derive(Debug)]
 struct Block {
-    init: u64,
     entries: Vec<Entry>,
     values: Tensor,
     gradients: Tensor,
@@ -114,9 +112,19 @@ struct Block {
 
 #[derive(Debug)]
 struct Entry {
+    id: ParameterId,
     name: String,
     shape: Vec<usize>,
     start: usize,
+    frozen: AtomicBool,
+}
+
+impl Entry {
+    /// Its elements in the blocks, with the zeros behind them.
+    fn range(&self) -> Range<usize> {
+        let len: usize = self.shape.iter().product();
+        self.start..self.start + len.next_multiple_of(ALIGNMENT)
+    }
 }
 
 impl Parameters {
@@ -132,8 +140,7 @@ impl Parameters {
 
     /// All of them, in order.
     pub fn ids(&self) -> impl Iterator<Item = ParameterId> + use<> {
-        let init = self.0.init;
-        (0..self.0.entries.len()).map(move |index| ParameterId { init, index })
+        self.0.entries.iter().map(|entry| entry.id).collect::<Vec<_>>().into_iter()
     }
 
     /// The number of trained values.
@@ -159,8 +166,69 @@ impl Parameters {
 
     /// Value and gradient of a parameter, if it is one of these.
     pub(crate) fn value_and_gradient(&self, id: ParameterId) -> Option<(Tensor, Tensor)> {
-        let entry = self.0.entries.get(id.index).filter(|_| id.init == self.0.init)?;
+        let entry = self.entry(id)?;
         Some((self.view(&self.0.values, "", entry), self.view(&self.0.gradients, "d ", entry)))
+    }
+
+    fn entry(&self, id: ParameterId) -> Option<&Entry> {
+        self.0.entries.iter().find(|entry| entry.id == id)
+    }
+
+    /// Keeps these parameters as they are in every [`crate::Trainer`] made from here on, which computes no gradient for them
+    /// (PyTorch's `requires_grad_(False)`); those made before train on as they did.
+    ///
+    /// ```
+    /// # use elman::{Device, nn, rng};
+    /// # let mut init = nn::Init::new(rng::manual_seed(777));
+    /// # nn::Linear::new(&mut init, "output_layer", 256, 85)?;
+    /// # let parameters = init.upload(&Device::cpu())?;
+    /// parameters.freeze(&["output_layer.weight", "output_layer.bias"])?;
+    /// parameters.unfreeze(&["output_layer.bias"])?;
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A name that no parameter has; then none is changed.
+    pub fn freeze(&self, names: &[&str]) -> Result<()> {
+        self.set_frozen(names, true)
+    }
+
+    /// Undoes [`Self::freeze`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unfreeze(&self, names: &[&str]) -> Result<()> {
+        self.set_frozen(names, false)
+    }
+
+    fn set_frozen(&self, names: &[&str], frozen: bool) -> Result<()> {
+        let entry = |name: &&str| {
+            let unknown = || {
+                let known: Vec<_> = self.names().collect();
+                Error::argument("freeze", "name", format!("one of {known:?}"), name)
+            };
+            self.0.entries.iter().find(|entry| entry.name == *name).ok_or_else(unknown)
+        };
+        let entries = names.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        entries.iter().for_each(|entry| entry.frozen.store(frozen, Ordering::Relaxed));
+        Ok(())
+    }
+
+    /// Whether a parameter is to be kept as it is.
+    pub(crate) fn is_frozen(&self, id: ParameterId) -> bool {
+        self.entry(id).is_some_and(|entry| entry.frozen.load(Ordering::Relaxed))
+    }
+
+    /// The stretches of the blocks that these parameters fill, neighbours as one.
+    pub(crate) fn stretches(&self, wanted: impl Fn(ParameterId) -> bool) -> Vec<Range<usize>> {
+        let mut stretches: Vec<Range<usize>> = Vec::new();
+        for range in self.0.entries.iter().filter(|entry| wanted(entry.id)).map(Entry::range) {
+            match stretches.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => stretches.push(range),
+            }
+        }
+        stretches
     }
 
     fn view(&self, block: &Tensor, prefix: &str, entry: &Entry) -> Tensor {

@@ -10,8 +10,9 @@ use crate::graph::{Graph, Init, NextToken, Var};
 use crate::kernels::generate::Network;
 use crate::tensor::Tensor;
 
-/// A network that predicts the token after a sequence of tokens.
-pub trait LanguageModel {
+/// A network that predicts the token after a sequence of tokens. It is `Sync`, but for the browser, so that the futures of a
+/// [`crate::Generator`] can move between threads.
+pub trait LanguageModel: wgpu::WasmNotSync {
     /// The number of tokens.
     fn vocabulary(&self) -> usize;
 

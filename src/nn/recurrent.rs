@@ -362,6 +362,11 @@ impl Recurrent {
     fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, lengths: Option<&Tensor>) -> Result<(Var, States)> {
         let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
+        let given = match initial {
+            InitialState::Given(states) => Some(states),
+            _ => None,
+        };
+        g.check(std::iter::once(x).chain(given.into_iter().flat_map(States::vars)))?;
         if g.shape(x).len() != 3 {
             let expected = if batch_first { "[B, T, I]" } else { "[T, B, I]" };
             return Err(Error::shape("rnn", "input", expected, g.shape(x)));
@@ -369,7 +374,7 @@ impl Recurrent {
         let mut x = if batch_first { functional::swap_axes(g, x)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
         let shapes = self.state_shapes(batch);
-        if let InitialState::Given(States { h, c }) = initial {
+        if let Some(States { h, c }) = given {
             functional::check_states(self.cell.kind(), States { h, c })?;
             for (state, shape) in [Some(h), c].into_iter().zip(shapes) {
                 if let Some(state) = state
@@ -655,6 +660,7 @@ impl SingleStep {
     }
 
     fn forward(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
+        g.check(std::iter::once(x).chain(states.into_iter().flat_map(States::vars)))?;
         let &[batch, input] = g.shape(x) else {
             return Err(Error::shape("cell", "input", "[B, I]", g.shape(x)));
         };

@@ -50,7 +50,7 @@ impl Rule for Adam {
 
     fn check(&self) -> Result<()> {
         for beta in [self.betas.0, self.betas.1] {
-            require("betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
+            require("betas", beta, |beta| (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
         }
         positive("eps", self.eps)?;
         not_negative("weight_decay", self.weight_decay)

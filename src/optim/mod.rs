@@ -14,7 +14,7 @@ pub use rms_prop::RmsProp;
 pub use sgd::Sgd;
 
 use crate::error::{Error, Result};
-use crate::graph::Parameters;
+use crate::graph::{Graph, Parameters};
 use crate::kernels::{Update, clip};
 use crate::plan::Recorder;
 use crate::tensor::{DType, Tensor};
@@ -87,16 +87,21 @@ impl Optimizer {
     }
 }
 
-fn require(name: &'static str, value: f64, ok: bool, expected: &str) -> Result<()> {
-    if ok && value.is_finite() { Ok(()) } else { Err(Error::argument("optimizer", name, expected, value)) }
+/// Checks a setting as what kernels take, an f32: in f64, 1e-46 is above 0 and 1e39 finite.
+fn require(name: &'static str, value: f64, ok: impl FnOnce(f32) -> bool, expected: &str) -> Result<()> {
+    let as_f32 = value as f32;
+    if as_f32.is_finite() && ok(as_f32) {
+        return Ok(());
+    }
+    Err(Error::argument("optimizer", name, format!("{expected}, as an f32"), value))
 }
 
 fn not_negative(name: &'static str, value: f64) -> Result<()> {
-    require(name, value, value >= 0.0, "finite, 0 or above")
+    require(name, value, |value| value >= 0.0, "finite, 0 or above")
 }
 
 fn positive(name: &'static str, value: f64) -> Result<()> {
-    require(name, value, value > 0.0, "finite, above 0")
+    require(name, value, |value| value > 0.0, "finite, above 0")
 }
 
 fn check_lr(lr: f64) -> Result<()> {
@@ -139,15 +144,34 @@ impl Memory {
         self.lr
     }
 
-    /// Records one update from the gradients of the parameters.
-    pub fn record(&self, r: &mut Recorder, parameters: &Parameters) -> Result<()> {
-        let gradient = parameters.gradients();
+    /// Records one update of the parameters that a gradient has flowed into; the others stay as they are.
+    pub fn record(&self, g: &mut Graph, parameters: &Parameters) -> Result<()> {
+        let trained = parameters.stretches(|id| g.has_gradient(id));
+        if trained.is_empty() {
+            let expected = "one that depends on a parameter that is not frozen";
+            return Err(Error::argument(
+                "trainer",
+                "loss",
+                expected,
+                "one that depends on none: no gradient reaches any",
+            ));
+        }
+        let (r, gradient): (&mut Recorder, _) = (g, parameters.gradients());
         match self.optimizer.clip {
             Some(Clip::Norm(most)) => clip::clip_norm(r, gradient, most)?,
             Some(Clip::Value(most)) => clip::clip_value(r, gradient, most)?,
             None => {}
         }
-        let (lr, clock, parameters) = (&self.lr_tensor, &r.clock()?, parameters.values());
-        self.optimizer.rule.record(r, Update { gradient, lr, clock, parameters, moments: &self.moments })
+        let (lr, clock) = (&self.lr_tensor, &r.clock()?);
+        for stretch in trained {
+            let of = |block: &Tensor| match block.len() == gradient.len() {
+                true => block.view(block.name(), stretch.start, &[stretch.len()]),
+                false => block.clone(),
+            };
+            let moments: Vec<_> = self.moments.iter().map(of).collect();
+            let (gradient, parameters) = (&of(gradient), &of(parameters.values()));
+            self.optimizer.rule.record(r, Update { gradient, lr, clock, parameters, moments: &moments })?;
+        }
+        Ok(())
     }
 }

@@ -36,7 +36,7 @@ impl Rule for RmsProp {
     }
 
     fn check(&self) -> Result<()> {
-        require("alpha", self.alpha, (0.0..=1.0).contains(&self.alpha), "from 0 to 1")?;
+        require("alpha", self.alpha, |alpha| (0.0..=1.0).contains(&alpha), "from 0 to 1")?;
         positive("eps", self.eps)?;
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("momentum", self.momentum)

@@ -37,8 +37,8 @@ impl Rule for Sgd {
         let Self { momentum, dampening, weight_decay, nesterov, .. } = *self;
         not_negative("momentum", momentum)?;
         not_negative("weight_decay", weight_decay)?;
-        require("dampening", dampening, !nesterov || dampening == 0.0, "finite, and 0 with nesterov")?;
-        require("momentum", momentum, !nesterov || momentum > 0.0, "above 0 with nesterov")
+        require("dampening", dampening, |value| !nesterov || value == 0.0, "finite, and 0 with nesterov")?;
+        require("momentum", momentum, |value| !nesterov || value > 0.0, "above 0 with nesterov")
     }
 
     fn moments(&self) -> Vec<(&'static str, bool)> {

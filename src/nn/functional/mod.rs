@@ -12,6 +12,8 @@ pub use product::*;
 pub use recurrence::*;
 pub use shape::*;
 
+use wgpu::WasmNotSend;
+
 use crate::error::Result;
 pub use crate::graph::Loss;
 use crate::graph::{Graph, Var};
@@ -23,7 +25,7 @@ fn result_of_one(
     g: &mut Graph,
     x: Var,
     result: Tensor,
-    backward: impl FnOnce(&mut Recorder, &Tensor, &Tensor) -> Result<()> + 'static,
+    backward: impl FnOnce(&mut Recorder, &Tensor, &Tensor) -> Result<()> + WasmNotSend + 'static,
 ) -> Var {
     let y = g.result(result, &[x]);
     g.on_backward(move |g| {

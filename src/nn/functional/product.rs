@@ -103,6 +103,7 @@ fn bias_gradients(g: &mut Graph, dy: &Tensor, outputs: usize, targets: &[(Tensor
 /// # Errors
 /// The table is not a matrix, or the index may hold tokens of V or more.
 pub fn embedding(g: &mut Graph, table: Var, index: &Tensor) -> Result<Var> {
+    g.check([table])?;
     let &[v, _] = g.shape(table) else {
         return Err(Error::shape("embedding", "weight", "[V, E]", g.shape(table)));
     };

@@ -98,6 +98,7 @@ pub fn recurrences(
     lengths: Option<&Tensor>,
 ) -> Result<Vec<(Var, States)>> {
     let count = directions.len();
+    g.check(directions.iter().flat_map(|direction| [direction.x, direction.weight]))?;
     if let [Direction { x, weight, .. }, others @ ..] = directions
         && !others.is_empty()
         && let (&[steps, batch, _], &[_, hidden]) = (g.shape(*x), g.shape(*weight))

@@ -80,6 +80,7 @@ pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var>
 /// # Errors
 /// There is no such entry, or `x` has one dimension.
 pub fn select(g: &mut Graph, x: Var, index: usize) -> Result<Var> {
+    g.check([x])?;
     let Some((_, rest)) = g.shape(x).split_first().filter(|(_, rest)| !rest.is_empty()) else {
         return Err(Error::shape("select", "input", "at least two dimensions", g.shape(x)));
     };
@@ -93,6 +94,7 @@ pub fn select(g: &mut Graph, x: Var, index: usize) -> Result<Var> {
 /// # Errors
 /// `x` has one dimension.
 pub fn last(g: &mut Graph, x: Var) -> Result<Var> {
+    g.check([x])?;
     let entries = g.shape(x)[0];
     select(g, x, entries - 1)
 }
