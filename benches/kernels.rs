@@ -77,7 +77,7 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool, ba
         let scale = 1.0 / (hidden as f64).sqrt();
         let w: Vec<_> = rng::manual_seed(5).uniform(width * hidden, -scale, scale);
         let saves = backward && cell.saved() > 0;
-        let gru = cell == Cell::Gru;
+        let gru = cell.kind().separate_bias;
         let s = Sequence {
             x: random(device, "x", &[1, 85, width])?,
             index: tokens(device, &[1, steps, batch], 85)?,

@@ -161,8 +161,11 @@ impl Generator {
         let mut g = Graph::inference(parameters);
         g.set_repeated();
         let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
-        let is_carried = |next: &&NextToken| next.tokens.is(&draw.tokens) && state.is(&next.h, next.c.as_ref());
-        let known = g.next_token(logits).filter(is_carried).cloned();
+        // The network alone, fed by the tokens drawn and the state carried.
+        let is_all = |next: &&NextToken| {
+            next.tokens.is(&draw.tokens) && state.is(&next.h, next.c.as_ref()) && next.commands == (0..g.len())
+        };
+        let known = g.next_token(logits).filter(is_all).cloned();
         let chunk = match in_one_dispatch(known, device, lanes) {
             Ok(NextToken { network, h, c, .. }) => {
                 g = Graph::inference(parameters);
@@ -298,7 +301,9 @@ fn in_one_dispatch(known: Option<NextToken>, device: &Device, lanes: usize) -> s
     if lanes > most {
         return Err(format!("at most {most} lanes, not {lanes}"));
     }
-    let known = known.filter(|known| known.network.cell.kind().generated.is_some()).ok_or("a `CharRnn`")?;
+    let known = known
+        .filter(|known| known.network.cell.kind().generated.is_some())
+        .ok_or("a `CharRnn`, of a cell that the kernel has")?;
     match known.network.sizes().workgroup_bytes() {
         bytes if bytes <= WORKGROUP_BYTES => Ok(known),
         bytes => Err(format!("at most {WORKGROUP_BYTES} bytes of workgroup memory, not {bytes}")),

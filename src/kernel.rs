@@ -235,7 +235,7 @@ impl AsCells<f64> for Memory {
 
 impl Memory {
     fn cells_u32(&self) -> &Cells<u32> {
-        let Self::U32(cells) = self else { unreachable!("`Graph::dispatch` checks the element type") };
+        let Self::U32(cells) = self else { unreachable!("`Recorder::dispatch` checks the element type") };
         cells
     }
 }

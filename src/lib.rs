@@ -73,7 +73,7 @@
 //! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
 //!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
 //!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are
-//!   added up within subgroups. Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`].
+//!   added up within subgroups. Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`](Recorder::set_precision).
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side.

@@ -4,7 +4,7 @@ mod common;
 
 use common::f32_devices;
 use elman::generate::{Generator, Sampling, SlidingWindow};
-use elman::nn::functional::InitialState;
+use elman::nn::functional::{self, InitialState};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Hidden, Init, LanguageModel, Parameters, State};
 use elman::{Device, Error, Graph, Result, Tensor, Var, rng};
 
@@ -292,6 +292,51 @@ impl LanguageModel for Unknown {
 
     fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {
         self.0.logits(g, hidden)
+    }
+}
+
+/// A network around a `CharRnn`: `scaled` doubles its logits, `busy` does more than that network.
+struct Around {
+    inner: CharRnn,
+    scaled: bool,
+    busy: bool,
+}
+
+impl LanguageModel for Around {
+    fn vocabulary(&self) -> usize {
+        self.inner.vocabulary()
+    }
+
+    fn state(&self, device: &Device, batch: usize) -> Result<State> {
+        self.inner.state(device, batch)
+    }
+
+    fn hidden(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Hidden> {
+        self.inner.hidden(g, tokens, initial)
+    }
+
+    fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {
+        self.inner.logits(g, hidden)
+    }
+
+    fn forward(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var> {
+        let logits = self.inner.forward(g, tokens, initial)?;
+        if self.busy {
+            functional::relu(g, logits)?;
+        }
+        if self.scaled { functional::add(g, logits, logits) } else { Ok(logits) }
+    }
+}
+
+/// Many tokens are drawn in one dispatch where the network is all that was recorded, whatever the type of the model.
+#[test]
+fn one_dispatch_is_for_the_network_alone() {
+    let Some(device) = common::gpu() else { return };
+    let (inner, parameters) = model(&device);
+    for (scaled, busy, kernel) in [(false, false, "generate"), (true, false, "sample"), (false, true, "sample")] {
+        let model = Around { inner: inner.clone(), scaled, busy };
+        let generator = Generator::new(&model, &parameters, 1).unwrap();
+        assert!(generator.plan().kernels().contains(&kernel), "{scaled} {busy} {}", generator.plan());
     }
 }
 

@@ -230,7 +230,7 @@ fn gradients(
     Ok(SequenceGradients {
         dy: has_dy.then(|| random(device, "dy", &[directions, steps, batch, hidden])).transpose()?,
         dend: has_dend.then(|| random(device, "dend", &states)).transpose()?,
-        dx: zeros(device, "dx", &[of_dx + states.iter().product::<usize>()])?,
+        dx: zeros(device, "dx", &[of_dx.next_multiple_of(64) + states.iter().product::<usize>()])?,
         wants_dstart: true,
     })
 }
@@ -291,7 +291,7 @@ fn directions_do_not_touch_each_other() {
                     let of_one = SequenceGradients {
                         dy: of(&d.dy),
                         dend: of(&d.dend),
-                        dx: zeros(&device, "dx", &[d.dx.len() / 2]).unwrap(),
+                        dx: gradients(&device, cell, (1, size), (false, false)).unwrap().dx,
                         wants_dstart: true,
                     };
                     run(&device, cell, mode, &one, &of_one)
@@ -403,7 +403,7 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
         let of_alone = SequenceGradients {
             dy,
             dend: d.dend.as_ref().map(|dend| upload("dend", &[1, states, batch, hidden], &part(dend, layers, layer))),
-            dx: zeros(device, "dx", &[steps * batch * width + states * batch * hidden]).unwrap(),
+            dx: gradients(device, cell, (1, (steps, batch, hidden)), (false, false)).unwrap().dx,
             wants_dstart: true,
         };
         let mut g = Graph::without_parameters(device);
@@ -503,7 +503,7 @@ fn few_weights_are_kept() {
 /// Slices are added up in subgroups where there are any; through workgroup memory the results are the same.
 #[test]
 fn slices_are_added_up_with_and_without_subgroups() {
-    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+    for &cell in Cell::ALL {
         // Rows of a thread, and slices: 4, 2; 4, 4; 4, 8; 2, 8; 1, 4; 8, 4; and some that no subgroup adds up.
         for (size, stepwise) in [
             ((1, (5, 16, 32)), false),
@@ -592,7 +592,7 @@ fn one_step_is_spread_over_a_gpu() {
 fn a_step_moves_its_own_bytes() {
     // The rows of x are as many as a packed matrix has.
     let (steps, batch, hidden) = (8, 4, 32);
-    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+    for &cell in Cell::ALL {
         let device = Device::cpu();
         let mut g = Graph::without_parameters(&device);
         g.set_stepwise(true);
@@ -669,7 +669,7 @@ fn recurrences_from_zero_states() {
         kernels::sequence::backward(g, cell.kind(), &s, &d)?;
         Ok(vec![s.states.clone(), d.parts(&s)[0].clone()])
     };
-    for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+    for &cell in Cell::ALL {
         for stepwise in [false, true] {
             let size = (2, (4, 5, 70));
             let whole = {
@@ -708,7 +708,8 @@ fn recurrences_with_weights_in_f16() {
         kernels::sequence::forward(g, cell.kind(), &s)?;
         kernels::sequence::backward(g, cell.kind(), &s, &d)?;
         let [dx, dstart] = d.parts(&s);
-        Ok(vec![s.states.reshape(&[1, s.states.len()])?, dx, dstart])
+        let states = s.states.shape()[..2].iter().product();
+        Ok(vec![s.states.reshape(&[states, s.states.len() / states])?, dx, dstart])
     };
     let has_f16 = |device: &Device| match Graph::without_parameters(device).set_precision(Precision::F16) {
         Ok(()) => true,

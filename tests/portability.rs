@@ -266,9 +266,15 @@ fn every_file_opens_with_its_equation_shapes_and_grid() {
         let comments = |lines: &mut dyn Iterator<Item = &'static str>| lines.collect::<Vec<_>>().join("\n");
         let header = comments(&mut kernel.source.lines().take_while(|line| line.starts_with("//")));
         assert!(header.contains('=') && header.contains("// grid "), "{}: equation or grid", kernel.name);
-        // The struct `Params` follows the header that explains it, the file's or that of a piece it joins.
+        // The struct `Params` follows the header that explains it, the file's or, for cells, that of the piece they join.
         let before = kernel.source.split("struct Params").next().unwrap().trim_end();
+        let is_of_cell = Cell::ALL
+            .iter()
+            .map(|cell| cell.kind())
+            .any(|kind| [kind.forward.name, kind.backward.name].contains(&kernel.name));
         assert!(before.lines().last().unwrap().starts_with("//"), "{}", kernel.name);
+        let all = before.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("//"));
+        assert!(all || is_of_cell, "{}", kernel.name);
         let piece = comments(&mut before.lines().rev().take_while(|line| line.starts_with("//")));
         let header = header + &piece;
         let names = kernel.bindings.iter().map(|b| b.name).chain(kernel.params.iter().map(|p| p.name));
@@ -276,6 +282,22 @@ fn every_file_opens_with_its_equation_shapes_and_grid() {
             let named = header.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
             assert!(named, "{}: the header does not explain `{name}`", kernel.name);
         }
+    }
+}
+
+/// What a cell says of itself is what its kernels are written for.
+#[test]
+fn cells_and_their_kernels_agree() {
+    for kind in Cell::ALL.iter().map(|cell| cell.kind()) {
+        let is_in = |kernel: &Kernel, name: &str, value: usize| {
+            let line = format!("\nconst {name}: u32 = {value}u;\n");
+            assert!(kernel.source.contains(&line), "{}: {name} is not {value}", kernel.name);
+        };
+        for kernel in [kind.forward, kind.backward] {
+            is_in(kernel, "GATES", kind.gates);
+            is_in(kernel, "STATES", kind.states);
+        }
+        is_in(kind.forward, "SEPARATE_BIAS", kind.separate_bias.into());
     }
 }
 

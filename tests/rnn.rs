@@ -521,7 +521,7 @@ fn a_network_of_ones_own_carries_its_state() {
 fn truncated_windows_equal_a_detached_loop() {
     let (steps, k) = (6, 2);
     for device in f32_devices() {
-        for cell in [Cell::Tanh, Cell::Gru, Cell::Lstm] {
+        for &cell in Cell::ALL {
             let x = sequence(steps);
             let network = || {
                 let mut init = Init::new(rng::manual_seed(8));

@@ -12,8 +12,8 @@
 // saved    [D, T, B, ..]      what the forward pass saved; a dummy if that is nothing
 // dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
 // dend     [D, STATES, B, H]  gradient of the last states
-// dx       [D, T, B, GATES H], and behind it dstart [D, STATES, B, H]: gradient of the incoming states. Between dispatches, what is
-//          carried back beside the product of the step computed last
+// dx       [D, T, B, GATES H], and behind it, from a multiple of 64 on, dstart [D, STATES, B, H]: gradient of the incoming states.
+//          Between dispatches, what is carried back beside the product of the step computed last
 struct Params {
     D: u32,
     T: u32,
@@ -118,7 +118,8 @@ fn dend4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {
 }
 
 fn at_dstart(place: Place, slot: u32, entry: u32, column: u32) -> u32 {
-    return (p.D * p.T * p.B * GATES + row_of(place, STATES, slot, entry)) * p.H + column;
+    let start = (p.D * p.T * p.B * GATES * p.H + 63u) / 64u * 64u;
+    return start + row_of(place, STATES, slot, entry) * p.H + column;
 }
 
 fn dstart4(place: Place, slot: u32, entry: u32, column: u32) -> vec4<f32> {

@@ -1,10 +1,10 @@
-//! Records a [`Plan`]: commands in forward order, and a tape, kept while building, that writes the backward commands.
+//! A recorder of a [`Plan`] with values, their gradients, and a tape, kept while building, that writes the backward commands.
 
 mod loss;
 mod parameters;
 
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use loss::Loss;
@@ -59,6 +59,8 @@ pub(crate) struct NextToken {
     pub h: Tensor,
     /// Likewise, if there is one.
     pub c: Option<Tensor>,
+    /// The commands that make the logits.
+    pub commands: Range<usize>,
 }
 
 /// Beyond this, a table of results would cost more memory than it is worth.

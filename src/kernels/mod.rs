@@ -1,8 +1,8 @@
 //! The kernels: one file for each `shaders/<name>.wgsl`, with its parameters, shape checks, grid and CPU twin.
 //!
-//! The sequence kernels of all cells share [`sequence`], and each cell says what is its own in `rnn.rs`, `gru.rs` or
-//! `lstm.rs`. Each other file has a function of the kernel's name that checks shapes and records it into a
-//! [`crate::Recorder`]; the differentiable operations made of them are in [`crate::nn::functional`].
+//! Most files have a function that checks shapes and records the kernel with a [`crate::Recorder`]; the differentiable
+//! operations made of them are in [`crate::nn::functional`]. The kernels of cells are recorded by [`sequence`], and [`cell`]
+//! lists the cells; the kernels of optimizers are recorded by [`Update`].
 
 pub mod accumulate;
 pub mod activation;
@@ -192,7 +192,8 @@ impl Update<'_> {
             _ => moments.next(),
         };
         let tensors: Option<Vec<_>> = kernel.bindings.iter().map(|binding| binding.name).map(tensor).collect();
-        let tensors = tensors.unwrap_or_else(|| unreachable!("`{op}` binds more moments than its rule has"));
+        let tensors = tensors.filter(|_| moments.next().is_none());
+        let tensors = tensors.unwrap_or_else(|| unreachable!("`{op}` binds as many moments as its rule has"));
         r.dispatch(kernel, &[], params, &tensors, striding_grid(self.len()))
     }
 }

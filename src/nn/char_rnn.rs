@@ -171,12 +171,14 @@ impl LanguageModel for CharRnn {
 
     /// A [`crate::Generator`] can draw many tokens of these logits in one dispatch.
     fn forward(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Var> {
+        let start = g.len();
         let hidden = self.hidden(g, tokens, initial)?;
         let logits = self.logits(g, hidden.last)?;
         if let (&[1, _], InitialState::Carried(state)) = (tokens.shape(), initial) {
             let (network, tokens) = (self.network(g)?, tokens.clone());
             let (h, c) = (state.named("h")?.clone(), state.named("c").ok().cloned());
-            g.set_next_token(logits, NextToken { network, tokens, h, c });
+            let commands = start..g.len();
+            g.set_next_token(logits, NextToken { network, tokens, h, c, commands });
         }
         Ok(logits)
     }

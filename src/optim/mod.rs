@@ -19,7 +19,8 @@ use crate::kernels::{Update, clip};
 use crate::plan::Recorder;
 use crate::tensor::{DType, Tensor};
 
-/// How a step moves the parameters: what each file of this folder has, and all that an optimizer is.
+/// How a step moves the parameters: what each file of this folder has, and all that an optimizer is. Its kernel is one of the
+/// crate's own.
 pub trait Rule: fmt::Debug + Send + Sync + 'static {
     /// The learning rate to start with.
     fn lr(&self) -> f64;

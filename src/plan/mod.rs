@@ -383,7 +383,7 @@ impl Plan {
     {
         let _guard = self.device.lock();
         for command in commands {
-            // SAFETY: the lock is held; `Graph` has refused commands whose tensors overlap where one is written.
+            // SAFETY: the lock is held; `Recorder` has refused commands whose tensors overlap where one is written.
             unsafe {
                 match command {
                     Command::Dispatch(d) => twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
@@ -494,7 +494,7 @@ fn upload_params(gpu: &Gpu, commands: &[Command]) -> Result<wgpu::Buffer> {
 }
 
 fn gpu_buffer(tensor: &Tensor) -> &wgpu::Buffer {
-    let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!("`Graph` checks the device") };
+    let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!("`Recorder` checks the device") };
     buffer
 }
 

@@ -321,6 +321,11 @@ impl Recorder {
         Ok(copy)
     }
 
+    /// How many commands there are so far.
+    pub(crate) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
     /// Sets a tensor to zero.
     pub(crate) fn clear(&mut self, tensor: Tensor) {
         self.commands.push(Command::Clear { tensor });

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::launch::{Launch, OfSteps, packed};
 use super::path::dispatches;
-use super::{CellKind, RowTile, Sequence, SequenceGradients, Sizes, check};
+use super::{CellKind, RowTile, Sequence, SequenceGradients, Sizes, check, start_of_dstart};
 use crate::error::{Error, Result};
 use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};
 use crate::kernels::{expect, expect_len};
@@ -27,7 +27,7 @@ pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Ker
 pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &SequenceGradients) -> Result<()> {
     let sizes @ Sizes { directions, steps, batch, hidden, gates, states, .. } = check(cell, s)?;
     r.check_precision(s.precision)?;
-    expect_len("recurrence", &d.dx, sizes.of_dx() + sizes.of_dstart())?;
+    expect_len("recurrence", &d.dx, start_of_dstart(sizes.of_dx()) + sizes.of_dstart())?;
     let outputs = if sizes.stacked { 1 } else { directions };
     for (given, count, slots) in [(&d.dy, outputs, steps), (&d.dend, directions, states)] {
         if let Some(given) = given {

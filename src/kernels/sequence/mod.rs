@@ -94,7 +94,8 @@ pub struct SequenceGradients {
     pub dy: Option<Tensor>,
     /// `[D, S, B, H]`: of the last states, if there is one.
     pub dend: Option<Tensor>,
-    /// To be written: `[D, T, B, G H]`, of the rows of x, and behind it `[D, S, B, H]`, of the incoming states.
+    /// To be written: `[D, T, B, G H]`, of the rows of x, and behind it, from a multiple of 64 elements on, `[D, S, B, H]`, of the
+    /// incoming states.
     pub dx: Tensor,
     /// Whether the gradient of the incoming states is wanted; if not, what stands there in the end means nothing.
     pub wants_dstart: bool,
@@ -113,15 +114,16 @@ impl SequenceGradients {
         wants_dstart: bool,
     ) -> Result<Self> {
         let sizes = check(cell, s)?;
-        let dx = r.zeros("d recurrence", &[sizes.of_dx() + sizes.of_dstart()])?;
+        let dx = r.zeros("d recurrence", &[start_of_dstart(sizes.of_dx()) + sizes.of_dstart()])?;
         Ok(Self { dy, dend, dx, wants_dstart })
     }
 
     /// The two parts of `dx`, each flat.
     pub fn parts(&self, s: &Sequence) -> [Tensor; 2] {
-        let of_dstart = s.states.len() / s.states.shape()[2];
-        let of_dx = self.dx.len() - of_dstart;
-        [self.dx.view("dx", 0, &[of_dx]), self.dx.view("dstart", of_dx, &[of_dstart])]
+        let (steps, width) = (s.states.shape()[2] - 1, s.x.rows_and_columns().1);
+        let of_dstart = s.states.len() / (steps + 1);
+        let of_dx = s.w.len() * steps * s.lengths.len() * width;
+        [self.dx.view("dx", 0, &[of_dx]), self.dx.view("dstart", start_of_dstart(of_dx), &[of_dstart])]
     }
 }
 
@@ -162,7 +164,14 @@ impl Sizes {
     }
 }
 
-/// Where [`backward`] leaves the gradient of `h Wᵀ` (the first G H columns), `[D, T, B, columns]`, and its columns.
+/// Where the gradient of the incoming states begins behind so many elements of dx: where every device can bind it;
+/// `at_dstart` in `shaders/lib/backward.wgsl`.
+pub(crate) fn start_of_dstart(of_dx: usize) -> usize {
+    of_dx.next_multiple_of(64)
+}
+
+/// Where [`backward`] leaves the gradient of `h Wᵀ`, `[D, T, B, columns]`, the first G H columns (behind it there may be more),
+/// and its columns.
 pub(crate) fn recurrent_gradient<'a>(
     cell: &CellKind,
     s: &'a Sequence,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::TILE_VALUES;
-use super::{CellKind, RowTile, Sizes};
+use super::{CellKind, RowTile, Sizes, start_of_dstart};
 use crate::device::Limits;
 use crate::plan::Recorder;
 
@@ -71,7 +71,7 @@ pub(crate) fn fits(
     [steps, batch, hidden]: [usize; 3],
 ) -> bool {
     let (state, gates) = (recurrences * batch * hidden, cell.gates);
-    let of_dx = steps * state * gates + cell.states * state;
+    let of_dx = start_of_dstart(steps * state * gates) + cell.states * state;
     let of_training = if training { of_dx.max(steps * state * cell.saved) } else { 0 };
     let inputs = recurrences * rows * gates * hidden;
     let weights = matrices * gates * hidden.next_multiple_of(4).pow(2);

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Sizes, backward, forward};
+use super::{Sizes, backward, forward, start_of_dstart};
 use crate::plan::Precision;
 use crate::product::{Matrix, product};
 use crate::real::Real;
@@ -82,7 +82,8 @@ pub fn matrix<F>(w: &[F], i: usize, sizes: Sizes) -> &[F] {
 
 /// What a backward kernel writes: dx, and dstart behind it.
 pub fn split_gradients<F>(dx: &mut [F], sizes: Sizes) -> (&mut [F], &mut [F]) {
-    dx.split_at_mut(sizes.of_dx())
+    let (dx, dstart) = dx.split_at_mut(start_of_dstart(sizes.of_dx()));
+    (&mut dx[..sizes.of_dx()], dstart)
 }
 
 /// What comes in from below, in the twin of a forward kernel.

@@ -57,7 +57,7 @@ pub fn cross_entropy(
 }
 
 /// Negative log-likelihood, from log-probabilities (`torch.nn.functional.nll_loss`): as [`cross_entropy`], of what
-/// [`log_softmax`] gives.
+/// [`super::log_softmax`] gives.
 ///
 /// # Errors
 /// As [`cross_entropy`].

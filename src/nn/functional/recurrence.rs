@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::cell::Cell;
 use crate::kernels::matmul::{Factor, matmul};
-use crate::kernels::sequence::{self, CellKind, Sequence, SequenceGradients};
+use crate::kernels::sequence::{self, CellKind, Sequence, SequenceGradients, start_of_dstart};
 use crate::kernels::{column_sum, expect_indices, last_step};
 use crate::nn::State;
 use crate::tensor::Tensor;
@@ -87,7 +87,7 @@ pub struct Direction {
 }
 
 /// [`recurrence`] in several directions of the same shapes and lengths, side by side: all in one dispatch, or in one for
-/// each step. Each direction is from first step to last; see [`reverse`].
+/// each step. Each direction is from first step to last; see [`super::reverse`].
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -240,17 +240,21 @@ impl Together {
         let tensors = |g: &mut Graph, vars: &mut dyn Iterator<Item = Var>| {
             vars.map(|var| g.tensor(var)).collect::<Result<Vec<_>>>()
         };
+        let w = tensors(g, &mut self.own().map(|(weight, ..)| weight))?;
         let saves = self.cell.saved > 0 && g.is_training();
         let saved = [count, steps, batch, self.cell.saved * self.hidden];
         Ok(Sequence {
             x,
             index,
             lengths: lengths.cloned().map_or_else(|| g.device().lengths("all steps", batch, steps), Ok)?,
-            w: tensors(g, &mut self.own().map(|(weight, ..)| weight))?,
             w_ih: tensors(g, &mut self.above.iter().map(|layer| layer.weight_ih))?,
             biases,
-            states: g.zeros("states", &[count, self.cell.states, steps + 1, batch, self.hidden])?,
+            states: g.zeros(
+                &format!("states({})", w[0].name()),
+                &[count, self.cell.states, steps + 1, batch, self.hidden],
+            )?,
             saved: saves.then(|| g.zeros("gates", &saved)).transpose()?,
+            w,
             has_h_0: self.own().any(|(_, _, start)| start.is_some()),
             precision: g.precision(),
         })
@@ -416,7 +420,7 @@ impl Together {
         }
         for (k, value) in start.into_iter().flat_map(States::vars).enumerate() {
             if g.is_differentiable(value) {
-                let dstart = self.count() * rows * width + (i * self.cell.states + k) * state;
+                let dstart = start_of_dstart(self.count() * rows * width) + (i * self.cell.states + k) * state;
                 let part = g.view(&d.dx, "d incoming state", dstart, &self.state_shape())?;
                 g.add_gradient(value, &part, true)?;
             }
