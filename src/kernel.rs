@@ -114,15 +114,15 @@ pub struct Twin {
     pub(crate) f64: TwinFn<f64>,
 }
 
-/// Parameters as bytes, then the tensors in the order of the bindings.
-pub(crate) type TwinFn<F> = fn(&[u8], Args<'_, F>);
+/// Parameters as words, then the tensors in the order of the bindings.
+pub(crate) type TwinFn<F> = fn(&[u32], Args<'_, F>);
 
 /// Wraps `fn twin<F: Real>(p: &Params, args: Args<F>)` for both float types.
 macro_rules! twin {
     ($function:path) => {
         $crate::kernel::Twin {
-            f32: |params, args| $function(bytemuck::from_bytes(params), args),
-            f64: |params, args| $function(bytemuck::from_bytes(params), args),
+            f32: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
+            f64: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
         }
     };
 }
@@ -214,9 +214,10 @@ impl<'a, F> Arg<'a, F> {
     }
 }
 
-/// The float memory of a CPU device, by its type.
+/// The float memory of a CPU device, and the twins for it, by its type.
 pub(crate) trait AsCells<F> {
     fn cells(&self) -> &Cells<F>;
+    fn twin(kernel: &Kernel) -> TwinFn<F>;
 }
 
 impl AsCells<f32> for Memory {
@@ -224,12 +225,20 @@ impl AsCells<f32> for Memory {
         let Self::F32(cells) = self else { unreachable!("the CPU device keeps floats in f32") };
         cells
     }
+
+    fn twin(kernel: &Kernel) -> TwinFn<f32> {
+        kernel.twin.f32
+    }
 }
 
 impl AsCells<f64> for Memory {
     fn cells(&self) -> &Cells<f64> {
         let Self::F64(cells) = self else { unreachable!("the reference keeps floats in f64") };
         cells
+    }
+
+    fn twin(kernel: &Kernel) -> TwinFn<f64> {
+        kernel.twin.f64
     }
 }
 

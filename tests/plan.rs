@@ -392,14 +392,6 @@ fn sizes_beyond_counting_are_refused() {
     assert!(elman::nn::Embedding::new(&mut init, "table", 1 << 20, 1 << 20).is_err());
 }
 
-#[test]
-fn plans_on_the_cpu_are_refused_inside_rayon_tasks() {
-    let (trainer, _) = trainer(&Device::cpu(), SMALL, 3, 4, false);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let error = pool.install(|| trainer.plan().run()).unwrap_err();
-    assert!(error.to_string().contains("rayon worker"), "{error}");
-}
-
 /// Twice the learning rate gives other parameters; the rate is an input, not baked into the plan.
 #[test]
 fn the_learning_rate_can_change_between_steps() {

@@ -3,6 +3,7 @@
 mod choose;
 pub(crate) mod gpu;
 pub(crate) mod memory;
+mod threads;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,7 +188,7 @@ impl Device {
     pub fn describe(&self) -> String {
         match &self.0.kind {
             Kind::Gpu(gpu) => gpu.adapter().to_string(),
-            Kind::Cpu(_) => format!("CPU ({} threads)", rayon::current_num_threads()),
+            Kind::Cpu(_) => format!("CPU ({} threads)", threads::count()),
             Kind::Reference(_) => "CPU reference (f64)".into(),
         }
     }

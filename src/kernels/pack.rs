@@ -35,9 +35,10 @@ pub fn pack(
     precision: Precision,
 ) -> Result<usize> {
     let (all_rows, x_columns) = x.rows_and_columns();
-    let (x_rows, end) = (all_rows / gates.max(1), at + gates * padded_rows * padded_columns);
+    let x_rows = all_rows / gates.max(1);
+    let end = [gates, padded_rows, padded_columns].into_iter().fold(1, usize::saturating_mul).saturating_add(at);
     let (rows, columns) = if transpose { (x_columns, x_rows) } else { (x_rows, x_columns) };
-    if x_rows * gates != all_rows || rows > padded_rows || columns > padded_columns {
+    if x_rows.saturating_mul(gates) != all_rows || rows > padded_rows || columns > padded_columns {
         let expected = format!("{gates} matrices, each at most {padded_rows} by {padded_columns} when packed");
         return Err(Error::shape("pack", x.name(), expected, x.shape()));
     }

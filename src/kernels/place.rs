@@ -30,8 +30,9 @@ pub fn place(
     columns: usize,
 ) -> Result<()> {
     let ((rows, x_stride), (y_rows, y_stride)) = (x.rows_and_columns(), y.rows_and_columns());
-    if rows != y_rows || x_offset + columns > x_stride || y_offset + columns > y_stride {
-        let expected = format!("of {rows} rows with columns {y_offset} to {}", y_offset + columns);
+    let [x_end, y_end] = [x_offset, y_offset].map(|offset| offset.saturating_add(columns));
+    if rows != y_rows || x_end > x_stride || y_end > y_stride {
+        let expected = format!("of {rows} rows with columns {y_offset} to {y_end}");
         return Err(Error::shape("place", y.name(), expected, y.shape()));
     }
     let params = Params {

@@ -16,8 +16,8 @@ use rayon::prelude::*;
 use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
 use crate::device::{Counters, Device, Kind};
-use crate::error::{Error, Result};
-use crate::kernel::{Access, Args, AsCells, Kernel, TwinFn};
+use crate::error::Result;
+use crate::kernel::{Access, Args, AsCells, Kernel};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
@@ -55,7 +55,8 @@ impl Command {
 pub struct Dispatch {
     pub(crate) kernel: &'static Kernel,
     pub(crate) constants: Vec<(&'static str, u32)>,
-    pub(crate) params: Vec<u8>,
+    /// Words, whose alignment is that of every parameter struct.
+    pub(crate) params: Vec<u32>,
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) workgroups: [u32; 3],
     pub(crate) work: Work,
@@ -234,7 +235,7 @@ impl Plan {
     /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them.
     ///
     /// # Errors
-    /// The device was lost, or its driver reported an error; on the CPU, called from a rayon task.
+    /// The device was lost, or its driver reported an error.
     pub fn run(&self) -> Result<()> {
         self.run_times(1)
     }
@@ -247,24 +248,16 @@ impl Plan {
         self.run_after(None, times)
     }
 
-    /// A worker that waits inside a plan on the CPU may pick up another run of it, and wait for itself.
-    fn refuse_rayon_workers(&self) -> Result<()> {
-        if !self.device.is_gpu() && rayon::current_thread_index().is_some() {
-            return Err(Error::argument("run", "thread", "one that is no rayon worker", "a rayon worker"));
-        }
-        Ok(())
-    }
-
     /// Runs all commands of another plan once, then those of this one `times` times, in one submission.
     pub(crate) fn run_after(&self, first: Option<&Self>, times: usize) -> Result<()> {
-        self.refuse_rayon_workers()?;
         let counters = self.device.counters();
         let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
+        let commands = || plans().flat_map(|plan| &plan.commands);
         match self.device.kind() {
             Kind::Gpu(gpu) => submit(gpu, plans().flat_map(|plan| &plan.passes))?,
-            Kind::Cpu(_) => plans().for_each(|plan| plan.interpret::<f32>(|kernel| kernel.twin.f32)),
-            Kind::Reference(_) => plans().for_each(|plan| plan.interpret::<f64>(|kernel| kernel.twin.f64)),
+            Kind::Cpu(_) => self.device.run_twins(|| commands().for_each(interpret::<f32>)),
+            Kind::Reference(_) => self.device.run_twins(|| commands().for_each(interpret::<f64>)),
         }
         Counters::add(&counters.submits, 1);
         Counters::add(&counters.dispatches, dispatches as u64);
@@ -278,7 +271,6 @@ impl Plan {
     /// # Errors
     /// As [`Self::run`]; the adapter has no timestamp queries.
     pub fn profile(&self, runs: usize) -> Result<Profile> {
-        self.refuse_rayon_workers()?;
         let timed = |command: &Command| match command {
             Command::Dispatch(d) => Timed {
                 kernel: d.kernel.name,
@@ -306,26 +298,29 @@ impl Plan {
         for _ in 0..runs.max(1) {
             let times = match self.device.kind() {
                 Kind::Gpu(gpu) => self.run_with_timestamps(gpu)?,
-                Kind::Cpu(_) => self.interpret_timed::<f32>(|kernel| kernel.twin.f32),
-                Kind::Reference(_) => self.interpret_timed::<f64>(|kernel| kernel.twin.f64),
+                Kind::Cpu(_) => self.interpret_timed::<f32>(),
+                Kind::Reference(_) => self.interpret_timed::<f64>(),
             };
             commands.iter_mut().zip(times).for_each(|(command, time)| command.times.extend(time));
         }
         Ok(Profile { device: self.device.describe(), commands })
     }
 
-    fn interpret_timed<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>) -> Vec<Option<(f64, f64)>>
+    fn interpret_timed<F: Real>(&self) -> Vec<Option<(f64, f64)>>
     where
         Memory: AsCells<F>,
     {
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1e6;
-        let time = |command| {
-            let before = now();
-            self.interpret_commands(std::slice::from_ref(command), &twin);
-            Some((before, now() - before))
-        };
-        self.commands.iter().map(time).collect()
+        let mut times = Vec::new();
+        self.device.run_twins(|| {
+            for command in &self.commands {
+                let before = now();
+                interpret(command);
+                times.push(Some((before, now() - before)));
+            }
+        });
+        times
     }
 
     /// A pass of its own for each dispatch, between two timestamps; copies and clears have none.
@@ -369,30 +364,21 @@ impl Plan {
             })
             .collect())
     }
+}
 
-    fn interpret<F: Real>(&self, twin: impl Fn(&Kernel) -> TwinFn<F>)
-    where
-        Memory: AsCells<F>,
-    {
-        self.interpret_commands(&self.commands, &twin);
-    }
-
-    fn interpret_commands<F: Real>(&self, commands: &[Command], twin: &impl Fn(&Kernel) -> TwinFn<F>)
-    where
-        Memory: AsCells<F>,
-    {
-        let _guard = self.device.lock();
-        for command in commands {
-            // SAFETY: the lock is held; `Recorder` has refused commands whose tensors overlap where one is written.
-            unsafe {
-                match command {
-                    Command::Dispatch(d) => twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
-                    Command::Copy { from, to } => {
-                        to.buffer().memory.copy_from(to.offset(), &from.buffer().memory, from.offset(), from.len());
-                    }
-                    Command::Clear { tensor } => tensor.buffer().memory.clear(tensor.offset(), tensor.len()),
-                }
+/// Runs a command on the CPU, the device's lock held.
+fn interpret<F: Real>(command: &Command)
+where
+    Memory: AsCells<F>,
+{
+    // SAFETY: the lock is held; `Recorder` has refused commands whose tensors overlap where one is written.
+    unsafe {
+        match command {
+            Command::Dispatch(d) => Memory::twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
+            Command::Copy { from, to } => {
+                to.buffer().memory.copy_from(to.offset(), &from.buffer().memory, from.offset(), from.len());
             }
+            Command::Clear { tensor } => tensor.buffer().memory.clear(tensor.offset(), tensor.len()),
         }
     }
 }
@@ -435,7 +421,7 @@ async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
                 let params = wgpu::BufferBinding {
                     buffer: &uniforms,
                     offset: uniform_offset as u64,
-                    size: std::num::NonZero::new(dispatch.params.len() as u64),
+                    size: std::num::NonZero::new(4 * dispatch.params.len() as u64),
                 };
                 uniform_offset += UNIFORM_ALIGNMENT;
                 let bindings = std::iter::once(params).chain(dispatch.tensors.iter().map(binding));
@@ -477,7 +463,7 @@ fn upload_params(gpu: &Gpu, commands: &[Command]) -> Result<wgpu::Buffer> {
     let mut bytes = Vec::new();
     for command in commands {
         if let Command::Dispatch(dispatch) = command {
-            bytes.extend_from_slice(&dispatch.params);
+            bytes.extend_from_slice(bytemuck::cast_slice(&dispatch.params));
             bytes.resize(bytes.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
         }
     }

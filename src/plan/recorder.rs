@@ -262,7 +262,7 @@ impl Recorder {
         self.commands.push(Command::Dispatch(Dispatch {
             kernel,
             constants: constants.into(),
-            params: bytemuck::bytes_of(&params).into(),
+            params: bytemuck::pod_collect_to_vec(&[params]),
             tensors: tensors.iter().map(|&tensor| tensor.clone()).collect(),
             workgroups: workgroups.map(|n| n as u32),
             work: Work::default(),
