@@ -853,6 +853,8 @@ fn pack_and_place() {
                     kernels::pack::pack(g, &x, &y, at + 2 * padded * padded, shape, transpose, Precision::F32).is_err()
                 );
                 let wide = random(device, "wide", &[(2 * gates + 1) * padded, 40])?;
+                assert!(kernels::place::place(g, (&y, usize::MAX), (&wide, 7), 2).is_err());
+                assert!(kernels::pack::pack(g, &x, &y, usize::MAX, shape, transpose, Precision::F32).is_err());
                 kernels::place::place(g, (&y, 1), (&wide, 7), padded - 2)?;
                 Ok(vec![y, wide])
             });

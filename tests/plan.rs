@@ -656,6 +656,23 @@ fn optimizer_settings_out_of_range_are_refused() {
     }
 }
 
+/// Timestamps of more dispatches than one set of queries has room for.
+#[test]
+fn long_plans_are_profiled() {
+    for device in f32_devices() {
+        let mut g = Graph::without_parameters(&device);
+        let (x, y) = (device.upload("x", &[3], &[1.0, 2.0, 3.0]).unwrap(), zeros(&device, "y", &[3]));
+        (0..2100).for_each(|_| accumulate::accumulate(&mut g, &x, &y).unwrap());
+        let plan = g.finish().unwrap();
+        let profile = match plan.profile(1) {
+            Err(Error::Argument { argument: "device", .. }) => continue,
+            profile => profile.unwrap(),
+        };
+        assert_eq!(profile.rows()[0].calls, 2100, "{}", device.describe());
+        assert_eq!(y.to_vec().unwrap(), [2100.0, 4200.0, 6300.0], "{}", device.describe());
+    }
+}
+
 /// A step run by hand, here to profile it, is a step like the others: its loss is in its place in the log.
 #[test]
 fn a_profiled_step_is_in_the_log() {

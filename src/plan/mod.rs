@@ -331,24 +331,29 @@ impl Plan {
             return Ok(vec![None; self.commands.len()]);
         }
         let timestamps = gpu.timestamps(2 * dispatches)?;
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
-        let mut next = 0;
+        let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
+        let (mut commands, mut next, mut ticks) = (encoder(), 0, Vec::new());
         for pass in &self.passes {
             let Pass::Compute(dispatches) = pass else {
-                pass.encode(&mut encoder);
+                pass.encode(&mut commands);
                 continue;
             };
             for dispatch in dispatches {
+                if next == timestamps.count {
+                    let full = std::mem::replace(&mut commands, encoder());
+                    ticks.extend(pollster::block_on(gpu.read_timestamps(full, &timestamps, next))?);
+                    next = 0;
+                }
                 let writes = wgpu::ComputePassTimestampWrites {
                     query_set: &timestamps.queries,
                     beginning_of_pass_write_index: Some(next),
                     end_of_pass_write_index: Some(next + 1),
                 };
                 next += 2;
-                encode_dispatches(&mut encoder, std::slice::from_ref(dispatch), Some(writes));
+                encode_dispatches(&mut commands, std::slice::from_ref(dispatch), Some(writes));
             }
         }
-        let ticks = pollster::block_on(gpu.read_timestamps(encoder, &timestamps))?;
+        ticks.extend(pollster::block_on(gpu.read_timestamps(commands, &timestamps, next))?);
         let first = ticks.first().copied().unwrap_or(0);
         let microseconds = |tick: u64| tick.wrapping_sub(first) as f64 * timestamps.nanoseconds_per_tick / 1e3;
         let mut pairs = ticks.chunks_exact(2).map(|pair| {
