@@ -1,10 +1,11 @@
-// y[s, j] = Σ_i x[i, j]     i over the rows of slice s
+// y[s, j] = Σ_i x[i, j]     i over the rows of slice first + s
 //
 // Sums of many rows take two of these: first slices, then the sum of the slices, always in the same order.
 //
 // params   rows, columns
 //          stride        from row to row of x
 //          slice         rows in a slice
+//          first         the first of these slices
 //          copies        how often the sum is written: as often as biases share it; more than once of one slice only
 //          accumulate    whether y is added to what is there
 // x        [rows, stride], of which the first columns count
@@ -15,6 +16,7 @@ struct Params {
     columns: u32,
     stride: u32,
     slice: u32,
+    first: u32,
     copies: u32,
     accumulate: u32,
 }
@@ -32,7 +34,7 @@ fn column_sum(
     @builtin(local_invocation_index) local: u32,
 ) {
     let column = 64u * (group.y * groups.x + group.x) + local % 64u;
-    let start = group.z * p.slice;
+    let start = (p.first + group.z) * p.slice;
     var sum = 0.0;
     if column < p.columns {
         for (var i = start + local / 64u; i < min(start + p.slice, p.rows); i += 4u) {

@@ -4,6 +4,7 @@
 //          transpose_a, transpose_b
 //          a_offset, a_stride   where the rows of a start, and how far apart they are
 //          slice           how many of the k terms one workgroup sums; the slices are summed by column_sum
+//          first           the first of these slices
 //          biases          how many of `bias` and `bias2` are added; dummies are bound otherwise
 //          accumulate      whether c is added to what is there
 // a        [m, k], or [k, m] with transpose_a, within a larger tensor
@@ -20,6 +21,7 @@ struct Params {
     a_offset: u32,
     a_stride: u32,
     slice: u32,
+    first: u32,
     biases: u32,
     accumulate: u32,
 }
@@ -47,7 +49,7 @@ fn load_b(k: u32, n: u32) -> f32 {
 @compute @workgroup_size(TILE_THREADS)
 fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let origin = TILE * group.yx;
-    let start = group.z * p.slice;
+    let start = (p.first + group.z) * p.slice;
     var sums = multiply_tile(origin, vec2<u32>(start, min(start + p.slice, p.k)), local);
     for (var i = 0u; i < 4u * VECTORS * VECTORS; i++) {
         let row = origin.x + tile_row(local, i / VECTORS);

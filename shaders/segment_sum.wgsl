@@ -1,10 +1,11 @@
-// The gradient of gather:  dtable[s, v, :] = Σ_{i: index[i] = v} dy[i, :]     i over the rows of slice s
+// The gradient of gather:  dtable[s, v, :] = Σ_{i: index[i] = v} dy[i, :]     i over the rows of slice first + s
 //
 // A workgroup owns one v at a time and 64 columns, so no sum is shared and the order is fixed. 256 rows at a time, its threads
 // mark in a bit mask which rows belong to v, and then walk the marks.
 //
 // params   rows, columns, V
 //          slice         rows in a slice
+//          first         the first of these slices
 //          accumulate    whether dtable is added to what is there
 // dy       [rows, columns]
 // index    [rows] u32
@@ -15,6 +16,7 @@ struct Params {
     columns: u32,
     V: u32,
     slice: u32,
+    first: u32,
     accumulate: u32,
 }
 
@@ -33,7 +35,7 @@ fn segment_sum(
     @builtin(local_invocation_index) local: u32,
 ) {
     let column = 64u * group.x + local;
-    let start = group.z * p.slice;
+    let start = (p.first + group.z) * p.slice;
     let end = min(start + p.slice, p.rows);
     for (var v = group.y; v < p.V; v += groups.y) {
         var sum = 0.0;

@@ -7,7 +7,7 @@ use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NextToken, Parameters};
 use crate::kernels::generate::generate;
-use crate::kernels::sample::{Draw, sample};
+use crate::kernels::sample::{Draw, MOST_TURNS_OF_A_DRAW, sample, turns_of_a_draw};
 use crate::nn::functional::InitialState;
 use crate::nn::{LanguageModel, State};
 use crate::plan::Plan;
@@ -40,8 +40,8 @@ pub struct Generator {
     /// What depends on the parameters alone: run once for each text, or piece of one.
     constants: Plan,
     plan: Plan,
-    /// [`RING`] tokens in one dispatch, where that is possible.
-    chunk: Option<Plan>,
+    /// Many tokens in one dispatch, and how many, where that is possible.
+    chunk: Option<(Plan, usize)>,
     /// For a token of every lane: estimated, then measured.
     seconds: f64,
     state: State,
@@ -84,7 +84,7 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    fn check(&self, vocabulary: usize) -> Result<()> {
+    fn check(&self, vocabulary: usize, is_gpu: bool) -> Result<()> {
         let refuse = |name, expected: &str, got: String| Err(Error::argument("Sampling", name, expected, got));
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return refuse("temperature", "finite, 0 or above", self.temperature.to_string());
@@ -96,6 +96,12 @@ impl Sampling {
             && !(top_p > 0.0 && top_p <= 1.0)
         {
             return refuse("top_p", "above 0, at most 1", top_p.to_string());
+        }
+        let bounds_share = self.top_p.is_some_and(|top_p| top_p < 1.0);
+        let turns = turns_of_a_draw(vocabulary, self.top_k.is_some(), bounds_share);
+        if is_gpu && turns > MOST_TURNS_OF_A_DRAW {
+            let expected = "none of so many tokens on a GPU, or at most one of both; or use `--device cpu`";
+            return refuse("top_k and top_p", expected, format!("a bound for {vocabulary} tokens"));
         }
         match self.stop {
             Some(stop) if stop as usize >= vocabulary => {
@@ -169,12 +175,13 @@ impl Generator {
         let chunk = match in_one_dispatch(known, device, lanes) {
             Ok(NextToken { network, h, c, .. }) => {
                 g = Graph::inference(parameters);
-                g.note(format!("generation: {RING} tokens in one dispatch, a workgroup for each of {lanes} lanes"));
                 let (weights, sizes, states) = (network.pack(&mut g)?, network.sizes(), (&h, c.as_ref()));
                 generate(&mut g, sizes, &weights, draw.draw(), states, 1)?;
                 let mut chunk = Graph::inference(parameters);
-                generate(&mut chunk, sizes, &weights, draw.draw(), states, RING)?;
-                Some(chunk.finish_async().await?)
+                let tokens = chunk.most_terms((sizes.turns(), 1), 1).min(RING);
+                generate(&mut chunk, sizes, &weights, draw.draw(), states, tokens)?;
+                g.note(format!("generation: {tokens} tokens in one dispatch, a workgroup for each of {lanes} lanes"));
+                Some((chunk.finish_async().await?, tokens))
             }
             Err(needed) => {
                 g.note(format!("generation: dispatches for each token; {RING} tokens in one need {needed}"));
@@ -212,7 +219,8 @@ impl Generator {
                 sampling.len(),
             ));
         }
-        sampling.iter().try_for_each(|sampling| sampling.check(vocabulary))?;
+        let is_gpu = self.plan.device().is_gpu();
+        sampling.iter().try_for_each(|sampling| sampling.check(vocabulary, is_gpu))?;
         self.lanes.set(sampling)?;
         self.stops = sampling.iter().map(|sampling| sampling.stop).collect();
         Ok(())
@@ -265,9 +273,13 @@ impl Generator {
             let steps = left.min(tokens_at_once(self.seconds));
             // Not of the first, which makes the constants, and for which some drivers compile. A browser has no such clock.
             let start = (first.is_none() && !cfg!(target_arch = "wasm32")).then(Instant::now);
-            match &self.chunk {
-                Some(chunk) if steps == RING => chunk.run_after(first.take(), 1)?,
-                _ => self.plan.run_after(first.take(), steps)?,
+            let mut rest = steps;
+            if let Some((chunk, tokens)) = self.chunk.as_ref().filter(|(_, tokens)| steps >= *tokens) {
+                chunk.run_after(first.take(), steps / tokens)?;
+                rest %= tokens;
+            }
+            if rest > 0 {
+                self.plan.run_after(first.take(), rest)?;
             }
             let ring = self.lanes.ring.to_vec_u32_async().await?;
             if let Some(start) = start {

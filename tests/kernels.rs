@@ -21,7 +21,7 @@ use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
 use elman::optim::{Adagrad, Adam, AdamW, RmsProp, Rule, Sgd};
-use elman::{DType, Device, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
+use elman::{DType, Device, Error, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
 
 /// f32 rounding of a sum of products, relative to the row's largest value.
 const TOLERANCE: f64 = 1e-5;
@@ -427,6 +427,106 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             upload("dy", &[1, steps, batch, hidden], &dx.chunks(width).flat_map(row).collect::<Vec<_>>())
         });
     }
+}
+
+/// Work cut into dispatches of a few turns of their loops, or of few products, gives what it gives in one.
+#[test]
+fn work_is_cut() {
+    for (&cell, (directions, size)) in
+        Cell::ALL.iter().flat_map(|cell| [(1, (7, 5, 33)), (2, (5, 3, 70)), (1, (6, 2, 4))].map(|size| (cell, size)))
+    {
+        for (turns, flops, wants_dstart) in [(1, usize::MAX, true), (90, usize::MAX, false), (usize::MAX, 40_000, true)]
+        {
+            let what = format!("{cell:?} {directions} {size:?} in dispatches of {turns} turns, {flops} products");
+            check(&what, TOLERANCE, |device, g| {
+                let s = sequence(device, cell, (directions, size))?;
+                let d =
+                    SequenceGradients { wants_dstart, ..gradients(device, cell, (directions, size), (true, true))? };
+                if !is_reference(device) {
+                    g.set_most_work(turns, flops);
+                    g.set_stepwise(false);
+                }
+                kernels::sequence::forward(g, cell.kind(), &s)?;
+                kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+                let [dx, dstart] = d.parts(&s);
+                Ok([Some(s.states), Some(dx), wants_dstart.then_some(dstart)].into_iter().flatten().collect())
+            });
+        }
+    }
+    for (turns, flops) in [(1, usize::MAX), (60, usize::MAX), (usize::MAX, 1), (30, 500_000)] {
+        check(&format!("sums in dispatches of {turns} turns, {flops} products"), TOLERANCE, |device, g| {
+            if !is_reference(device) {
+                g.set_most_work(turns, flops);
+            }
+            let mut results = Vec::new();
+            for (m, k, n) in [(3, 5, 2), (130, 70, 33), (65, 100, 64)] {
+                let [a, b] = [("a", [m, k]), ("b", [k, n])].map(|(name, shape)| random(device, name, &shape).unwrap());
+                let [at, bt] =
+                    [("a", [k, m]), ("b", [n, k])].map(|(name, shape)| random(device, name, &shape).unwrap());
+                let [one, two] = ["one", "two"].map(|name| random(device, name, &[n]).unwrap());
+                let (c, wide) = (|| random(device, "c", &[m, n]), random(device, "wide", &[k, m + 10])?);
+                results.extend([c()?, c()?, c()?]);
+                let [.., x, y, z] = results.as_slice() else { unreachable!() };
+                kernels::matmul::matmul_with_biases(g, &a, &b, &[&one, &two], x, false)?;
+                kernels::matmul::matmul(g, t(&at), t(&bt), None, y, true)?;
+                // A block of the left factor, transposed.
+                kernels::matmul::matmul(g, Factor::block(&wide, 7, k, m, m + 10).t(), &b, None, z, false)?;
+                let table = random(device, "table", &[7, n])?;
+                let index = indices(device, "index", &[m], 7)?;
+                kernels::segment_sum::segment_sum(g, x, &index, &table, true)?;
+                let (sum, twice) = (random(device, "sum", &[n])?, zeros(device, "twice", &[2, n])?);
+                kernels::column_sum::column_sum(g, x, &sum, true)?;
+                kernels::column_sum::into_each_row(g, y, &twice)?;
+                results.extend([table, sum, twice]);
+            }
+            Ok(results)
+        });
+    }
+}
+
+/// What a software driver, which ends a shader's loops after 65,535 turns and says nothing, made wrong.
+#[test]
+fn long_loops_are_right() {
+    check("steps", 1e-4, |device, g| {
+        let (cell, size) = (Cell::Gru, (1, (400, 2, 256)));
+        let s = sequence(device, cell, size)?;
+        let d = gradients(device, cell, size, (true, true))?;
+        kernels::sequence::forward(g, cell.kind(), &s)?;
+        kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+        let [dx, dstart] = d.parts(&s);
+        Ok(vec![s.states.reshape(&[401 * 2, 256])?, dx.reshape(&[400 * 2, 3 * 256])?, dstart])
+    });
+    check("many steps", 1e-4, |device, g| {
+        let s = sequence(device, Cell::Tanh, (1, (66_000, 1, 2)))?;
+        s.lengths.write_u32(&[66_000])?;
+        kernels::sequence::forward(g, Cell::Tanh.kind(), &s)?;
+        Ok(vec![s.states.reshape(&[66_001, 2])?])
+    });
+    check("rows", 1e-4, |device, g| {
+        let (dy, x) = (random(device, "dy", &[53_000, 3])?, random(device, "x", &[53_000, 5])?);
+        let dw = zeros(device, "dw", &[3, 5])?;
+        kernels::matmul::matmul(g, t(&dy), &x, None, &dw, false)?;
+        let (index, dtable) = (device.tokens("index", &[70_000], 3)?, zeros(device, "dtable", &[3, 2])?);
+        index.write_u32(&vec![1; 70_000])?;
+        kernels::segment_sum::segment_sum(g, &random(device, "rows", &[70_000, 2])?, &index, &dtable, false)?;
+        let db = zeros(device, "db", &[2])?;
+        kernels::column_sum::column_sum(g, &random(device, "d", &[420_000, 2])?, &db, false)?;
+        Ok(vec![dw, dtable, db])
+    });
+    // What cannot be cut is refused before anything runs; the CPU has no such limit.
+    for device in f32_devices() {
+        let mut g = Recorder::new(&device);
+        let huge = zeros(&device, "huge", &[1, 800_000]).unwrap();
+        let refused = kernels::log_softmax::log_softmax(&mut g, &huge, &zeros(&device, "y", &[800_000]).unwrap());
+        match refused {
+            Err(Error::Limit { unit: "turns of a loop", .. }) => assert!(device.is_gpu()),
+            refused => assert!(refused.is_ok() && !device.is_gpu()),
+        }
+    }
+}
+
+fn is_reference(device: &Device) -> bool {
+    device.describe().contains("f64")
 }
 
 #[test]

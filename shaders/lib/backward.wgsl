@@ -4,6 +4,7 @@
 // params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
 //          complete           whether the product of dx[first] is made here
+//          pending            whether that of dx[last], if there is one, is still to be made: not FUSED
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
 //          variant            which of the forms that a cell has
 // w        [D, GATES, HP, HP / 4]   W of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
@@ -22,6 +23,7 @@ struct Params {
     first: u32,
     last: u32,
     complete: u32,
+    pending: u32,
     has_dy: u32,
     has_dend: u32,
     variant: u32,
@@ -41,7 +43,7 @@ const PARTS: u32 = COLUMNS;
 // What the dispatch of the step after left in slot `slot` of dstart; 0 if there is none.
 fn load_carried(place: Place, steps: vec2<u32>, slot: u32) -> Sums {
     var carried = Sums();
-    if FUSED == 0u && steps.y < p.T {
+    if steps.y < p.T {
         for (var i = 0u; i < OWNED * COLUMNS; i++) {
             carried[i / OWNED][i % OWNED] = dstart4(place, slot, entry_of(place, i), column_of(place, i));
         }

@@ -7,7 +7,7 @@ use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { rows: u32, columns: u32, stride: u32, slice: u32, copies: u32, accumulate: u32 }
+params! { rows: u32, columns: u32, stride: u32, slice: u32, first: u32, copies: u32, accumulate: u32 }
 
 /// See `shaders/column_sum.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -54,24 +54,28 @@ fn sum(r: &mut Recorder, x: &Tensor, (copies, columns): (usize, usize), y: &Tens
         return Err(Error::shape("column_sum", y.name(), format!("of at most {stride} elements"), y.shape()));
     }
     let slices = if rows <= 512 { 1 } else { slices(r.is_wide(), columns.div_ceil(64), rows) };
-    let slice = rows.div_ceil(slices);
-    let of_all = Params {
+    // Four threads share the rows.
+    let slice = rows.div_ceil(slices).min(r.most_terms((1, 4), 1));
+    let params = |first: usize, accumulate: bool| Params {
         rows: rows as u32,
         columns: columns as u32,
         stride: stride as u32,
-        slice: rows as u32,
+        slice: slice as u32,
+        first: first as u32,
         copies: copies as u32,
         accumulate: accumulate.into(),
     };
-    let slices = rows.div_ceil(slice);
     let (gx, gy) = folded_grid(columns.div_ceil(64));
     if slices == 1 {
-        return r.dispatch(&KERNEL, &[], of_all, &[x, y], [gx, gy, 1]);
+        return (0..rows.div_ceil(slice)).try_for_each(|first| {
+            r.dispatch(&KERNEL, &[], params(first, accumulate || first > 0), &[x, y], [gx, gy, 1])
+        });
     }
+    let slices = rows.div_ceil(slice);
     let parts = r.zeros(&format!("{} in slices", y.name()), &[slices, columns])?;
-    let of_slices = Params { slice: slice as u32, copies: 1, accumulate: 0, ..of_all };
-    r.dispatch(&KERNEL, &[], of_slices, &[x, &parts], [gx, gy, slices])?;
-    let of_parts = Params { rows: slices as u32, stride: columns as u32, slice: slices as u32, ..of_all };
+    r.dispatch(&KERNEL, &[], Params { copies: 1, ..params(0, false) }, &[x, &parts], [gx, gy, slices])?;
+    let of_parts =
+        Params { rows: slices as u32, stride: columns as u32, slice: slices as u32, ..params(0, accumulate) };
     r.dispatch(&KERNEL, &[], of_parts, &[&parts, y], [gx, gy, 1])
 }
 
@@ -82,7 +86,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     if p.accumulate == 0 {
         y.fill(F::zero());
     }
-    let x = x.read();
+    let x = &x.read()[p.first as usize * slice * stride..];
     // Copies are of the same rows.
     let slices = x.chunks(slice * stride).flat_map(|rows| std::iter::repeat_n(rows, p.copies as usize));
     for (y, x) in y.chunks_exact_mut(columns).zip(slices) {

@@ -32,6 +32,7 @@ pub fn count_targets(
     scale: &Tensor,
 ) -> Result<()> {
     expect_len("count_targets", scale, 1)?;
+    r.check_turns(targets, targets.len().div_ceil(256))?;
     let params = Params { R: targets.len() as u32, V: v as u32, ignore_index: ignore_index.unwrap_or(u32::MAX) };
     r.dispatch(&KERNEL, &[], params, &[targets, scale], [1, 1, 1])
 }

@@ -65,6 +65,7 @@ pub fn cross_entropy(r: &mut Recorder, loss: ClassLoss<'_>) -> Result<()> {
         gradient: dx.is_some().into(),
         counts: counts.into(),
     };
+    r.check_turns(x, 3 * v.div_ceil(64) + if counts { rows.div_ceil(64) } else { 0 })?;
     let (across, down) = folded_grid(rows);
     r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], [across, down, 1])
 }

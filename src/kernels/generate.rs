@@ -1,7 +1,7 @@
 //! Several tokens of every lane from a recurrent network, in one dispatch.
 
 use super::cell::Cell;
-use super::sample::{Draw, Lanes};
+use super::sample::{Draw, Lanes, turns_of_a_draw};
 use super::sequence::Generated;
 use super::{expect, expect_indices, expect_len, matmul, pack};
 use crate::device::WORKGROUP_BYTES;
@@ -108,6 +108,16 @@ impl Sizes {
         16 * (state + sums) + DRAW_BYTES
     }
 
+    /// Turns of a thread's loops for a token that is drawn with every bound.
+    pub(crate) fn turns(&self) -> usize {
+        let of_product = |columns: usize| {
+            let slices = (THREADS / columns.max(1)).clamp(1, self.vectors().max(1));
+            (columns * slices).div_ceil(THREADS) * (1 + self.vectors().div_ceil(slices)) + slices
+        };
+        let of_layer = 2 * of_product(self.blocks() * self.vectors());
+        self.layers * of_layer + of_product(self.vocabulary.div_ceil(4)) + turns_of_a_draw(self.vocabulary, true, true)
+    }
+
     fn constants(&self) -> [(&'static str, u32); 6] {
         let (state, sums) = self.state_and_sum_vectors();
         [
@@ -208,6 +218,11 @@ pub fn generate(
         return Err(Error::argument("generate", "cell", "one that this kernel knows", format!("{cell:?}")));
     };
     let bytes = sizes.workgroup_bytes();
+    // One token is always few enough.
+    if steps > 1 && steps > r.most_terms((sizes.turns(), 1), 1) {
+        let expected = format!("at most {} for these sizes", r.most_terms((sizes.turns(), 1), 1));
+        return Err(Error::argument("generate", "steps", expected, steps));
+    }
     if bytes > WORKGROUP_BYTES {
         let expected = format!("sizes that take at most {WORKGROUP_BYTES} bytes of workgroup memory");
         return Err(Error::argument("generate", "sizes", expected, format!("{bytes} for {sizes:?}")));

@@ -26,7 +26,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
         let carried = &mut *dstart[0];
         let next = saved.get(steps.end).map(|next| &**next);
-        carry_in(carried, next, (3, w), (above.get(direction), start), hidden);
+        carry_in(carried, (next, p.pending), (3, w), (above.get(direction), start), hidden);
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);

@@ -32,7 +32,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         if next.is_none() {
             carried_c.fill(F::zero());
         }
-        carry_in(carried, next, (4, w), (above.get(direction), start), hidden);
+        carry_in(carried, (next, p.pending), (4, w), (above.get(direction), start), hidden);
         let mut u = vec![F::zero(); carried.len()];
         for t in steps.clone().rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);

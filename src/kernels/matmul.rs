@@ -8,7 +8,7 @@ use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, biases: u32, accumulate: u32 }
+params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, first: u32, biases: u32, accumulate: u32 }
 
 /// See `shaders/matmul.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -35,6 +35,14 @@ impl<'a> Factor<'a> {
     /// `rows` rows of `columns` values, `stride` apart, from element `offset` on. Only the left factor may be a block.
     pub fn block(tensor: &'a Tensor, offset: usize, rows: usize, columns: usize, stride: usize) -> Self {
         Self { tensor, transposed: false, offset, rows, columns, stride }
+    }
+
+    /// So many of the rows of the matrix that it stands for.
+    fn block_of_rows(self, first: usize, rows: usize) -> Self {
+        match self.transposed {
+            false => Self { offset: self.offset + first * self.stride, rows, ..self },
+            true => Self { offset: self.offset + first, columns: rows, ..self },
+        }
     }
 
     /// The transpose.
@@ -128,6 +136,29 @@ pub fn matmul_with_biases<'a>(
     for bias in biases {
         expect_len("matmul", bias, n)?;
     }
+    let most_rows = r.most_flops() / (2 * n * k) / 64 * 64;
+    if most_rows < m && m > 64 {
+        // Of 64 rows, so that every device can bind where a block of c starts.
+        for first in (0..m).step_by(most_rows.max(64)) {
+            let rows = most_rows.max(64).min(m - first);
+            let c = c.view(c.name(), first * n, &[rows, n]);
+            product_of_rows(r, a.block_of_rows(first, rows), b, biases, &c, accumulate)?;
+        }
+        return Ok(());
+    }
+    product_of_rows(r, a, b, biases, c, accumulate)
+}
+
+/// [`matmul_with_biases`] of few enough rows for one dispatch, when all is checked.
+fn product_of_rows(
+    r: &mut Recorder,
+    a: Factor<'_>,
+    b: Factor<'_>,
+    biases: &[&Tensor],
+    c: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
     let vectors = vectors(r, m, n, k);
     let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
     let in_tile = shares(r, k);
@@ -135,10 +166,9 @@ pub fn matmul_with_biases<'a>(
     // A workgroup of 256 threads counts as three of 64: more slices would be more bytes than they are worth.
     let workgroups = in_tile.min(3) * down * across;
     let slices = if !biases.is_empty() { 1 } else { slices(r.is_wide(), workgroups, k) };
-    // Slices start where a tile's depth starts, so that no two of them read the same terms.
-    let slice = k.div_ceil(slices).next_multiple_of(DEPTH);
-    let slices = k.div_ceil(slice);
-    let params = |accumulate: bool| Params {
+    // Slices start where a tile's depth starts, so that no two of them read the same terms. A thread takes up to 25 turns for each.
+    let slice = k.div_ceil(slices).next_multiple_of(DEPTH).min(r.most_terms((25, DEPTH), DEPTH));
+    let params = |first: usize, biases: usize, accumulate: bool| Params {
         m: m as u32,
         n: n as u32,
         k: k as u32,
@@ -147,25 +177,30 @@ pub fn matmul_with_biases<'a>(
         a_offset: a.offset as u32,
         a_stride: a.stride as u32,
         slice: slice as u32,
-        biases: biases.len() as u32,
+        first: first as u32,
+        biases: biases as u32,
         accumulate: accumulate.into(),
     };
-    let grid = [across, down, slices];
     let bias = |i: usize| *biases.get(i).unwrap_or(&a.tensor);
-    let mut record = |c: &Tensor, accumulate: bool| {
+    let mut record = |c: &Tensor, params: Params, slices: usize| {
         let tensors = [a.tensor, b.tensor, bias(0), bias(1), c];
-        r.dispatch(&KERNEL, &constants, params(accumulate), &tensors, grid)?;
+        r.dispatch(&KERNEL, &constants, params, &tensors, [across, down, slices])?;
+        let k = (slices * slice).min(k - params.first as usize * slice);
         // Each row of tiles reads b, each column of tiles a.
         let rereads = (down - 1) * k * n + (across - 1) * m * k;
         r.cost(2 * m * n * k, 4 * rereads);
-        r.touches(|tensor| tensor.is(a.tensor).then_some(m * k));
+        r.touches(|tensor| if tensor.is(a.tensor) { Some(m * k) } else { tensor.is(b.tensor).then_some(k * n) });
         Ok(())
     };
+    let all = k.div_ceil(slice);
     if slices == 1 {
-        return record(c, accumulate);
+        return (0..all).try_for_each(|first| {
+            let biases = if first == 0 { biases.len() } else { 0 };
+            record(c, params(first, biases, accumulate || first > 0), 1)
+        });
     }
-    let parts = c.device().zeros(&format!("{} in slices", c.name()), &[slices, m * n], c.dtype())?;
-    record(&parts, false)?;
+    let parts = c.device().zeros(&format!("{} in slices", c.name()), &[all, m * n], c.dtype())?;
+    record(&parts, params(0, 0, false), all)?;
     column_sum::column_sum(r, &parts, c, accumulate)
 }
 
@@ -188,7 +223,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
             }
         }
-        let (from, to) = (i * slice, k.min((i + 1) * slice));
+        let from = (p.first as usize + i) * slice;
+        let to = k.min(from + slice);
         product(c, a.columns(from, to), b.rows(from, to), p.biases > 0 || p.accumulate != 0, true);
     }
 }

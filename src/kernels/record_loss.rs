@@ -27,6 +27,7 @@ pub static KERNEL: Kernel = Kernel {
 pub fn record_loss(r: &mut Recorder, losses: &Tensor, scale: &Tensor, history: &Tensor, clock: &Tensor) -> Result<()> {
     expect_len("record_loss", scale, 1)?;
     expect_len("record_loss", clock, 2)?;
+    r.check_turns(losses, losses.len().div_ceil(256))?;
     let params = Params { R: losses.len() as u32, capacity: history.len() as u32 };
     r.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
 }

@@ -27,7 +27,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let carried = &mut *dstart[0];
         let next = dx.get(steps.end).map(|next| &**next);
-        carry_in(carried, next, (1, w), (above.get(direction), start), hidden);
+        carry_in(carried, (next, p.pending), (1, w), (above.get(direction), start), hidden);
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);

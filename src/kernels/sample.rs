@@ -72,8 +72,18 @@ pub fn sample(r: &mut Recorder, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
     }
     let Draw { shape, control, counter, tokens, ring } = draw;
     let params = Params { B: b as u32, V: v as u32, capacity: capacity as u32 };
+    r.check_turns(logits, turns_of_a_draw(v, false, false))?;
     let (across, down) = folded_grid(b);
     r.dispatch(&KERNEL, &[], params, &[logits, shape, control, counter, tokens, ring], [across, down, 1])
+}
+
+/// The most turns of a draw, which are counted with nothing left out; see `Recorder::most_terms`.
+pub(crate) const MOST_TURNS_OF_A_DRAW: usize = 60_000;
+
+/// Turns of a thread's loops in a draw among `v` tokens, by what bounds it: a pass for each bit of a bound.
+pub(crate) fn turns_of_a_draw(v: usize, top_k: bool, top_p: bool) -> usize {
+    let passes = 4 + 32 * usize::from(top_k) + 33 * usize::from(top_p);
+    passes * v.div_ceil(RUNS) + 2 * RUNS
 }
 
 /// The runs that the shader cuts a lane's tokens into; sums go in the same order here.

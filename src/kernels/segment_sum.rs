@@ -7,7 +7,7 @@ use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { rows: u32, columns: u32, V: u32, slice: u32, accumulate: u32 }
+params! { rows: u32, columns: u32, V: u32, slice: u32, first: u32, accumulate: u32 }
 
 /// See `shaders/segment_sum.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -30,34 +30,39 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
     expect_indices("segment_sum", index, v)?;
     expect_len("segment_sum", dy, index.len() * columns)?;
     let slices = slices(r.is_wide(), v * columns.div_ceil(64), index.len());
-    let slice = index.len().div_ceil(slices);
-    let params = |accumulate: bool| Params {
+    // A thread looks through all rows, 256 in 13 turns, for each token that it has, and takes a turn for each row of one.
+    let tokens = v.div_ceil(65_535);
+    let slice = index.len().div_ceil(slices).min(r.most_terms((256 + 13 * tokens, 256), 1));
+    let params = |first: usize, accumulate: bool| Params {
         rows: index.len() as u32,
         columns: columns as u32,
         V: v as u32,
         slice: slice as u32,
+        first: first as u32,
         accumulate: accumulate.into(),
     };
-    let slices = index.len().div_ceil(slice);
-    let grid = [columns.div_ceil(64), v.min(65_535), slices];
+    let grid = |slices: usize| [columns.div_ceil(64), v.min(65_535), slices];
     if slices == 1 {
-        return r.dispatch(&KERNEL, &[], params(accumulate), &[dy, index, dtable], grid);
+        return (0..index.len().div_ceil(slice)).try_for_each(|first| {
+            r.dispatch(&KERNEL, &[], params(first, accumulate || first > 0), &[dy, index, dtable], grid(1))
+        });
     }
+    let slices = index.len().div_ceil(slice);
     let parts = r.zeros(&format!("{} in slices", dtable.name()), &[slices, v, columns])?;
-    r.dispatch(&KERNEL, &[], params(false), &[dy, index, &parts], grid)?;
+    r.dispatch(&KERNEL, &[], params(0, false), &[dy, index, &parts], grid(slices))?;
     column_sum::column_sum(r, &parts.reshape(&[slices, v * columns])?, dtable, accumulate)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [dy, index, dtable] = args.all();
     let (dy, index, dtable, columns) = (dy.read(), index.read_u32(), dtable.write(), p.columns as usize);
-    let slice = p.slice as usize;
-    let slices = (p.rows as usize).div_ceil(slice);
+    let (slice, start) = (p.slice as usize, p.first as usize * p.slice as usize);
     if p.accumulate == 0 {
         dtable.fill(F::zero());
     }
-    let table = dtable.len() / slices;
-    let per_slice = dtable.chunks_exact_mut(table).zip(dy.chunks(slice * columns)).zip(index.chunks(slice));
+    let rows = dy[start * columns..].chunks(slice * columns).zip(index[start..].chunks(slice));
+    let per_slice =
+        dtable.chunks_exact_mut(p.V as usize * columns).zip(rows).map(|(table, (dy, index))| ((table, dy), index));
     for ((dtable, dy), index) in per_slice {
         for (dy, &v) in dy.chunks_exact(columns).zip(index) {
             for (sum, &d) in dtable[v as usize * columns..][..columns].iter_mut().zip(dy) {

@@ -9,6 +9,14 @@ use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 use crate::tensor::{DType, Tensor};
 
+/// The most turns that the loops of a GPU's thread may take in a dispatch, all together: Mesa's software driver ends a shader's
+/// loops after 65,535, silently, and counts some that are not counted here. It bounds the time of a workgroup too.
+const MOST_TURNS: usize = 1 << 15;
+
+/// The most multiplications and additions of a GPU's dispatch: half a second to one on a slow one, where a system resets a device
+/// that one dispatch keeps busy for longer than two.
+const MOST_FLOPS: usize = 20_000_000_000;
+
 /// Records what a plan will do: commands, each checked, notes, and how to plan for this device.
 ///
 /// It knows nothing of gradients, parameters or modules: [`crate::Graph`] is a recorder that does. The functions of
@@ -31,6 +39,8 @@ pub struct Recorder {
     wide: bool,
     stepwise: Option<bool>,
     baseline: bool,
+    most_turns: usize,
+    most_flops: usize,
     precision: Precision,
     commands: Vec<Command>,
     notes: Vec<String>,
@@ -70,6 +80,8 @@ impl Recorder {
             wide: device.is_wide(),
             stepwise: None,
             baseline: false,
+            most_turns: if device.is_gpu() { MOST_TURNS } else { usize::MAX },
+            most_flops: if device.is_gpu() { MOST_FLOPS } else { usize::MAX },
             precision: Precision::F32,
             commands: Vec::new(),
             notes: Vec::new(),
@@ -108,6 +120,38 @@ impl Recorder {
 
     pub(crate) fn is_baseline(&self) -> bool {
         self.baseline
+    }
+
+    #[doc(hidden)]
+    /// Cuts the work of kernels into dispatches of so many turns of their loops, and so many multiplications and additions, or
+    /// nearly, whatever the device.
+    pub fn set_most_work(&mut self, turns: usize, flops: usize) {
+        (self.most_turns, self.most_flops) = (turns, flops);
+    }
+
+    pub(crate) fn most_flops(&self) -> usize {
+        self.most_flops
+    }
+
+    /// How many of `terms` that take a thread `turns` for each `per` of them one dispatch may have, in steps of `step`; all of them
+    /// on the CPU.
+    pub(crate) fn most_terms(&self, (turns, per): (usize, usize), step: usize) -> usize {
+        (self.most_turns.saturating_mul(per) / turns / step).max(1).saturating_mul(step)
+    }
+
+    /// Refuses a kernel whose loops take more turns than a driver may allow, and cannot be cut.
+    pub(crate) fn check_turns(&self, tensor: &Tensor, turns: usize) -> Result<()> {
+        if turns <= self.most_turns {
+            return Ok(());
+        }
+        Err(Error::Limit {
+            tensor: tensor.name().into(),
+            needed: turns as u64,
+            unit: "turns of a loop",
+            allowed: self.most_turns as u64,
+            device: self.device.describe(),
+            cure: "use fewer classes or rows, or `--device cpu`",
+        })
     }
 
     pub(crate) fn stepwise(&self) -> Option<bool> {

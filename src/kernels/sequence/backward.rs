@@ -10,7 +10,7 @@ use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};
 use crate::kernels::{expect, expect_len};
 use crate::plan::Recorder;
 
-params! { pub D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, has_dy: u32, has_dend: u32, variant: u32 }
+params! { pub D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, pending: u32, has_dy: u32, has_dend: u32, variant: u32 }
 
 /// The backward kernel of a cell.
 pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Kernel {
@@ -46,25 +46,28 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
     let [dy, dend] = [&d.dy, &d.dend].map(|given| given.as_ref().unwrap_or(&none));
     let tensors = [&w, &s.lengths, &s.states, s.saved.as_ref().unwrap_or(&nowhere), dy, dend, &d.dx];
 
-    let (state, complete) = (sizes.state(), tile.fused() && d.wants_dstart);
+    let state = sizes.state();
+    // All steps in one, or several in each of some dispatches: those before go on with the whole gradient of a state.
+    let is_complete = |first: usize| tile.fused() && (d.wants_dstart || first > 0);
     // Of one state a step's gradient needs the one before it or the one it made; of two, both of c.
     let of_states = |of: &Range<usize>| state * (of.len() + states - 1);
     let of_dy = |of: &Range<usize>| state * of.len();
     let of_dx = |of: &Range<usize>| {
-        let of_dstart = if tile.fused() && !complete { 0 } else { states * state };
+        let of_dstart = if tile.fused() && !is_complete(of.start) { 0 } else { states * state };
         gates * state * (of.len() + 1).min(steps) + of_dstart
     };
     let of_saved = |of: &Range<usize>| cell.saved * state * (of.len() + usize::from(cell.separate_bias)).min(steps);
     let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&d.dx, &of_dx)];
     of_steps.extend(d.dy.as_ref().map(|dy| (dy, &of_dy as _)));
     of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
-    let mut spans = dispatches(&tile, sizes);
+    let mut spans = dispatches(r, &tile, sizes, gates);
     spans.reverse();
     if !tile.fused() && d.wants_dstart {
         // The product of the first step needs all columns of its dx.
         spans.push((0, 0));
     }
     for span in spans {
+        let complete = is_complete(span.0);
         let params = Params {
             D: directions as u32,
             T: steps as u32,
@@ -73,13 +76,15 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
             first: span.0 as u32,
             last: span.1 as u32,
             complete: complete.into(),
+            pending: (!tile.fused()).into(),
             has_dy: d.dy.is_some().into(),
             has_dend: d.dend.is_some().into(),
             variant: cell.variant,
         };
         let products = |direction, of: &Range<usize>| {
             let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
-            of.len().saturating_sub(1) + [of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
+            of.len().saturating_sub(1)
+                + [!tile.fused() && of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
         };
         let launch = Launch { sizes, tile: &tile, span };
         launch.record(r, cell.backward, params, (&tensors, &w), products, &of_steps)?;

@@ -57,7 +57,7 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
     let of_saved = |of: &Range<usize>| of.len() * cell.saved * state;
     let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&s.x, &of_x), (&s.index, &of_index)];
     of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
-    for span in dispatches(&tile, sizes) {
+    for span in dispatches(r, &tile, sizes, 1) {
         let params = Params {
             D: directions as u32,
             N: rows as u32,
@@ -90,7 +90,11 @@ fn note(r: &mut Recorder, cell: &CellKind, sizes: Sizes, tile: &RowTile) {
     };
     let how = match &tile.stepwise {
         None => {
-            format!("all {steps} steps{side_by_side} in one dispatch, {} batch entries a workgroup", tile.entries())
+            let dispatches = match dispatches(r, tile, sizes, 1).len() {
+                1 => "one dispatch".into(),
+                several => format!("{several} dispatches, since one would keep a GPU busy for too long"),
+            };
+            format!("all {steps} steps{side_by_side} in {dispatches}, {} batch entries a workgroup", tile.entries())
         }
         Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
     };

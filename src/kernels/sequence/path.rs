@@ -79,16 +79,28 @@ pub(crate) fn fits(
     4 * largest.unwrap_or(0) as u64 <= limits.tensor_bytes()
 }
 
-/// The steps of each dispatch, of the first one of stacked layers.
-pub fn dispatches(tile: &RowTile, Sizes { directions, steps, stacked, .. }: Sizes) -> Vec<(usize, usize)> {
+/// Turns of a thread's loops in a step beside those of its products.
+const TURNS_OF_A_STEP: usize = 16;
+
+/// The steps of each dispatch, of the first one of stacked layers. `products` are those that a step makes one after the other.
+pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -> Vec<(usize, usize)> {
+    let Sizes { directions, steps, stacked, .. } = sizes;
     if tile.fused() {
-        return vec![(0, steps)];
+        let turns = products * tile.turns() + TURNS_OF_A_STEP;
+        let most = r.most_terms((turns, 1), 1).min(r.most_flops() / sizes.flops_of_a_step()).max(1);
+        let each = steps.div_ceil(steps.div_ceil(most));
+        return (0..steps).step_by(each).map(|first| (first, steps.min(first + each))).collect();
     }
     let waves = if stacked { steps + directions - 1 } else { steps };
     (0..waves).map(|step| (step, step + 1)).collect()
 }
 
 impl Sizes {
+    /// Multiplications and additions of a step.
+    fn flops_of_a_step(self) -> usize {
+        2 * self.directions * self.state() * self.gates * self.hidden
+    }
+
     /// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and
     /// `is_idle` in `shaders/lib/rows.wgsl`.
     pub fn steps_of(self, direction: usize, (first, last): (usize, usize)) -> Option<Range<usize>> {

@@ -156,6 +156,11 @@ impl RowTile {
         self.stepwise.is_none()
     }
 
+    /// Turns of a thread's loop in a product.
+    pub fn turns(&self) -> usize {
+        (self.padded / 4).div_ceil(self.slices)
+    }
+
     pub fn entries(&self) -> usize {
         self.rows * self.groups
     }

@@ -147,18 +147,19 @@ pub fn from_above<F: Real>(sizes: Sizes, span: (usize, usize), dx: &[F], w: &[F]
     sizes.layers_above().map(|above| of_layer(above - 1).unwrap_or_default()).collect()
 }
 
-/// What the twin of a backward kernel starts with, for the rows of a tile from `start` on: the product of `next`, d of the step
-/// after those it computes, if there is one, and what comes from the layer above, if any does ([`from_above`]).
+/// What the twin of a backward kernel starts with, for the rows of a tile from `start` on: what is carried already from the steps
+/// after those it computes, with the product of `next`, d of the first of them, if that is pending; and what comes from the layer above, if any does ([`from_above`]).
 pub fn carry_in<F: Real>(
     carried: &mut [F],
-    next: Option<&[F]>,
+    next: (Option<&[F]>, u32),
     (gates, w): (usize, &[F]),
     (above, start): (Option<&Vec<F>>, usize),
     hidden: usize,
 ) {
     match next {
-        Some(next) => add_gradients(carried, next, gates, w, hidden),
-        None => carried.fill(F::zero()),
+        (None, _) => carried.fill(F::zero()),
+        (Some(_), 0) => {}
+        (Some(next), _) => add_gradients(carried, next, gates, w, hidden),
     }
     if let Some(above) = above.and_then(|above| above.get(start * hidden..)) {
         add_in_place(carried, above);
