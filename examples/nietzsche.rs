@@ -373,6 +373,7 @@ fn write_text(
 ) -> Result<()> {
     let window = &prompt[prompt.len().saturating_sub(options.recipe().window)..];
     let mut sliding = SlidingWindow::new(model, parameters, window.len())?;
+    sliding.set_never(Some(Vocabulary::PADDING))?;
     say!();
     for asked in options.model.prompts() {
         // Another corpus may lack the characters, and a prompt of another length needs another plan.
@@ -387,7 +388,14 @@ fn write_text(
 
     let mut generator = Generator::new(model, parameters, 1)?;
     let Options { temperature, top_k, top_p, seed, .. } = *options;
-    generator.set_sampling(Sampling { temperature, top_k, top_p, seed, stop: None })?;
+    generator.set_sampling(Sampling {
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        stop: None,
+        never: Some(Vocabulary::PADDING),
+    })?;
     generator.prime(prompt)?;
     say!("\n{} characters at temperature {}:", options.length, options.temperature);
     let mut out = std::io::stdout().lock();

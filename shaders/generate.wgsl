@@ -19,7 +19,7 @@
 //                         and [GATES, VECTORS]           each with its bias behind it
 //               [HP, VP / 4] and [VP / 4]                Wᵀ and b of the logits
 // shape         [B, 2]         temperature, top_p
-// control       [B, 3] u32     seed, top_k, stop token (2³² - 1: none)
+// control       [B, 4] u32     seed, top_k, stop token, token that is never drawn (2³² - 1: none)
 // counter       [B] u32        draws so far
 // tokens        [B] u32        the last ones, from which it goes on
 // ring          [capacity, B] u32

@@ -3,7 +3,7 @@
 // params        B, V, capacity
 // logits        [B, V]
 // shape         [B, 2]       temperature, top_p
-// control       [B, 3] u32   seed, top_k, stop token (2³² - 1: none)
+// control       [B, 4] u32   seed, top_k, stop token, token that is never drawn (2³² - 1: none)
 // counter       [B] u32      draws so far
 // tokens        [B] u32
 // ring          [capacity, B] u32

@@ -74,12 +74,14 @@ pub struct Sampling {
     pub seed: u32,
     /// The token that ends the text: a lane that has drawn it draws nothing else.
     pub stop: Option<u32>,
+    /// A token that is never drawn: the padding of a [`crate::text::Vocabulary`], say, which no text has.
+    pub never: Option<u32>,
 }
 
 impl Default for Sampling {
     /// Greedy, without a stop token.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: None, top_p: None, seed: 0, stop: None }
+        Self { temperature: 0.0, top_k: None, top_p: None, seed: 0, stop: None, never: None }
     }
 }
 
@@ -103,12 +105,12 @@ impl Sampling {
             let expected = "none of so many tokens on a GPU, or at most one of both; or use `--device cpu`";
             return refuse("top_k and top_p", expected, format!("a bound for {vocabulary} tokens"));
         }
-        match self.stop {
-            Some(stop) if stop as usize >= vocabulary => {
-                refuse("stop", &format!("a token below {vocabulary}"), stop.to_string())
+        for (name, token) in [("stop", self.stop), ("never", self.never)] {
+            if let Some(token) = token.filter(|&token| token as usize >= vocabulary) {
+                return refuse(name, &format!("a token below {vocabulary}"), token.to_string());
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 
@@ -127,7 +129,7 @@ impl Lanes {
         Ok(Self {
             tokens: device.tokens("tokens", &[1, lanes], vocabulary)?,
             shape: device.zeros("shape of the draw", &[lanes, 2], DType::F32)?,
-            control: device.zeros("control of the draw", &[lanes, 3], DType::U32)?,
+            control: device.zeros("control of the draw", &[lanes, 4], DType::U32)?,
             counter: device.zeros("counter", &[lanes], DType::U32)?,
             ring: device.zeros("ring", &[ring, lanes], DType::U32)?,
         })
@@ -141,7 +143,8 @@ impl Lanes {
     fn set(&self, sampling: &[Sampling]) -> Result<()> {
         let shape = sampling.iter().flat_map(|s| [s.temperature, s.top_p.unwrap_or(1.0)]);
         let top_k = |s: &Sampling| s.top_k.map_or(0, |k| u32::try_from(k).unwrap_or(u32::MAX));
-        let control = sampling.iter().flat_map(|s| [s.seed, top_k(s), s.stop.unwrap_or(NO_TARGET)]);
+        let token = |token: Option<u32>| token.unwrap_or(NO_TARGET);
+        let control = sampling.iter().flat_map(|s| [s.seed, top_k(s), token(s.stop), token(s.never)]);
         self.shape.write(&shape.collect::<Vec<_>>())?;
         self.control.write_u32(&control.collect::<Vec<_>>())
     }
@@ -351,6 +354,14 @@ impl SlidingWindow {
         let logits = g.tensor(logits)?;
         sample(&mut g, &logits, lanes.draw())?;
         Ok(Self { plan: g.finish_async().await?, window: tokens, lanes })
+    }
+
+    /// Sets a token that is never drawn; see [`Sampling::never`].
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn set_never(&mut self, never: Option<u32>) -> Result<()> {
+        self.lanes.set(&[Sampling { never, ..Sampling::default() }])
     }
 
     /// The most likely token after these.

@@ -58,6 +58,10 @@ impl Characters {
 }
 
 impl Vocabulary {
+    /// The token of `\0`, which the tutorials add for padding: no text has it, so that none should be drawn
+    /// ([`crate::generate::Sampling::never`]).
+    pub const PADDING: u32 = 0;
+
     /// The characters of `text`.
     pub fn of(text: &str) -> Self {
         let mut characters = Characters::default();

@@ -130,7 +130,7 @@ fn top_k_and_top_p_draw_among_the_most_likely() {
             order.iter().map(|token| weight(token) / total).collect::<Vec<_>>()
         };
         for (top_k, top_p) in [(Some(3), None), (None, Some(0.6)), (Some(4), Some(0.5)), (Some(1), Some(1.0))] {
-            let sampling = Sampling { temperature: 2.0, top_k, top_p, seed: 9, stop: None };
+            let sampling = Sampling { temperature: 2.0, top_k, top_p, seed: 9, stop: None, never: None };
             let kept_by_k = top_k.unwrap_or(VOCABULARY);
             let probabilities = &probability(2.0)[..kept_by_k];
             let enough = f64::from(top_p.unwrap_or(1.0)) * probabilities.iter().sum::<f64>() - 1e-9;
@@ -295,6 +295,36 @@ impl LanguageModel for Unknown {
     }
 }
 
+/// A reserved token is drawn by no sampler, however bold, and greedily neither.
+#[test]
+fn a_reserved_token_is_never_drawn() {
+    for device in f32_devices() {
+        let (model, parameters) = model(&device);
+        for lanes in [2, 20] {
+            let mut generator = Generator::new(&model, &parameters, lanes).unwrap();
+            let mut counts = |temperature: f32, top_p: Option<f32>, never: Option<u32>| {
+                let sampling = Sampling { temperature, top_p, never, seed: 7, ..Sampling::default() };
+                generator.set_sampling(sampling).unwrap();
+                generator.prime(&[1]).unwrap();
+                let mut counts = vec![0; VOCABULARY];
+                collect(&mut generator, 300).iter().for_each(|&token| counts[token as usize] += 1);
+                counts
+            };
+            for (temperature, top_p) in [(0.0, None), (2.0, None), (2.0, Some(0.9))] {
+                let free = counts(temperature, top_p, None);
+                let most = (0..VOCABULARY).max_by_key(|&token| free[token]).unwrap();
+                let without = counts(temperature, top_p, Some(most as u32));
+                assert!(free[most] > 0 && without[most] == 0, "{temperature} {top_p:?} {free:?} {without:?}");
+                assert_eq!(without.iter().sum::<usize>(), 300 * lanes);
+            }
+        }
+        let mut sliding = SlidingWindow::new(&model, &parameters, 2).unwrap();
+        let free = sliding.next(&[1, 2]).unwrap();
+        sliding.set_never(Some(free)).unwrap();
+        assert_ne!(sliding.next(&[1, 2]).unwrap(), free, "on {}", device.describe());
+    }
+}
+
 /// A network around a `CharRnn`: `scaled` doubles its logits, `busy` does more than that network.
 struct Around {
     inner: CharRnn,
@@ -354,7 +384,8 @@ fn one_dispatch_and_the_chain_agree() {
     for options in sizes {
         let (model, parameters) = model_of(&device, options);
         let greedy = Sampling::default();
-        let drawn = Sampling { temperature: 1.0, top_k: Some(7), top_p: Some(0.9), seed: 3, stop: Some(2) };
+        let drawn =
+            Sampling { temperature: 1.0, top_k: Some(7), top_p: Some(0.9), seed: 3, stop: Some(2), never: Some(5) };
         let text = |model: &dyn LanguageModel, kernel: &str| {
             let mut generator = Generator::new(model, &parameters, 3).unwrap();
             assert!(generator.plan().kernels().contains(&kernel), "{}", generator.plan());
@@ -454,6 +485,7 @@ fn bad_input_is_refused() {
         ("top_p", Sampling { top_p: Some(0.0), ..good }),
         ("top_p", Sampling { top_p: Some(f32::NAN), ..good }),
         ("stop", Sampling { stop: Some(11), ..good }),
+        ("never", Sampling { never: Some(11), ..good }),
     ];
     for (name, sampling) in bad {
         let error = generator.set_sampling(sampling).unwrap_err();

@@ -1394,14 +1394,16 @@ fn sample() {
                     logits[lane * v + (lane + 1) % v] = f32::NEG_INFINITY;
                 }
                 // Every third lane stops at token 1, and some have drawn it.
-                let control = (0..b as u32).flat_map(|lane| [42, top_k, if lane % 3 == 0 { 1 } else { NO_TARGET }]);
+                let control = (0..b as u32).flat_map(|lane| {
+                    [42, top_k, if lane % 3 == 0 { 1 } else { NO_TARGET }, if lane % 4 == 1 { 0 } else { NO_TARGET }]
+                });
                 let counter = device.upload_u32("counter", &[b], &tokens(1, b, 5))?;
                 let last = device.upload_u32("tokens", &[b], &tokens(3, b, 4))?;
                 let ring = device.zeros("ring", &[5, b], DType::U32)?;
                 let logits = device.upload("logits", &[b, v], &logits)?;
                 let draw = Draw {
                     shape: &device.upload("shape", &[b, 2], &[temperature, top_p].repeat(b))?,
-                    control: &device.upload_u32("control", &[b, 3], &control.collect::<Vec<_>>())?,
+                    control: &device.upload_u32("control", &[b, 4], &control.collect::<Vec<_>>())?,
                     counter: &counter,
                     tokens: &last,
                     ring: &ring,
@@ -1430,7 +1432,7 @@ fn draws(device: &Device, vocabulary: usize, lanes: usize) -> Result<[Tensor; 5]
     Ok([
         indices(device, "tokens", &[1, lanes], vocabulary)?,
         device.upload("shape", &[lanes, 2], &shape)?,
-        device.upload_u32("control", &[lanes, 3], &[42, 6, NO_TARGET].repeat(lanes))?,
+        device.upload_u32("control", &[lanes, 4], &[42, 6, NO_TARGET, 2].repeat(lanes))?,
         device.upload_u32("counter", &[lanes], &tokens(1, lanes, 5))?,
         device.zeros("ring", &[7, lanes], DType::U32)?,
     ])

@@ -3,7 +3,7 @@
 //
 // Temperature 0 takes the most likely token, the first of equals. Of the others, top_k keeps the k most likely (0: all),
 // then top_p the fewest of the most likely that have this share of what is kept (1: all); equals are kept together.
-// A NaN counts as the least likely. A lane that has drawn its stop token goes on drawing it. The uniform number is
+// A NaN counts as the least likely, and so does a token that is never to be drawn. A lane that has drawn its stop token goes on drawing it. The uniform number is
 // Threefry-2x32-20 (Salmon et al. 2011) of key (seed, lane) and counter (counter[b], 0): the same seed gives the same text.
 //
 // The kernel that joins this, beside lib/threefry and lib/reduce, has
@@ -11,7 +11,7 @@
 //   const THREADS: u32                     a power of two, at least RUNS
 //   fn logit(lane: u32, v: u32) -> f32
 //   shape: array<f32>      [B, 2]          temperature, top_p
-//   control: array<u32>    [B, 3]          seed, top_k, stop token (2³² - 1: none)
+//   control: array<u32>    [B, 4]          seed, top_k, stop token, token that is never drawn (2³² - 1: none)
 //   counter: array<u32>    [B]             draws so far
 //   tokens: array<u32>     [B]
 //   ring: array<u32>       [capacity, B]
@@ -28,7 +28,8 @@ const LOWEST: f32 = -3.4028234663852886e38;
 fn score(lane: u32, v: u32) -> f32 {
     let value = logit(lane, v);
     // By its bits, since compilers may take it that there are no NaNs.
-    return select(value, LOWEST, (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u);
+    let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
+    return select(value, LOWEST, is_nan || v == control[4u * lane + 3u]);
 }
 
 // Floats in the order of unsigned integers; 0 and -0 are one.
@@ -61,7 +62,7 @@ fn draw(lane: u32, local: u32) -> u32 {
 
     let temperature = shape[2u * lane];
     let top_p = shape[2u * lane + 1u];
-    let top_k = control[3u * lane + 1u];
+    let top_k = control[4u * lane + 1u];
     let count = counter[lane];
     if temperature > 0.0 {
         // The largest bound that keeps enough tokens, bit by bit.
@@ -97,7 +98,7 @@ fn draw(lane: u32, local: u32) -> u32 {
         if local == 0u {
             var total = 0.0;
             for (var i = 0u; i < RUNS; i++) { total += share[i]; }
-            let key = vec2<u32>(control[3u * lane], lane);
+            let key = vec2<u32>(control[4u * lane], lane);
             var left = f32(threefry(key, vec2<u32>(count, 0u)) >> 8u) / 16777216.0 * total;
             // The run that holds the draw, then the token in it; rounding may leave it past the last that holds anything.
             var chosen = 0u;
@@ -119,7 +120,7 @@ fn draw(lane: u32, local: u32) -> u32 {
         }
     }
     if local == 0u {
-        let stop = control[3u * lane + 2u];
+        let stop = control[4u * lane + 2u];
         if count > 0u && tokens[lane] == stop { drawn = stop; }
         tokens[lane] = drawn;
         ring[(count % p.capacity) * p.B + lane] = drawn;

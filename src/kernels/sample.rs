@@ -32,7 +32,7 @@ pub static KERNEL: Kernel = Kernel {
 pub struct Draw<'a> {
     /// `[B, 2]`: temperature (0 takes the most likely token) and top-p (1: all).
     pub shape: &'a Tensor,
-    /// `[B, 3]`: seed, top-k (0: all), stop token ([`crate::NO_TARGET`]: none).
+    /// `[B, 4]`: seed, top-k (0: all), stop token, token that is never drawn ([`crate::NO_TARGET`]: none).
     pub control: &'a Tensor,
     /// `[B]`: draws made so far.
     pub counter: &'a Tensor,
@@ -49,7 +49,7 @@ impl Draw<'_> {
         let &[capacity, b] = ring.shape() else {
             return Err(Error::shape(op, ring.name(), "[capacity, B]", ring.shape()));
         };
-        for (tensor, each) in [(shape, 2), (control, 3), (counter, 1), (tokens, 1)] {
+        for (tensor, each) in [(shape, 2), (control, 4), (counter, 1), (tokens, 1)] {
             expect_len(op, tensor, each * b)?;
         }
         if tokens.vocabulary().is_some_and(|vocabulary| vocabulary < v) {
@@ -110,10 +110,11 @@ impl<F: Real> Lanes<'_, F> {
     /// Draws a lane's next token, by its logits.
     pub fn draw(&mut self, lane: usize, z: &[F]) {
         let (temperature, top_p) = (self.shape[2 * lane], self.shape[2 * lane + 1]);
-        let [seed, top_k, stop] = [0, 1, 2].map(|i| self.control[3 * lane + i]);
+        let [seed, top_k, stop, never] = [0, 1, 2, 3].map(|i| self.control[4 * lane + i]);
         let (count, token) = (&mut self.counter[lane], &mut self.tokens[lane]);
-        // A NaN counts as the least likely.
-        let z: Vec<F> = z.iter().map(|&z| if z.is_nan() { F::min_value() } else { z }).collect();
+        // A NaN counts as the least likely, and so does a token that is never to be drawn.
+        let score = |(v, z): (usize, F)| if z.is_nan() || v == never as usize { F::min_value() } else { z };
+        let z: Vec<F> = z.iter().copied().enumerate().map(score).collect();
         let z = z.as_slice();
         let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
         if temperature > F::zero() {
