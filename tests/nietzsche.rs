@@ -390,7 +390,7 @@ fn a_large_corpus_is_drawn_from() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.txt");
     let aphorisms = std::fs::read_to_string(shipped()).unwrap();
-    std::fs::write(&path, aphorisms.repeat((5 << 20) / aphorisms.len() + 1)).unwrap();
+    std::fs::write(&path, aphorisms.repeat((65 << 20) / aphorisms.len() + 1)).unwrap();
     let corpus = path.to_str().unwrap();
     let mut args = QUICK.to_vec();
     args.extend(["--corpus", corpus, "--max-steps", "60", "--lr", "1e-2"]);
