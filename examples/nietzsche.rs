@@ -21,7 +21,7 @@ use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
 use elman::optim::Adam;
 use elman::rng::{self, Rng};
-use elman::text::{Corpus, FileWindows, Vocabulary, Windows, hold_out};
+use elman::text::{FileWindows, Vocabulary, Windows, hold_out};
 use elman::{Device, Evaluator, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -249,25 +249,17 @@ fn data(
     rng: &mut Rng,
 ) -> Result<(usize, [Data; 2])> {
     let Recipe { window, stride, batch, .. } = options.recipe();
-    let text = match text {
-        Text::Loaded(text) => text,
-        Text::Mapped(_) if options.stateful || stride > 1 => {
-            bail!(
-                "a corpus of 64 MiB or more is drawn from at random: leave --stateful and three-char for smaller ones"
-            )
-        }
-        Text::Mapped(file) => {
-            let (length, split) = (file.len(), file.len() / 5 * 4);
-            let mut drawn = |stretch| {
-                let draws = rng::manual_seed(rng.next_u32().into());
-                let windows = FileWindows::new(file, device, stretch, batch, window, draws)?;
-                anyhow::Ok(Data::Drawn(Box::new(windows)))
-            };
-            return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
-        }
-    };
-    let tokens = vocabulary.encode(text)?;
-    let length = tokens.len();
+    if let (Text::Mapped(file), false, 1) = (text, options.stateful, stride) {
+        let (length, split) = (file.len(), file.len() / 5 * 4);
+        let mut drawn = |stretch| {
+            let draws = rng::manual_seed(rng.next_u32().into());
+            let windows = FileWindows::new(file, device, stretch, batch, window, draws)?;
+            anyhow::Ok(Data::Drawn(Box::new(windows)))
+        };
+        return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
+    }
+    let corpus = text.upload(device, vocabulary)?;
+    let length = corpus.len();
     let Some(count) = length.checked_sub(window).filter(|&n| n >= 5 * stride) else {
         bail!(
             "the corpus has {length} characters; windows of {window} need at least {}: use a longer text or a smaller \
@@ -275,16 +267,14 @@ fn data(
             window + 5 * stride
         );
     };
-    let corpus = Corpus::new(device, &tokens, vocabulary.len())?;
     if options.stateful {
         let split = length / 5 * 4;
         let streams = |stretch| Windows::streams(&corpus, stretch, batch, window).map(Data::Streams);
         return Ok((length, [streams(0..split)?, streams(split..length)?]));
     }
-    let starts: Vec<u32> = (0..count as u32).step_by(stride).collect();
-    let (training, held_out) = hold_out(&rng.randperm(starts.len()), 0.2);
-    let windows = |some: Vec<u32>| {
-        let starts = some.iter().map(|&i| starts[i as usize]).collect();
+    let (training, held_out) = hold_out(&rng.randperm(count.div_ceil(stride)), 0.2);
+    let windows = |mut starts: Vec<u32>| {
+        starts.iter_mut().for_each(|start| *start *= stride as u32);
         Windows::new(&corpus, starts, window).map(Data::Shuffled)
     };
     Ok((length, [windows(training)?, windows(held_out)?]))

@@ -62,15 +62,24 @@ pub enum Error {
         known: String,
     },
 
-    /// A text is too short to cut a single window from it.
+    /// A text, or the stretch of it that windows are to be cut from, is too short for one batch of them.
     #[error(
-        "the text has {length} characters, but windows of {window} and the character after need at least {}; use a longer text or a smaller window", window + 1
+        "the text has {length} {unit}{}, but {} need at least {least}{}; use a longer text, a smaller window or a smaller batch",
+        part(*length, *stretch), windows(*batch, *window, unit), whole(*length, *stretch, *least)
     )]
     TextTooShort {
-        /// Length of the text, in characters.
+        /// Length of the text.
         length: usize,
+        /// Length of the stretch that windows are cut from: of the whole text, or of a part.
+        stretch: usize,
+        /// What lengths count: characters, or, of a file that is not loaded, bytes.
+        unit: &'static str,
         /// Length of a window, in characters.
         window: usize,
+        /// Windows that lie side by side in the text.
+        batch: usize,
+        /// The least length of the stretch that would do.
+        least: u128,
     },
 
     /// No device answers to the name asked for.
@@ -202,5 +211,26 @@ impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+}
+
+/// Of a text that windows are cut from a part of: how much that is.
+fn part(length: usize, stretch: usize) -> String {
+    if stretch == length { String::new() } else { format!(", {stretch} of them to cut windows from") }
+}
+
+fn windows(batch: usize, window: usize, unit: &str) -> String {
+    let each = if unit == "bytes" { format!("{window} characters (of up to 4 bytes)") } else { window.to_string() };
+    let side_by_side = if batch == 1 { "windows".into() } else { format!("{batch} streams of windows") };
+    format!("{side_by_side} of {each} and what follows them")
+}
+
+/// The text that has a long enough part, if the part keeps its share.
+fn whole(length: usize, stretch: usize, least: u128) -> String {
+    match least.checked_mul(length as u128) {
+        Some(product) if stretch != length && stretch > 0 => {
+            format!(" of these, a text of about {}", product.div_ceil(stretch as u128))
+        }
+        _ => String::new(),
     }
 }

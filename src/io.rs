@@ -1,40 +1,99 @@
 //! Model files: safetensors with PyTorch's parameter names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::{Error, Result};
 pub use crate::files::write_atomically;
 use crate::graph::Parameters;
+use crate::tensor::Tensor;
 
 /// Strings kept beside the parameters: configuration, vocabulary.
 pub type Metadata = HashMap<String, String>;
 
-/// Writes parameters and metadata. The file appears whole or not at all: it is written under a temporary name first.
-///
-/// # Errors
-/// The device failed, or the file cannot be written.
-pub fn save(path: impl AsRef<Path>, parameters: &Parameters, metadata: Metadata) -> Result<()> {
-    write_atomically(path, &pollster::block_on(to_bytes_async(parameters, metadata))?)
+/// What is asked of parameters before they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Save {
+    /// That every value is finite. Without it, parameters that diverged can be kept to look into; [`Load::finite`] reads
+    /// them.
+    pub finite: bool,
 }
 
-/// What [`save`] writes, without blocking and without a file system.
+impl Default for Save {
+    fn default() -> Self {
+        Self { finite: true }
+    }
+}
+
+/// What is asked of a file before its parameters replace those that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// That the file has every parameter and nothing else. Without it, as with PyTorch's `strict=False`, parameters of the
+    /// same name are read and [`Loaded`] says which, but those must have the same shape, and there must be one.
+    pub strict: bool,
+    /// That every value read is finite.
+    pub finite: bool,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { strict: true, finite: true }
+    }
+}
+
+/// What [`load_with`] found, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// Parameters that were replaced, in their order.
+    pub loaded: Vec<String>,
+    /// Parameters that the file lacks, which stay as they were.
+    pub missing: Vec<String>,
+    /// What else the file has, sorted.
+    pub unexpected: Vec<String>,
+}
+
+/// Writes parameters and metadata. The file appears whole or not at all, through symbolic links, with the mode of the one
+/// that it replaces ([`write_atomically`]); the parameters are those of one step, whatever thread is training them.
 ///
 /// # Errors
-/// The device failed.
-pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata) -> Result<Vec<u8>> {
-    let mut tensors = Vec::new();
+/// A value is not finite, the device failed, or the file cannot be written. What was there stays.
+pub fn save(path: impl AsRef<Path>, parameters: &Parameters, metadata: Metadata) -> Result<()> {
+    save_with(path, parameters, metadata, Save::default())
+}
+
+/// [`save`], asking for less.
+///
+/// # Errors
+/// As [`save`], but for what is not asked for.
+pub fn save_with(path: impl AsRef<Path>, parameters: &Parameters, metadata: Metadata, asked: Save) -> Result<()> {
+    write_atomically(path, &pollster::block_on(to_bytes_async(parameters, metadata, asked))?)
+}
+
+/// What [`save_with`] writes, without blocking and without a file system.
+///
+/// # Errors
+/// A value is not finite, the device failed, or metadata that no reader would take (100 MB).
+pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata, asked: Save) -> Result<Vec<u8>> {
+    // One read: all values are of one step.
+    let values = parameters.values().to_vec_async().await?;
+    let mut views = Vec::new();
     for (name, tensor) in parameters.iter() {
-        tensors.push((name.to_owned(), tensor.shape().to_vec(), tensor.to_vec_async().await?));
+        let values = &values[place(&tensor)];
+        if let (true, Some(problem)) = (asked.finite, not_finite(name, values)) {
+            let expected = "finite, or saved with `Save { finite: false }`";
+            return Err(Error::argument("save", "parameters", expected, problem));
+        }
+        let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytemuck::cast_slice(values));
+        views.push((name.to_owned(), view.expect("a tensor has as many values as its shape says")));
     }
-    let views = tensors.iter().map(|(name, shape, values)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values));
-        (name, view.expect("a tensor has as many values as its shape says"))
-    });
-    Ok(safetensors::serialize(views, Some(metadata)).expect("names are unique and sizes fit"))
+    let refuse = |error: SafeTensorError| Error::argument("save", "metadata", "one that can be read again", error);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(refuse)?;
+    SafeTensors::read_metadata(&bytes).map_err(refuse)?;
+    Ok(bytes)
 }
 
 /// Reads a model file's metadata, to build the network that its parameters fit.
@@ -44,38 +103,157 @@ pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata) -> Resu
 pub fn metadata(path: impl AsRef<Path>) -> Result<Metadata> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| model_file(path, error))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
     Ok(header.metadata().clone().unwrap_or_default())
 }
 
-/// Replaces all parameters by those of a file: all of them, or, on any error, none.
+/// Replaces all parameters by those of a file: all of them, in one write between two steps, or, on any error, none.
 ///
 /// # Errors
-/// The file cannot be read, is damaged, lacks a parameter, has another shape or type, or holds a value that is not
-/// finite.
+/// The file cannot be read or is damaged. Or it does not fit, and the error has the names: parameters that it lacks, names
+/// that are none of theirs, another shape or type, a value that is not finite.
 pub fn load(path: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
+    load_with(path, parameters, Load::default()).map(drop)
+}
+
+/// [`load`], asking for less: says what was read and what was not. A step that another thread takes meanwhile may be lost,
+/// for the parameters that the file lacks too; it is not mixed with another.
+///
+/// ```
+/// use elman::io::{self, Load};
+/// use elman::{Device, nn, rng};
+///
+/// let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("encoder.safetensors");
+/// let network = |names: &[&str]| {
+///     let mut init = nn::Init::new(rng::manual_seed(1));
+///     names.iter().try_for_each(|name| nn::Linear::new(&mut init, name, 2, 2).map(drop))?;
+///     init.upload(&Device::cpu())
+/// };
+/// io::save(&file, &network(&["encoder"])?, io::Metadata::new())?;
+/// let report = io::load_with(&file, &network(&["encoder", "head"])?, Load { strict: false, ..Load::default() })?;
+/// assert_eq!(report.loaded, ["encoder.weight", "encoder.bias"]);
+/// assert_eq!(report.missing, ["head.weight", "head.bias"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// As [`load`], but for what is not asked for; nothing in the file has the name of a parameter.
+pub fn load_with(path: impl AsRef<Path>, parameters: &Parameters, asked: Load) -> Result<Loaded> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| model_file(path, error))?;
-    let read = |name: &str, shape: &[usize]| {
-        let view = file.tensor(name).map_err(|error| model_file(path, error))?;
-        if view.dtype() != Dtype::F32 || view.shape() != shape {
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
+    let (mut found, mut report) = (Vec::new(), Loaded::default());
+    let (mut unfit, mut infinite) = (Vec::new(), Vec::new());
+    for (name, tensor) in parameters.iter() {
+        let Ok(view) = file.tensor(name) else {
+            report.missing.push(name.to_owned());
+            continue;
+        };
+        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape() {
             let got = format!("{:?} {:?}", view.dtype(), view.shape());
-            return Err(model_file(path, format!("`{name}` must be F32 {shape:?}, but is {got}")));
+            unfit.push(format!("`{name}` must be F32 {:?}, but is {got}", tensor.shape()));
+            continue;
         }
         let values = bytemuck::pod_collect_to_vec::<u8, f32>(view.data());
-        if let Some(bad) = values.iter().position(|value| !value.is_finite()) {
-            return Err(model_file(path, format!("`{name}` holds {} at index {bad}", values[bad])));
-        }
-        Ok(values)
-    };
-    let all = parameters.iter().map(|(name, tensor)| Ok((read(name, tensor.shape())?, tensor)));
-    for (values, tensor) in all.collect::<Result<Vec<_>>>()? {
-        tensor.write(&values)?;
+        infinite.extend(not_finite(name, &values).filter(|_| asked.finite));
+        report.loaded.push(name.to_owned());
+        found.push((place(&tensor), values));
     }
-    Ok(())
+    let known: HashSet<_> = parameters.names().collect();
+    report.unexpected = file.names().into_iter().filter(|name| !known.contains(name)).map(str::to_owned).collect();
+    report.unexpected.sort();
+    let matched = report.missing.is_empty() && report.unexpected.is_empty();
+    if !unfit.is_empty() || !infinite.is_empty() || found.is_empty() || (asked.strict && !matched) {
+        return Err(model_file(path, misfit(&report, &unfit, &infinite)));
+    }
+
+    // One write, of values of one step.
+    let block = parameters.values();
+    let mut values = if report.missing.is_empty() { vec![0.0; block.len()] } else { block.to_vec_f64()? };
+    for (place, new) in found {
+        values[place].iter_mut().zip(new).for_each(|(value, new)| *value = new.into());
+    }
+    block.write_f64(&values)?;
+    Ok(report)
+}
+
+/// Where a parameter lies among all values.
+fn place(tensor: &Tensor) -> std::ops::Range<usize> {
+    tensor.offset()..tensor.offset() + tensor.len()
+}
+
+fn not_finite(name: &str, values: &[f32]) -> Option<String> {
+    let bad = values.iter().position(|value| !value.is_finite())?;
+    Some(format!("{} at index {bad} of `{name}`", values[bad]))
 }
 
 fn model_file(path: &Path, problem: impl ToString) -> Error {
     Error::ModelFile { path: path.into(), problem: problem.to_string() }
+}
+
+/// What a file that is no safetensors file is, where that can be told.
+fn unreadable(path: &Path, bytes: &[u8], error: &SafeTensorError) -> Error {
+    // A zip archive, or, from before PyTorch 1.6, a pickle of protocol 2 or later.
+    if !bytes.starts_with(b"PK\x03\x04") && !matches!(bytes, [0x80, 2..=5, ..]) {
+        return model_file(path, format!("it is no safetensors file ({error})"));
+    }
+    let name = path.file_name().unwrap_or_default().display().to_string();
+    let converted = Path::new(&name).with_extension("safetensors").display().to_string();
+    let python = format!(
+        "import torch; from safetensors.torch import save_file; \
+         save_file(torch.load({name:?}, map_location=\"cpu\", weights_only=True), {converted:?})"
+    );
+    model_file(
+        path,
+        format!(
+            "it is what PyTorch's `torch.save` writes (.pt, .pth), Python objects in a zip archive or pickle, and no \
+             safetensors file; convert its state_dict in Python: {python}"
+        ),
+    )
+}
+
+/// All that keeps a file from fitting, some of each kind.
+fn misfit(report: &Loaded, unfit: &[String], infinite: &[String]) -> String {
+    let quoted = |names: &[String]| -> Vec<String> {
+        names.iter().map(|name| format!("`{}`", name.escape_debug().take(100).collect::<String>())).collect()
+    };
+    let problems = [
+        some_of("of the parameters missing", &quoted(&report.missing)),
+        some_of("of the file's names unexpected", &quoted(&report.unexpected)),
+        some_of("of another shape or type", unfit),
+        some_of("not finite", infinite),
+    ];
+    let cure = if let Some(prefix) = prefix(&report.unexpected, &report.missing) {
+        format!(
+            "the file's names begin with `{prefix}`, which a wrapper (DataParallel, torch.compile, a module around the \
+             network) left there: save {{k.removeprefix({prefix:?}): v for k, v in state_dict.items()}}"
+        )
+    } else if let Some(prefix) = prefix(&report.missing, &report.unexpected) {
+        format!("the file's names lack `{prefix}`: save {{{prefix:?} + k: v for k, v in state_dict.items()}}")
+    } else if !report.missing.is_empty() || !report.unexpected.is_empty() {
+        "build the network that the file is of, or load what has the same name with `Load { strict: false, .. }`".into()
+    } else if !unfit.is_empty() {
+        "build the network with the file's sizes".into()
+    } else {
+        "load an earlier model, or this one with `Load { finite: false, .. }`".into()
+    };
+    let problems: Vec<_> = problems.into_iter().flatten().collect();
+    format!("{}; {cure}", problems.join("; "))
+}
+
+/// How many, and the first ten.
+fn some_of(what: &str, items: &[String]) -> Option<String> {
+    const MOST: usize = 10;
+    let shown = items[..items.len().min(MOST)].join(", ");
+    let more = if items.len() > MOST { format!(" and {} more", items.len() - MOST) } else { String::new() };
+    (!items.is_empty()).then(|| format!("{} {what}: {shown}{more}", items.len()))
+}
+
+/// What stands, up to a dot, in front of every one of these names and, without it, leaves one of the others.
+fn prefix<'a>(names: &'a [String], others: &[String]) -> Option<&'a str> {
+    let others: HashSet<_> = others.iter().map(String::as_str).collect();
+    let prefixes = |name: &'a String| name.match_indices('.').map(|(dot, _)| name.split_at(dot + 1));
+    let fits = |(prefix, rest): &(&str, &str)| others.contains(rest) && names.iter().all(|n| n.starts_with(prefix));
+    names.iter().flat_map(prefixes).find(fits).map(|(prefix, _)| prefix)
 }

@@ -324,7 +324,7 @@ fn futures_travel_between_threads() {
                 .await?;
             let state = model_state(&model, &device)?;
             state.fork_async().await?.save_async().await?;
-            elman::io::to_bytes_async(&parameters, Default::default()).await?;
+            elman::io::to_bytes_async(&parameters, Default::default(), Default::default()).await?;
             Ok::<_, Error>((losses.len(), text.len()))
         };
         assert_eq!(runtime.block_on(runtime.spawn(work)).unwrap().unwrap(), (3, 5));

@@ -2,10 +2,16 @@
 
 mod common;
 
-use elman::io;
-use elman::nn::{CharRnn, CharRnnOptions, Init, Parameters};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use elman::io::{self, Load, Save};
+use elman::nn::functional::{self, Reduction};
+use elman::nn::{CharRnn, CharRnnOptions, Init, Lstm, Parameters, RnnOptions, State};
+use elman::optim::Sgd;
 use elman::text::Vocabulary;
-use elman::{Device, Error, rng};
+use elman::{Device, Error, Graph, Trainer, rng};
+use safetensors::tensor::{Dtype, TensorView};
 
 fn parameters(seed: u64, hidden: usize) -> Parameters {
     let mut init = Init::new(rng::manual_seed(seed));
@@ -88,6 +94,286 @@ fn a_model_of_another_size_is_refused_by_name() {
     assert_eq!(all(&target), before);
     let missing = io::load(folder.path().join("nowhere"), &target).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }) && missing.to_string().contains("nowhere"), "{missing}");
+}
+
+fn lstm(seed: u64, options: RnnOptions) -> Parameters {
+    let mut init = Init::new(rng::manual_seed(seed));
+    Lstm::new(&mut init, "rnn", options).unwrap();
+    init.upload(&Device::cpu()).unwrap()
+}
+
+/// A file that has more than was asked for is not that model's, and the error says all at once what is wrong.
+#[test]
+fn a_file_must_have_the_parameters_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let options = RnnOptions::new(3, 4);
+    for options in [options.num_layers(2), options.bidirectional(true)] {
+        io::save(&path, &lstm(1, options), Default::default()).unwrap();
+        let one = lstm(2, RnnOptions::new(3, 4));
+        let before = all(&one);
+        let error = io::load(&path, &one).unwrap_err().to_string();
+        assert!(error.contains("4 of the file's names unexpected: `rnn.bias_hh_l"), "{error}");
+        assert_eq!(all(&one), before);
+    }
+    // All three kinds, and no more than ten of each.
+    io::save(&path, &lstm(1, options.num_layers(5)), Default::default()).unwrap();
+    let mut init = Init::new(rng::manual_seed(3));
+    Lstm::new(&mut init, "rnn", RnnOptions::new(2, 4)).unwrap();
+    init.add("head".into(), &[1], vec![0.5]).unwrap();
+    let error = io::load(&path, &init.upload(&Device::cpu()).unwrap()).unwrap_err().to_string();
+    for part in [
+        "1 of the parameters missing: `head`;",
+        "16 of the file's names unexpected: `rnn.bias_hh_l1`, `rnn.bias_hh_l2`,",
+        " and 6 more;",
+        "1 of another shape or type: `rnn.weight_ih_l0` must be F32 [16, 2], but is F32 [16, 3];",
+        "strict: false",
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    assert_eq!(error.matches("rnn.").count(), 11, "{error}");
+}
+
+/// `strict=False`: what has the same name is read, and the report says the rest; another shape is an error still.
+#[test]
+fn what_has_the_same_name_can_be_loaded_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let lenient = Load { strict: false, ..Load::default() };
+    let (one, two) = (lstm(1, RnnOptions::new(3, 4)), lstm(2, RnnOptions::new(3, 4).num_layers(2)));
+    let names = |parameters: &Parameters| parameters.names().map(str::to_owned).collect::<Vec<_>>();
+    let own = all(&two);
+    io::save(&path, &one, Default::default()).unwrap();
+    let report = io::load_with(&path, &two, lenient).unwrap();
+    assert_eq!((&report.loaded, &report.missing), (&names(&one), &names(&two)[4..].to_vec()));
+    assert_eq!(report.unexpected, [""; 0]);
+    assert_eq!(all(&two), [&all(&one)[..], &own[4..]].concat());
+
+    io::save(&path, &two, Default::default()).unwrap();
+    let report = io::load_with(&path, &one, lenient).unwrap();
+    let mut above = names(&two)[4..].to_vec();
+    above.sort();
+    assert_eq!((report.loaded, report.missing.len(), report.unexpected), (names(&one), 0, above));
+
+    let wider = lstm(3, RnnOptions::new(2, 4));
+    let before = all(&wider);
+    let error = io::load_with(&path, &wider, lenient).unwrap_err().to_string();
+    assert!(error.contains("must be F32 [16, 2], but is F32 [16, 3]"), "{error}");
+    assert_eq!(all(&wider), before);
+    let nothing = io::load_with(&path, &parameters(1, 4), lenient);
+    assert!(nothing.is_err(), "none of its names: {nothing:?}");
+}
+
+/// A state_dict with a wrapper's name in front, and a checkpoint that is no safetensors file.
+#[test]
+fn checkpoints_of_pytorch_are_recognized() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    let own = parameters(1, 4);
+    for wrapper in ["module.", "_orig_mod.", "model.", "_orig_mod.module."] {
+        let values = all(&own);
+        let views = own.iter().zip(&values).map(|((name, tensor), values)| {
+            let data = bytemuck::cast_slice(values);
+            (format!("{wrapper}{name}"), TensorView::new(Dtype::F32, tensor.shape().to_vec(), data).unwrap())
+        });
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        let error = io::load(&path, &own).unwrap_err().to_string();
+        let names = format!("7 of the file's names unexpected: `{wrapper}embedding_layer.weight`");
+        for part in ["7 of the parameters missing: `embedding_layer.weight`", &names, &format!("with `{wrapper}`")] {
+            assert!(error.contains(part), "{part:?} in {error}");
+        }
+    }
+    for magic in [&b"PK\x03\x04\0\0\x08\x08\0\0\0\0"[..], b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."] {
+        std::fs::write(&path, magic).unwrap();
+        for error in [io::load(&path, &own).unwrap_err(), io::metadata(&path).unwrap_err()].map(|e| e.to_string()) {
+            assert!(error.contains("torch.save"), "{error}");
+            let python =
+                "save_file(torch.load(\"model.pt\", map_location=\"cpu\", weights_only=True), \"model.safetensors\")";
+            assert!(error.contains(python), "{error}");
+        }
+    }
+}
+
+/// What could not be loaded is not saved, unless it is asked for.
+#[test]
+fn parameters_that_are_not_finite_are_not_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let good = parameters(1, 4);
+    io::save(&path, &good, Default::default()).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let bad = parameters(2, 4);
+        let tensor = bad.get("rnn.bias_hh_l0").unwrap();
+        tensor.write(&[0.5, 0.5, value, value]).unwrap();
+        let error = io::save(&path, &bad, Default::default()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{value} at index 2 of `rnn.bias_hh_l0`")), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        let kept = folder.path().join("diverged");
+        io::save_with(&kept, &bad, Default::default(), Save { finite: false }).unwrap();
+        assert!(io::load(&kept, &good).is_err());
+        let target = parameters(3, 4);
+        io::load_with(&kept, &target, Load { finite: false, ..Load::default() }).unwrap();
+        let bits = |parameters: &Parameters| all(parameters).concat().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&target), bits(&bad));
+        std::fs::remove_file(kept).unwrap();
+    }
+    // No reader takes a header of more than 100 MB.
+    let long = [("notes".to_owned(), "x".repeat(100 << 20))].into();
+    assert!(matches!(io::save(&path, &good, long), Err(Error::Argument { argument: "metadata", .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+/// A link stays a link, wherever it leads; what is replaced keeps its mode.
+#[cfg(unix)]
+#[test]
+fn files_are_replaced_as_they_are() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let (first, second) = (parameters(1, 4), parameters(2, 4));
+    let holds = |path: &Path, saved: &Parameters| {
+        let loaded = parameters(3, 4);
+        io::load(path, &loaded).unwrap();
+        all(&loaded) == all(saved)
+    };
+    std::fs::create_dir(at("elsewhere")).unwrap();
+    // From a link to a link, relative to where it is, to nothing yet.
+    symlink("elsewhere/link", at("link")).unwrap();
+    symlink("../model", at("elsewhere/link")).unwrap();
+    io::save(at("link"), &first, Default::default()).unwrap();
+    assert!(std::fs::symlink_metadata(at("link")).unwrap().is_symlink());
+    assert!(std::fs::symlink_metadata(at("elsewhere/link")).unwrap().is_symlink());
+    assert!(std::fs::symlink_metadata(at("model")).unwrap().is_file() && holds(&at("model"), &first));
+    std::fs::write(at("plain"), "").unwrap();
+    assert_eq!(mode(&at("model")), mode(&at("plain")), "a new file is as the umask has it");
+
+    for bits in [0o600, 0o640, 0o666, 0o400] {
+        std::fs::set_permissions(at("model"), std::fs::Permissions::from_mode(bits)).unwrap();
+        io::save(at("link"), &second, Default::default()).unwrap();
+        assert_eq!(mode(&at("model")), bits, "{bits:o}");
+        assert!(holds(&at("link"), &second));
+    }
+    // Only root may give a file away.
+    if chown(at("model"), Some(4321), Some(4321)).is_ok() {
+        io::save(at("model"), &first, Default::default()).unwrap();
+        let owner = std::fs::metadata(at("model")).unwrap();
+        assert_eq!((owner.uid(), owner.gid(), mode(&at("model"))), (4321, 4321, 0o400));
+    }
+    symlink("round", at("around")).unwrap();
+    symlink("around", at("round")).unwrap();
+    for bad in ["around", "elsewhere", "nowhere/model"] {
+        let error = io::save(at(bad), &first, Default::default()).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(bad), "{error}");
+    }
+    // Six, and no temporary file.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6);
+}
+
+/// Runs `step` in one thread for as long as `look` runs in another.
+fn beside<T: Send>(step: impl Fn() + Sync, look: impl FnOnce() -> T + Send) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                step();
+            }
+        });
+        let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(look));
+        done.store(true, Ordering::Relaxed);
+        looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn is_one_value(values: &[f32]) -> bool {
+    values.iter().all(|value| value == &values[0])
+}
+
+/// Parameters that every step moves by the same amount are the same in every file that is written meanwhile, and after
+/// every load.
+#[test]
+fn a_file_is_of_one_step() {
+    for device in common::f32_devices() {
+        let mut init = Init::new(rng::manual_seed(1));
+        let ids: Vec<_> = (0..16).map(|i| init.add(format!("p{i}"), &[4, 1], vec![0.0; 4]).unwrap()).collect();
+        let parameters = init.upload(&device).unwrap();
+        let target = device.upload("target", &[4, 1], &[1e6; 4]).unwrap();
+        let trainer = Trainer::new(&parameters, Sgd::new(1e-6), |g| {
+            let mut sum = g.parameter(ids[0])?;
+            for &id in &ids[1..] {
+                let next = g.parameter(id)?;
+                sum = functional::add(g, sum, next)?;
+            }
+            functional::mse_loss(g, sum, &target, Reduction::Sum)
+        });
+        let trainer = std::sync::Mutex::new(trainer.unwrap());
+        let step = || trainer.lock().unwrap().step().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (start, path) = (folder.path().join("start"), folder.path().join("model"));
+        io::save(&start, &parameters, Default::default()).unwrap();
+        let block =
+            || pollster::block_on(io::to_bytes_async(&parameters, Default::default(), Save::default())).unwrap();
+        let values = |bytes: &[u8]| -> Vec<f32> {
+            let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+            file.tensors().iter().flat_map(|(_, view)| bytemuck::pod_collect_to_vec::<u8, f32>(view.data())).collect()
+        };
+        beside(step, || {
+            let (mut last, mut moved) = (0.0, 0);
+            for i in 0.. {
+                let saved = values(&block());
+                assert!(saved.len() == 64 && is_one_value(&saved), "{}: {saved:?}", device.describe());
+                moved += u32::from(saved[0] != last);
+                last = saved[0];
+                match i % 10 {
+                    9 => io::load(&start, &parameters).unwrap(),
+                    _ if i > 600 && moved > 200 => break,
+                    _ => {}
+                }
+            }
+            io::save(&path, &parameters, Default::default()).unwrap();
+        });
+        assert!(is_one_value(&values(&std::fs::read(&path).unwrap())));
+    }
+}
+
+/// Likewise the tensors of a carried state.
+#[test]
+fn a_snapshot_of_a_state_is_of_one_step() {
+    for device in common::f32_devices() {
+        let names: Vec<_> = ('a'..='p').map(String::from).collect();
+        let state = State::zeros(&device, &names.iter().map(|name| (name.as_str(), [1, 1, 3])).collect::<Vec<_>>());
+        let state = state.unwrap();
+        let one = device.upload("one", &[1, 1, 3], &[1.0; 3]).unwrap();
+        let mut g = Graph::without_parameters(&device);
+        for name in &names {
+            let (before, one) = (state.get(&mut g, name).unwrap(), g.input(&one).unwrap());
+            let after = functional::add(&mut g, before, one).unwrap();
+            state.set(&mut g, name, after).unwrap();
+        }
+        let plan = g.finish().unwrap();
+        let fresh = state.save().unwrap();
+        beside(
+            || plan.run().unwrap(),
+            || {
+                let (mut last, mut moved) = (0.0, 0);
+                for i in 0.. {
+                    let saved: Vec<f32> = state.save().unwrap().into_values().flatten().collect();
+                    assert!(saved.len() == 48 && is_one_value(&saved), "{}: {saved:?}", device.describe());
+                    moved += u32::from(saved[0] != last);
+                    last = saved[0];
+                    match i % 20 {
+                        9 => state.restore(&fresh).unwrap(),
+                        19 => state.zero().unwrap(),
+                        _ if i > 600 && moved > 200 => break,
+                        _ => {}
+                    }
+                }
+            },
+        );
+    }
 }
 
 #[test]

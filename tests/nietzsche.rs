@@ -399,9 +399,9 @@ fn a_large_corpus_is_drawn_from() {
     assert!(stdout.contains("get_next(\"for thos\")"), "{stdout}");
     let losses = losses(&out);
     assert!(losses.len() == 60 && losses[59] < losses[0] - 0.8, "{losses:?}");
+    // Streams are of the whole text, whatever its size.
     args.push("--stateful");
-    let refused = run(&args, &out);
-    assert!(text(&refused.stderr).contains("64 MiB or more"), "{}", text(&refused.stderr));
+    success(&run(&args, &out));
 }
 
 /// The threads that there are do not change a bit.

@@ -624,3 +624,20 @@ fn dropout_between_layers() {
         assert_ne!(losses[0], losses[1]);
     }
 }
+
+/// With one layer there is nothing between layers: as in PyTorch dropout does nothing then, and the plan says so.
+#[test]
+fn dropout_of_one_layer_is_noted() {
+    let device = Device::cpu();
+    let notes = |layers: usize, rate: f64, training: bool| {
+        let mut init = Init::new(rng::manual_seed(4));
+        let rnn = Rnn::new(&mut init, "rnn", RnnOptions::new(INPUT, 8).num_layers(layers).dropout(rate)).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let mut g = if training { Graph::new(&parameters) } else { Graph::inference(&parameters) };
+        let x = g.input(&device.upload("x", &[4, BATCH, INPUT], &sequence(4)).unwrap()).unwrap();
+        rnn.forward(&mut g, x, InitialState::Zero).unwrap();
+        g.finish().unwrap().notes().iter().filter(|note| note.contains("dropout of 0.5")).count()
+    };
+    assert_eq!(notes(1, 0.5, true), 1);
+    assert_eq!([notes(2, 0.5, true), notes(1, 0.5, false), notes(1, 0.0, true)], [0; 3]);
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use directories::ProjectDirs;
-use elman::text::{TextFile, Vocabulary};
+use elman::Device;
+use elman::text::{Corpus, TextFile, Vocabulary};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
@@ -55,6 +56,14 @@ impl Text {
         match self {
             Self::Loaded(text) => Vocabulary::of(text),
             Self::Mapped(file) => file.vocabulary().clone(),
+        }
+    }
+
+    /// Its tokens, on the device.
+    pub fn upload(&self, device: &Device, vocabulary: &Vocabulary) -> elman::Result<Corpus> {
+        match self {
+            Self::Loaded(text) => Corpus::new(device, &vocabulary.encode(text)?, vocabulary.len()),
+            Self::Mapped(file) => Corpus::of_file(device, file),
         }
     }
 

@@ -5,8 +5,9 @@ use elman::Graph;
 use elman::rng::Rng;
 use elman::text::{Batch, FileWindows, Windows};
 
-/// A file from this size on is not loaded: windows are drawn from it.
-pub const LARGE: u64 = 64 << 20;
+/// A file from this size on is not loaded, but where all of it is needed: windows are drawn from it. An order of all windows
+/// takes 20 bytes for each character; here that is about what the program takes anyway.
+pub const LARGE: u64 = 4 << 20;
 
 pub enum Data {
     /// Every window once an epoch, in an order of its own.

@@ -27,7 +27,8 @@ pub struct RnnOptions {
     pub bias: bool,
     /// Whether sequences are taken and returned as `[B, T, ..]`.
     pub batch_first: bool,
-    /// Rate of dropout on the outputs of every layer but the last, in training.
+    /// Rate of dropout on the outputs of every layer but the last, in training: with one layer it does nothing, and the plan
+    /// says so.
     pub dropout: f64,
     /// Whether every layer also runs from the last step to the first: D = 2.
     pub bidirectional: bool,
@@ -392,6 +393,12 @@ impl Recurrent {
         let mut above = self.layers.as_slice();
         let training = g.is_training();
         let drops = dropout > 0.0 && training;
+        if drops && self.options.num_layers == 1 {
+            g.note(format!(
+                "{:?}: a dropout of {dropout} between layers does nothing, for there is one layer",
+                self.cell
+            ));
+        }
         let (rows, size) = (functional::input_rows(g, x), [steps, batch, self.options.hidden_size]);
         if directions == 1
             && self.options.proj_size == 0

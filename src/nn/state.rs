@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, checked_len};
 
 /// The carried hidden state: tensors of its own on the device, by name (`h`), each `[D * L, B, H]` as PyTorch's `h_n`.
+/// They lie in one buffer, so that what is saved or restored is of one step, whatever thread runs a plan meanwhile.
 ///
 /// A plan recorded with it starts from it and leaves the new state in it; it never leaves the device unless saved.
 /// Evaluation and generation have states of their own, so they leave the training state alone.
@@ -22,8 +23,14 @@ use crate::tensor::{DType, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct State {
+    /// All values, with zeros between the tensors.
+    values: Tensor,
+    /// Ranges of them.
     tensors: BTreeMap<String, Tensor>,
 }
+
+/// Each tensor starts at a multiple of this many elements: WebGPU's largest alignment of a binding, 256 bytes.
+const ALIGNMENT: usize = 64;
 
 /// Values of a [`State`] on the host, by name.
 pub type Snapshot = BTreeMap<String, Vec<f32>>;
@@ -32,12 +39,18 @@ impl State {
     /// A state of zeros.
     ///
     /// # Errors
-    /// A size of 0.
+    /// A size of 0, or more than the device can hold in one buffer.
     pub fn zeros(device: &Device, tensors: &[(&str, [usize; 3])]) -> Result<Self> {
-        let make = |&(name, shape): &(&str, [usize; 3])| {
-            Ok((name.to_owned(), device.zeros(&format!("state {name}"), &shape, DType::F32)?))
+        let (mut starts, mut len) = (Vec::new(), 0usize);
+        for (name, shape) in tensors {
+            starts.push(len);
+            len = len.saturating_add(checked_len("state", name, shape)?.next_multiple_of(ALIGNMENT));
+        }
+        let values = device.zeros("state", &[len.max(1)], DType::F32)?;
+        let view = |(&(name, shape), start): (&(&str, [usize; 3]), usize)| {
+            (name.to_owned(), values.view(&format!("state {name}"), start, &shape))
         };
-        Ok(Self { tensors: tensors.iter().map(make).collect::<Result<_>>()? })
+        Ok(Self { tensors: tensors.iter().zip(starts).map(view).collect(), values })
     }
 
     /// Whether these are its h, and its c if it has one.
@@ -91,10 +104,10 @@ impl State {
     /// # Errors
     /// The device failed.
     pub fn zero(&self) -> Result<()> {
-        self.tensors.values().try_for_each(|tensor| tensor.write(&vec![0.0; tensor.len()]))
+        self.values.write(&vec![0.0; self.values.len()])
     }
 
-    /// Copies the state to the host.
+    /// Copies the state to the host, in one read: all values are of one step.
     ///
     /// # Errors
     /// The device failed.
@@ -107,25 +120,27 @@ impl State {
     /// # Errors
     /// As [`Self::save`].
     pub async fn save_async(&self) -> Result<Snapshot> {
-        let mut saved = Snapshot::new();
-        for (name, tensor) in &self.tensors {
-            saved.insert(name.clone(), tensor.to_vec_async().await?);
-        }
-        Ok(saved)
+        let values = self.values.to_vec_async().await?;
+        let part = |(name, tensor): (&String, &Tensor)| {
+            (name.clone(), values[tensor.offset()..tensor.offset() + tensor.len()].to_vec())
+        };
+        Ok(self.tensors.iter().map(part).collect())
     }
 
-    /// Puts a saved state back.
+    /// Puts a saved state back, in one write.
     ///
     /// # Errors
     /// Another shape, a name that is missing, or the device failed.
     pub fn restore(&self, saved: &Snapshot) -> Result<()> {
+        let mut all = vec![0.0; self.values.len()];
         for (name, tensor) in &self.tensors {
             let values = saved.get(name).map_or(&[][..], |values| values);
             if values.len() != tensor.len() {
                 return Err(Error::shape("restore", name, format!("{:?}", tensor.shape()), &[values.len()]));
             }
+            all[tensor.offset()..][..values.len()].copy_from_slice(values);
         }
-        self.tensors.iter().try_for_each(|(name, tensor)| tensor.write(&saved[name]))
+        self.values.write(&all)
     }
 
     /// A state of its own with the same values.
@@ -141,10 +156,9 @@ impl State {
     /// # Errors
     /// As [`Self::fork`].
     pub async fn fork_async(&self) -> Result<Self> {
-        let fork = |(name, tensor): (&String, &Tensor)| {
-            Ok((name.clone(), tensor.device().zeros(tensor.name(), tensor.shape(), DType::F32)?))
-        };
-        let fork = Self { tensors: self.tensors.iter().map(fork).collect::<Result<_>>()? };
+        let shape = |tensor: &Tensor| tensor.shape().try_into().expect("a state's tensors have three dimensions");
+        let tensors: Vec<_> = self.tensors.iter().map(|(name, tensor)| (name.as_str(), shape(tensor))).collect();
+        let fork = Self::zeros(self.values.device(), &tensors)?;
         fork.restore(&self.save_async().await?)?;
         Ok(fork)
     }
