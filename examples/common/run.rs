@@ -68,7 +68,8 @@ impl Run {
             );
         }
         std::fs::create_dir_all(folder).with_context(unusable)?;
-        let lock = File::options().create(true).append(true).open(folder.join(LOCK)).with_context(unusable)?;
+        let lock =
+            File::options().read(true).append(true).create(true).open(folder.join(LOCK)).with_context(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!(
