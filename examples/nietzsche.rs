@@ -65,12 +65,12 @@ struct Options {
     /// back-propagation through time, truncated after --window characters
     #[arg(long)]
     stateful: bool,
-    /// Epochs at the learning rate [default: 4, or the tutorial's for the model; of another text than Nietzsche, unless this
-    /// or the next is given, until the held-out loss no longer falls]
+    /// Epochs at the learning rate [default: 4, or the tutorial's for the model; of another text than Nietzsche, unless
+    /// this or the next is given, until the held-out loss no longer falls]
     #[arg(long)]
     epochs: Option<usize>,
-    /// Epochs at a tenth of the learning rate, after the others [default: 2, or the tutorial's for the model; of another
-    /// text likewise, from the best epoch on]
+    /// Epochs at a tenth of the learning rate, after the others [default: 2, or the tutorial's for the model; of
+    /// another text likewise, from the best epoch on]
     #[arg(long)]
     fine_tune_epochs: Option<usize>,
     /// Windows in a training step [default: 512; 64 if stateful]
@@ -258,8 +258,8 @@ fn run() -> Result<ExitCode> {
             let guessing = (vocabulary.len() as f64).ln();
             if train_loss > 2.0 * guessing {
                 bail!(
-                    "the training diverged, and its model is not kept: the loss is {train_loss:.3e}, that of guessing is \
-                     {guessing:.2}; use a smaller --lr than {lr}"
+                    "the training diverged, and its model is not kept: the loss is {train_loss:.3e}, that of guessing \
+                     is {guessing:.2}; use a smaller --lr than {lr}"
                 );
             }
             let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
@@ -325,7 +325,8 @@ fn introduce_recipe(text: &Text, recipe: &Recipe, until_best: bool) -> Result<()
     say!("held out: {held_out}");
     if until_best {
         say!(
-            "learning rate {lr}, then, from the best epoch on, {}: each until the held-out loss has not fallen for {} epochs",
+            "learning rate {lr}, then, from the best epoch on, {}: each until the held-out loss has not fallen for {} \
+             epochs",
             lr / 10.0,
             PATIENCE + 1
         );
@@ -373,8 +374,8 @@ fn data(
         }
         if parts[1].len() <= window {
             bail!(
-                "the corpus has {length} characters, of which {} are held out; windows of {window} need {} of these: use a \
-                 longer text or a smaller --window",
+                "the corpus has {length} characters, of which {} are held out; windows of {window} need {} of these: \
+                 use a longer text or a smaller --window",
                 parts[1].len(),
                 window.saturating_add(1)
             );
@@ -408,8 +409,8 @@ fn data(
     Ok((length, [windows(training)?, windows(held_out)?]))
 }
 
-/// What is held out of another text than the tutorials': the last tenth of each of up to ten equal parts. The stretches make
-/// a text of their own, and the rest another, so that no window of one has a character of the other.
+/// What is held out of another text than the tutorials': the last tenth of each of up to ten equal parts. The stretches
+/// make a text of their own, and the rest another, so that no window of one has a character of the other.
 fn held_out_stretches(length: usize) -> Vec<Range<usize>> {
     let parts = (length / 10_000).clamp(1, 10);
     let end = |part: usize| (part as u64 * length as u64 / parts as u64) as usize;

@@ -95,7 +95,8 @@ pub fn find(path: Option<&Path>, normalize_newlines: bool, quiet: bool) -> Resul
     let vocabulary = corpus.text.vocabulary();
     if vocabulary.encode("\r").is_ok() {
         warn(
-            "the corpus has carriage returns, which are characters to learn; --normalize-newlines makes line feeds of them",
+            "the corpus has carriage returns, which are characters to learn; --normalize-newlines makes line feeds of \
+             them",
         );
     }
     if vocabulary.encode("\u{feff}").is_ok() {

@@ -15,7 +15,8 @@ pub fn warn(what: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "warning: {what}");
 }
 
-/// What failed beside the training, such as a print to a closed pipe: each kind is one warning, and the exit code says so.
+/// What failed beside the training, such as a print to a closed pipe: each kind is one warning, and the exit code says
+/// so.
 #[derive(Default)]
 pub struct Failures(Vec<&'static str>);
 
