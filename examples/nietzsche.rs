@@ -57,10 +57,9 @@ struct Options {
     /// Make a line feed of every CR LF and every CR of the corpus
     #[arg(long)]
     normalize_newlines: bool,
-    /// The network; each has the tutorial's own windows and learning rates as defaults [default: rnn; for another text
-    /// than Nietzsche, gru with --stateful]
-    #[arg(long, value_enum)]
-    model: Option<Model>,
+    /// The network; each has the tutorial's own windows, learning rates and epochs as defaults
+    #[arg(long, value_enum, default_value = "rnn")]
+    model: Model,
     /// Train on contiguous streams of text with the hidden state carried from window to window, and a loss on all steps:
     /// back-propagation through time, truncated after --window characters
     #[arg(long)]
@@ -124,15 +123,9 @@ struct Options {
 }
 
 impl Options {
-    /// The recipe for the text, with what was asked for in place of its own.
-    fn recipe(&self, corpus: &corpus::Corpus) -> Recipe {
-        let recipe = match (self.model, &corpus.text) {
-            (None, Text::Loaded(text)) if !corpus.published => {
-                let held_out = held_out_stretches(text.chars().count()).iter().map(Range::len).sum();
-                Recipe::of_another_text(held_out, self.window)
-            }
-            (model, _) => model.unwrap_or(Model::Rnn).recipe(self.stateful),
-        };
+    /// The model's recipe, with what was asked for in place of its own.
+    fn recipe(&self) -> Recipe {
+        let recipe = self.model.recipe(self.stateful);
         Recipe {
             window: self.window.unwrap_or(recipe.window),
             batch: self.batch.unwrap_or(recipe.batch),
@@ -143,9 +136,9 @@ impl Options {
         }
     }
 
-    fn sizes(&self, model: Model, vocabulary: usize) -> Result<CharRnnOptions> {
+    fn sizes(&self, vocabulary: usize) -> Result<CharRnnOptions> {
         let sizes = CharRnnOptions::new(vocabulary, self.embedding, self.hidden);
-        match model.cell() {
+        match self.model.cell() {
             Some(cell) => Ok(sizes.cell(cell).num_layers(self.layers).dropout(self.dropout)),
             None if self.layers > 1 || self.dropout != 0.0 => {
                 bail!("--layers and --dropout are for the models rnn, gru and lstm")
@@ -176,12 +169,12 @@ fn run() -> Result<ExitCode> {
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     let corpus = corpus::find(options.corpus.as_deref(), options.normalize_newlines, options.quiet)?;
     let vocabulary = corpus.text.vocabulary();
-    let recipe = options.recipe(&corpus);
-    let prompt = prompt(&options, &recipe, &vocabulary, &corpus.text)?;
-    let sizes = options.sizes(recipe.model, vocabulary.len())?;
+    let recipe = options.recipe();
+    let prompt = prompt(&options, &vocabulary, &corpus.text)?;
+    let sizes = options.sizes(vocabulary.len())?;
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
-    let (length, [mut training, mut held_out]) = data(&device, &corpus, &vocabulary, &recipe, &mut init.rng)?;
+    let (length, [mut training, mut held_out]) = data(&device, &corpus, &vocabulary, &options, &mut init.rng)?;
     let until_best = !corpus.published && options.epochs.is_none() && options.fine_tune_epochs.is_none();
     if options.layers == 1 && options.dropout > 0.0 {
         warn("--dropout does nothing with one layer: it lies between layers, so add --layers 2");
@@ -194,18 +187,18 @@ fn run() -> Result<ExitCode> {
             say!("corpus length: {length}");
             say!("total chars {}", vocabulary.len());
             if !corpus.published {
-                introduce_recipe(&corpus.text, &recipe, until_best)?;
+                introduce_training(&corpus.text, recipe.lr, until_best)?;
             }
             anyhow::Ok(())
         };
         failures.note(STDOUT, introduce());
     }
-    let model = recipe.model.build(&mut init, sizes)?;
+    let model = options.model.build(&mut init, sizes)?;
     let parameters = init.upload(&device)?;
     let states = [model.state(&device, recipe.batch)?, model.state(&device, recipe.batch)?];
     let loss = |g: &mut elman::Graph, data: &Data, state: &State| {
         let batch = data.batch(g, recipe.batch)?;
-        let logits = if recipe.stateful {
+        let logits = if options.stateful {
             model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?
         } else {
             model.forward(g, &batch.tokens, InitialState::Zero)?
@@ -217,7 +210,7 @@ fn run() -> Result<ExitCode> {
 
     let mut run = Run::start(&options.out)?;
     let model_file = run.file(MODEL);
-    let save = || save(&model_file, &parameters, &sizes, &vocabulary, &recipe);
+    let save = || save(&model_file, &parameters, &sizes, &vocabulary, &options);
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -302,7 +295,7 @@ fn run() -> Result<ExitCode> {
         run.write(&mut failures);
     }
     if !stop.load(Ordering::Relaxed) {
-        let written = write_text(&*model, &parameters, &vocabulary, &prompt, &options, &recipe, &stop);
+        let written = write_text(&*model, &parameters, &vocabulary, &prompt, &options, &stop);
         failures.note("the text", written);
     }
     let whose = if epoch == 0 { " (no step was run: it is as it was)" } else { "" };
@@ -317,12 +310,9 @@ fn run() -> Result<ExitCode> {
 }
 
 /// How another text than the tutorials' is trained on.
-fn introduce_recipe(text: &Text, recipe: &Recipe, until_best: bool) -> Result<()> {
-    let Recipe { model, stateful, window, batch, lr, .. } = *recipe;
-    let shape = if stateful { "streams, the state carried from window to window," } else { "windows" };
-    say!("another text than the tutorial's: {model:?}, batches of {batch} {shape} of {window} characters");
+fn introduce_training(text: &Text, lr: f64, until_best: bool) -> Result<()> {
     let held_out = if let Text::Loaded(_) = text { "a tenth, in whole stretches" } else { "the last fifth" };
-    say!("held out: {held_out}");
+    say!("another text than the tutorial's; held out: {held_out}");
     if until_best {
         say!(
             "learning rate {lr}, then, from the best epoch on, {}: each until the held-out loss has not fallen for {} \
@@ -340,13 +330,13 @@ fn data(
     device: &Device,
     corpus: &corpus::Corpus,
     vocabulary: &Vocabulary,
-    recipe: &Recipe,
+    options: &Options,
     rng: &mut Rng,
 ) -> Result<(usize, [Data; 2])> {
-    let Recipe { stateful, window, stride, batch, .. } = *recipe;
+    let Recipe { window, stride, batch, .. } = options.recipe();
     let text = match &corpus.text {
         Text::Loaded(text) => text,
-        Text::Mapped(_) if stateful || stride > 1 => {
+        Text::Mapped(_) if options.stateful || stride > 1 => {
             bail!(
                 "a corpus of 64 MiB or more is drawn from at random: leave --stateful and three-char for smaller ones"
             )
@@ -382,7 +372,7 @@ fn data(
         }
         let data = parts.map(|part| {
             let corpus = upload(&part)?;
-            if stateful {
+            if options.stateful {
                 return Ok(Data::Streams(Windows::streams(&corpus, 0..part.len(), batch, window)?));
             }
             let starts = (0..(part.len() - window) as u32).step_by(stride).collect();
@@ -392,7 +382,7 @@ fn data(
         return Ok((length, [training?, held_out?]));
     }
     let corpus = upload(&tokens)?;
-    if stateful {
+    if options.stateful {
         let split = length / 5 * 4;
         let streams = |stretch| Windows::streams(&corpus, stretch, batch, window).map(Data::Streams);
         return Ok((length, [streams(0..split)?, streams(split..length)?]));
@@ -431,13 +421,13 @@ fn validate(evaluator: &mut Evaluator, held_out: &mut Data, batches: usize) -> R
 }
 
 /// The tokens of the prompt: checked before training, not after.
-fn prompt(options: &Options, recipe: &Recipe, vocabulary: &Vocabulary, text: &Text) -> Result<Vec<u32>> {
+fn prompt(options: &Options, vocabulary: &Vocabulary, text: &Text) -> Result<Vec<u32>> {
     let prompt = match &options.prompt {
         Some(prompt) if prompt.is_empty() => bail!("--prompt must have at least one character"),
         Some(prompt) => prompt.clone(),
-        None => match recipe.model.prompts()[0] {
+        None => match options.model.prompts()[0] {
             known if vocabulary.encode(known).is_ok() => known.into(),
-            _ => text.start(recipe.window),
+            _ => text.start(options.recipe().window),
         },
     };
     Ok(vocabulary.encode(&prompt)?)
@@ -481,9 +471,9 @@ fn save(
     parameters: &Parameters,
     sizes: &CharRnnOptions,
     vocabulary: &Vocabulary,
-    recipe: &Recipe,
+    options: &Options,
 ) -> Result<()> {
-    let (model, window) = (format!("{:?}", recipe.model), recipe.window);
+    let (model, window) = (format!("{:?}", options.model), options.recipe().window);
     let config = serde_json::json!({ "model": model, "sizes": sizes, "window": window });
     let metadata = [("config".into(), config.to_string()), ("vocabulary".into(), vocabulary.to_string())];
     Ok(elman::io::save(path, parameters, metadata.into())?)
@@ -496,13 +486,12 @@ fn write_text(
     vocabulary: &Vocabulary,
     prompt: &[u32],
     options: &Options,
-    recipe: &Recipe,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let window = &prompt[prompt.len().saturating_sub(recipe.window)..];
+    let window = &prompt[prompt.len().saturating_sub(options.recipe().window)..];
     let mut sliding = SlidingWindow::new(model, parameters, window.len())?;
     say!();
-    for asked in recipe.model.prompts() {
+    for asked in options.model.prompts() {
         // Another corpus may lack the characters, and a prompt of another length needs another plan.
         if let Ok(tokens) = vocabulary.encode(asked)
             && tokens.len() == window.len()

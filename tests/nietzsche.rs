@@ -46,7 +46,7 @@ fn cpu_and_gpu_agree_on_the_published_configuration() {
     let corpus = shipped();
     let run = |device: &str| {
         let out = folder.path().join(device);
-        let args = ["--device", device, "--corpus", &corpus, "--model", "rnn", "--max-steps", "50", "--length", "60"];
+        let args = ["--device", device, "--corpus", &corpus, "--max-steps", "50", "--length", "60"];
         let stdout = success(&run(&args, &out));
         (out, stdout)
     };
@@ -86,8 +86,7 @@ fn cpu_and_gpu_agree_on_the_published_configuration() {
     }
 }
 
-const QUICK: [&str; 12] =
-    ["--device", "cpu", "--model", "rnn", "--hidden", "8", "--embedding", "3", "--batch", "64", "--length", "10"];
+const QUICK: [&str; 10] = ["--device", "cpu", "--hidden", "8", "--embedding", "3", "--batch", "64", "--length", "10"];
 
 #[test]
 fn bad_input_is_one_sentence_and_writes_nothing() {
@@ -674,7 +673,8 @@ fn another_text_is_learned_until_the_held_out_loss_no_longer_falls() {
     std::fs::write(&path, &corpus).unwrap();
     let out = folder.path().join("out");
     let args = ["--device", "cpu", "--hidden", "24", "--batch", "4", "--window", "30", "--lr", "1e-2", "--length", "9"];
-    let stdout = success(&run(&[&args[..], &["--corpus", path.to_str().unwrap()]].concat(), &out));
+    let args = [&args[..], &["--model", "gru", "--stateful", "--corpus", path.to_str().unwrap()]].concat();
+    let stdout = success(&run(&args, &out));
     let losses = metrics(&out, "val_loss");
     let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let best = losses.iter().position(|&loss| loss == least).unwrap();
@@ -707,7 +707,7 @@ fn another_text_is_learned_until_the_held_out_loss_no_longer_falls() {
     assert!(stdout.contains(&format!("40):\n{}\n", vocabulary.decode(&all))), "{stdout}");
 
     // What was asked for is done.
-    let fixed = [&args[..], &["--corpus", path.to_str().unwrap(), "--epochs", "3", "--fine-tune-epochs", "0"]].concat();
+    let fixed = [&args[..], &["--epochs", "3", "--fine-tune-epochs", "0"]].concat();
     let stdout = success(&run(&fixed, &out));
     assert!(metrics(&out, "val_loss").len() == 3 && !stdout.contains("best:"), "{stdout}");
 }
@@ -719,7 +719,7 @@ fn held_out_text_is_not_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("text");
     std::fs::write(&path, ("ab".repeat(4_500) + &"cd".repeat(500)).repeat(3)).unwrap();
-    for more in [&["--model", "rnn"][..], &["--model", "lstm", "--stateful"], &[]] {
+    for more in [&[][..], &["--model", "lstm", "--stateful"]] {
         let out = folder.path().join("out");
         let args = ["--device", "cpu", "--hidden", "8", "--batch", "32", "--lr", "2e-2", "--max-steps", "150"];
         success(&run(&[&args[..], &["--length", "9", "--corpus", path.to_str().unwrap()], more].concat(), &out));
@@ -743,19 +743,6 @@ fn the_shipped_text_is_learned() {
     success(&run(&args, folder.path()));
     let losses = metrics(folder.path(), "val_loss");
     assert!(losses.len() == 5 && losses[4] < 1.65, "{losses:?}");
-}
-
-/// A text too short for the default streams gets smaller ones.
-#[test]
-fn a_short_text_is_learned_by_default() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("text");
-    for length in [40, 300, 1_000, 20_490] {
-        let text: String = "for those who wait, time is long. ".chars().cycle().take(length).collect();
-        std::fs::write(&path, text).unwrap();
-        let args = ["--device", "cpu", "--hidden", "8", "--max-steps", "2", "--length", "9", "--corpus"];
-        success(&run(&[&args[..], &[path.to_str().unwrap()]].concat(), &folder.path().join("out")));
-    }
 }
 
 /// The file holds all that is needed to go on with the model elsewhere.

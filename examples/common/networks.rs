@@ -23,44 +23,20 @@ pub enum Model {
 }
 
 /// How a network is trained.
-#[derive(Clone, Copy)]
 pub struct Recipe {
-    pub model: Model,
-    /// On contiguous streams, the state carried, with a loss on all steps.
-    pub stateful: bool,
     pub window: usize,
     /// From one window's start to the next one's.
     pub stride: usize,
     pub batch: usize,
     pub lr: f64,
     pub epochs: usize,
-    /// At a tenth of the learning rate, after the others.
     pub fine_tune_epochs: usize,
-}
-
-impl Recipe {
-    /// For another text than the tutorials', of which so many characters are held out: as small as a short text needs.
-    pub fn of_another_text(held_out: usize, window: Option<usize>) -> Self {
-        let recipe = Model::Gru.recipe(true);
-        let most = held_out.saturating_sub(1);
-        let window = window.unwrap_or(recipe.window.min(most.max(1)));
-        Self { window, batch: recipe.batch.min(most / window).max(1), ..recipe }
-    }
 }
 
 impl Model {
     /// The tutorial's recipe, or one for streams whose state is carried.
     pub fn recipe(self, stateful: bool) -> Recipe {
-        let rnn = Recipe {
-            model: self,
-            stateful,
-            window: 8,
-            stride: 1,
-            batch: 512,
-            lr: 1e-3,
-            epochs: 4,
-            fine_tune_epochs: 2,
-        };
+        let rnn = Recipe { window: 8, stride: 1, batch: 512, lr: 1e-3, epochs: 4, fine_tune_epochs: 2 };
         if stateful {
             return Recipe { window: 32, batch: 64, lr: 2e-3, ..rnn };
         }
