@@ -3,7 +3,8 @@
 mod common;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,16 +15,32 @@ use clap::Parser;
 use common::corpus::Text;
 use common::data::Data;
 use common::networks::{Model, Recipe};
-use common::run::{Epoch, Run, smooth};
-use common::{DeviceArgs, announce, corpus, say};
+use common::run::{Epoch, MODEL, Run, smooth};
+use common::{DeviceArgs, Failures, announce, corpus, say, warn};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
 use elman::optim::Adam;
 use elman::rng::{self, Rng};
-use elman::text::{FileWindows, Vocabulary, Windows, hold_out};
+use elman::schedule::{EarlyStopping, Mode};
+use elman::text::{self, FileWindows, Vocabulary, Windows, hold_out};
 use elman::{Device, Evaluator, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
+
+const STDOUT: &str = "standard output";
+
+/// [`say!`] of what a run can do without.
+macro_rules! tell {
+    ($failures:ident, $($line:tt)*) => {
+        $failures.note(STDOUT, writeln!(std::io::stdout(), $($line)*))
+    };
+}
+
+/// Of another text than the tutorials', one character in so many is held out.
+const HELD_OUT: usize = 10;
+
+/// Epochs without a lower held-out loss that are put up with.
+const PATIENCE: usize = 2;
 
 /// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -37,6 +54,9 @@ struct Options {
     /// UTF-8 text to learn [default: Nietzsche, downloaded once; without a network, a text that ships with the example]
     #[arg(long, value_name = "PATH")]
     corpus: Option<PathBuf>,
+    /// Make a line feed of every CR LF and every CR of the corpus
+    #[arg(long)]
+    normalize_newlines: bool,
     /// The network; each has the tutorial's own windows, learning rates and epochs as defaults
     #[arg(long, value_enum, default_value = "rnn")]
     model: Model,
@@ -44,10 +64,12 @@ struct Options {
     /// back-propagation through time, truncated after --window characters
     #[arg(long)]
     stateful: bool,
-    /// Epochs at the learning rate [default: 4, or the tutorial's for the model]
+    /// Epochs at the learning rate [default: 4, or the tutorial's for the model; of another text than Nietzsche, unless
+    /// this or the next is given, until the held-out loss no longer falls]
     #[arg(long)]
     epochs: Option<usize>,
-    /// Epochs at a tenth of the learning rate, after the others [default: 2, or the tutorial's for the model]
+    /// Epochs at a tenth of the learning rate, after the others [default: 2, or the tutorial's for the model; of
+    /// another text likewise, from the best epoch on]
     #[arg(long)]
     fine_tune_epochs: Option<usize>,
     /// Windows in a training step [default: 512; 64 if stateful]
@@ -62,7 +84,7 @@ struct Options {
     /// Recurrent layers of the models rnn, gru and lstm
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     layers: usize,
-    /// Rate of dropout between recurrent layers
+    /// Rate of dropout between recurrent layers, of which it takes two
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     dropout: f64,
     /// Characters that the network sees before the one it predicts [default: 8, 3 for three-char; 32 if stateful]
@@ -145,19 +167,31 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let options = Options::parse();
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
-    let (text, origin) = corpus::find(options.corpus.as_deref(), options.quiet)?;
-    let vocabulary = text.vocabulary();
+    let corpus = corpus::find(options.corpus.as_deref(), options.normalize_newlines, options.quiet)?;
+    let vocabulary = corpus.text.vocabulary();
     let recipe = options.recipe();
-    let prompt = prompt(&options, &vocabulary, &text)?;
+    let prompt = prompt(&options, &vocabulary, &corpus.text)?;
     let sizes = options.sizes(vocabulary.len())?;
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
-    let (length, [mut training, mut held_out]) = data(&device, &text, &vocabulary, &options, &mut init.rng)?;
+    let (length, [mut training, mut held_out]) = data(&device, &corpus, &vocabulary, &options, &mut init.rng)?;
+    let until_best = !corpus.published && options.epochs.is_none() && options.fine_tune_epochs.is_none();
+    if options.layers == 1 && options.dropout > 0.0 {
+        warn("--dropout does nothing with one layer: it lies between layers, so add --layers 2");
+    }
+    let mut failures = Failures::default();
     if !options.quiet {
-        announce(&device)?;
-        say!("corpus: {origin}");
-        say!("corpus length: {length}");
-        say!("total chars {}", vocabulary.len());
+        let introduce = || {
+            announce(&device)?;
+            say!("corpus: {}", corpus.origin);
+            say!("corpus length: {length}");
+            say!("total chars {}", vocabulary.len());
+            if !corpus.published {
+                introduce_training(&corpus.text, recipe.lr, until_best)?;
+            }
+            anyhow::Ok(())
+        };
+        failures.note(STDOUT, introduce());
     }
     let model = options.model.build(&mut init, sizes)?;
     let parameters = init.upload(&device)?;
@@ -174,8 +208,9 @@ fn run() -> Result<ExitCode> {
     let mut trainer = Trainer::new(&parameters, Adam::new(recipe.lr), |g| loss(g, &training, &states[0]))?;
     let mut evaluator = Evaluator::new(&parameters, |g| loss(g, &held_out, &states[1]))?;
 
-    let mut run = Run::new(&options.out);
-    run.create()?;
+    let mut run = Run::start(&options.out)?;
+    let model_file = run.file(MODEL);
+    let save = || save(&model_file, &parameters, &sizes, &vocabulary, &options);
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -184,100 +219,196 @@ fn run() -> Result<ExitCode> {
         }
     })?;
 
-    say!("epoch  train_loss  val_loss  seconds   chars/s");
+    tell!(failures, "epoch  train_loss  val_loss  seconds   chars/s");
     let held_out_batches = held_out.batches(recipe.batch).min(held_out.most_validated());
     let most = options.max_steps.unwrap_or(usize::MAX);
-    for epoch in 0..recipe.epochs.saturating_add(recipe.fine_tune_epochs) {
-        let left = most - trainer.steps() as usize;
-        if left == 0 || stop.load(Ordering::Relaxed) {
-            break;
+    let mut best: Option<(f64, usize)> = None;
+    let mut epoch = 0;
+    'training: for (lr, epochs) in [(recipe.lr, recipe.epochs), (recipe.lr / 10.0, recipe.fine_tune_epochs)] {
+        trainer.set_lr(lr)?;
+        let mut stopping = EarlyStopping::new(Mode::Min, PATIENCE, 0.0)?;
+        if let Some((loss, _)) = best {
+            elman::io::load(&model_file, &parameters)?;
+            stopping.stop(loss);
         }
-        trainer.set_lr(if epoch < recipe.epochs { recipe.lr } else { recipe.lr / 10.0 })?;
-        training.start_epoch(&mut init.rng)?;
-        states.iter().try_for_each(State::zero)?;
-        let steps = training.batches(recipe.batch).min(left);
-        let start = Instant::now();
-        let first = run.losses().len();
-        train_epoch(&mut trainer, &mut training, &mut run, steps, &stop, options.quiet)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let done = &run.losses()[first..];
-        if done.is_empty() {
-            break;
+        for _ in 0..if until_best { usize::MAX } else { epochs } {
+            let left = most - trainer.steps() as usize;
+            if left == 0 || stop.load(Ordering::Relaxed) {
+                break 'training;
+            }
+            training.start_epoch(&mut init.rng)?;
+            states.iter().try_for_each(State::zero)?;
+            let steps = training.batches(recipe.batch).min(left);
+            let start = Instant::now();
+            let first = run.losses().len();
+            train_epoch(&mut trainer, &mut training, &mut run, steps, &stop, options.quiet)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let done = &run.losses()[first..];
+            if done.is_empty() {
+                break 'training;
+            }
+            let train_loss = training.mean(done, recipe.batch);
+            let guessing = (vocabulary.len() as f64).ln();
+            if train_loss > 2.0 * guessing {
+                bail!(
+                    "the training diverged, and its model is not kept: the loss is {train_loss:.3e}, that of guessing \
+                     is {guessing:.2}; use a smaller --lr than {lr}"
+                );
+            }
+            let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
+            let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
+            let row = Epoch {
+                epoch,
+                train_loss,
+                val_loss: held_out.mean(&losses, recipe.batch),
+                seconds,
+                chars_per_second: characters as f64 / seconds,
+                device: device.describe(),
+                steps_so_far: run.losses().len(),
+            };
+            let ended = until_best && stopping.stop(row.val_loss);
+            if !until_best {
+                save()?;
+            } else if best.is_none_or(|(loss, _)| row.val_loss < loss) {
+                best = Some((row.val_loss, epoch));
+                save()?;
+            }
+            let Epoch { val_loss, seconds, chars_per_second, .. } = row;
+            tell!(failures, "{epoch:5}  {train_loss:10.6}  {val_loss:8.6}  {seconds:7.1}  {chars_per_second:8.0}");
+            run.add_epoch(row);
+            run.write(&mut failures);
+            epoch += 1;
+            if ended {
+                break;
+            }
         }
-        let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
-        let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
-        let row = Epoch {
-            epoch,
-            train_loss: training.mean(done, recipe.batch),
-            val_loss: held_out.mean(&losses, recipe.batch),
-            seconds,
-            chars_per_second: characters as f64 / seconds,
-            device: device.describe(),
-            steps_so_far: run.losses().len(),
-        };
-        say!(
-            "{epoch:5}  {:10.6}  {:8.6}  {:7.1}  {:8.0}",
-            row.train_loss,
-            row.val_loss,
-            row.seconds,
-            row.chars_per_second
-        );
-        run.add_epoch(row)?;
-        save(&run, &parameters, &sizes, &vocabulary, &options)?;
     }
-    run.write()?;
-    save(&run, &parameters, &sizes, &vocabulary, &options)?;
+    if let Some((loss, epoch)) = best {
+        elman::io::load(&model_file, &parameters)?;
+        if !options.quiet {
+            tell!(failures, "best: epoch {epoch}, with a held-out loss of {loss:.6}; its model is kept");
+        }
+    }
+    // An untrained model replaces none.
+    if epoch == 0 && !model_file.exists() {
+        save()?;
+        run.write(&mut failures);
+    }
     if !stop.load(Ordering::Relaxed) {
-        write_text(&*model, &parameters, &vocabulary, &prompt, &options, &stop)?;
+        let written = write_text(&*model, &parameters, &vocabulary, &prompt, &options, &stop);
+        failures.note("the text", written);
     }
+    let whose = if epoch == 0 { " (no step was run: it is as it was)" } else { "" };
     if stop.load(Ordering::Relaxed) {
-        say!("\nstopped; the model is in {}", run.file("model.safetensors").display());
+        tell!(failures, "\nstopped; the model is in {}{whose}", model_file.display());
         return Ok(ExitCode::from(INTERRUPTED));
     }
     if !options.quiet {
-        say!("model, metrics and loss curve are in {}", options.out.display());
+        tell!(failures, "model, metrics and loss curve are in {}{whose}", options.out.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(failures.exit_code())
 }
 
-/// The length of the text, and its windows: a random fifth held out, or of streams and of a large file the last fifth.
+/// How another text than the tutorials' is trained on.
+fn introduce_training(text: &Text, lr: f64, until_best: bool) -> Result<()> {
+    let held_out = if let Text::Loaded(_) = text { "a tenth, in whole stretches" } else { "the last fifth" };
+    say!("another text than the tutorial's; held out: {held_out}");
+    if until_best {
+        say!(
+            "learning rate {lr}, then, from the best epoch on, {}: each until the held-out loss has not fallen for {} \
+             epochs",
+            lr / 10.0,
+            PATIENCE + 1
+        );
+    }
+    Ok(())
+}
+
+/// The length of the text, and its windows. Held out are, of the published text, a random fifth of the windows, or of
+/// streams the last fifth; of a large file, the last fifth; of another text, whole stretches.
 fn data(
     device: &Device,
-    text: &Text,
+    corpus: &corpus::Corpus,
     vocabulary: &Vocabulary,
     options: &Options,
     rng: &mut Rng,
 ) -> Result<(usize, [Data; 2])> {
     let Recipe { window, stride, batch, .. } = options.recipe();
-    if let (Text::Mapped(file), false, 1) = (text, options.stateful, stride) {
-        let (length, split) = (file.len(), file.len() / 5 * 4);
-        let mut drawn = |stretch| {
-            let draws = rng::manual_seed(rng.next_u32().into());
-            let windows = FileWindows::new(file, device, stretch, batch, window, draws)?;
-            anyhow::Ok(Data::Drawn(Box::new(windows)))
-        };
-        return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
-    }
-    let corpus = text.upload(device, vocabulary)?;
-    let length = corpus.len();
-    let Some(count) = length.checked_sub(window).filter(|&n| n >= 5 * stride) else {
-        bail!(
-            "the corpus has {length} characters; windows of {window} need at least {}: use a longer text or a smaller \
-             --window",
-            window + 5 * stride
-        );
+    let tokens = match &corpus.text {
+        Text::Mapped(file) if !options.stateful && stride == 1 => {
+            let (length, split) = (file.len(), file.len() / 5 * 4);
+            let mut drawn = |stretch| {
+                let draws = rng::manual_seed(rng.next_u32().into());
+                let windows = FileWindows::new(file, device, stretch, batch, window, draws)?;
+                anyhow::Ok(Data::Drawn(Box::new(windows)))
+            };
+            return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
+        }
+        Text::Loaded(text) if !corpus.published => {
+            let tokens = vocabulary.encode(text)?;
+            return Ok((tokens.len(), apart(device, &tokens, vocabulary, options)?));
+        }
+        text => text.upload(device, vocabulary)?,
     };
+    let (length, split) = (tokens.len(), tokens.len() / 5 * 4);
     if options.stateful {
-        let split = length / 5 * 4;
-        let streams = |stretch| Windows::streams(&corpus, stretch, batch, window).map(Data::Streams);
+        let streams = |stretch| Windows::streams(&tokens, stretch, batch, window).map(Data::Streams);
         return Ok((length, [streams(0..split)?, streams(split..length)?]));
+    }
+    let Some(count) = length.checked_sub(window).filter(|&n| n >= 5 * stride) else {
+        bail!("the corpus has {length} characters, too few for windows of {window}: use a smaller --window");
+    };
+    let windows = |starts: Vec<u32>| Windows::new(&tokens, starts, window).map(Data::Shuffled);
+    if !corpus.published {
+        let starts = |from: usize, to: usize| (from as u32..to as u32).step_by(stride).collect();
+        return Ok((length, [windows(starts(0, split - window))?, windows(starts(split, count))?]));
     }
     let (training, held_out) = hold_out(&rng.randperm(count.div_ceil(stride)), 0.2);
     let windows = |mut starts: Vec<u32>| {
         starts.iter_mut().for_each(|start| *start *= stride as u32);
-        Windows::new(&corpus, starts, window).map(Data::Shuffled)
+        windows(starts)
     };
     Ok((length, [windows(training)?, windows(held_out)?]))
+}
+
+/// The windows of another text than the tutorials': those to train on, and those of the stretches that are held out, each a text
+/// of its own.
+fn apart(device: &Device, tokens: &[u32], vocabulary: &Vocabulary, options: &Options) -> Result<[Data; 2]> {
+    let Recipe { window, stride, batch, .. } = options.recipe();
+    let mut parts = [Vec::new(), Vec::new()];
+    let mut start = 0;
+    for stretch in held_out_stretches(tokens.len()) {
+        parts[0].extend(&tokens[start..stretch.start]);
+        parts[1].extend(&tokens[stretch.clone()]);
+        start = stretch.end;
+    }
+    if parts[1].len() <= window {
+        bail!(
+            "the corpus has {} characters, of which {} are held out; windows of {window} need {} of these: use a longer \
+             text or a smaller --window",
+            tokens.len(),
+            parts[1].len(),
+            window.saturating_add(1)
+        );
+    }
+    let windows = |part: Vec<u32>| {
+        let corpus = text::Corpus::new(device, &part, vocabulary.len())?;
+        if options.stateful {
+            return anyhow::Ok(Data::Streams(Windows::streams(&corpus, 0..part.len(), batch, window)?));
+        }
+        let starts = (0..(part.len() - window) as u32).step_by(stride).collect();
+        Ok(Data::Shuffled(Windows::new(&corpus, starts, window)?))
+    };
+    let [training, held_out] = parts;
+    Ok([windows(training)?, windows(held_out)?])
+}
+
+/// What is held out of another text than the tutorials': the last tenth of each of up to ten equal parts. The stretches
+/// make a text of their own, and the rest another, so that no window of one has a character of the other.
+fn held_out_stretches(length: usize) -> Vec<Range<usize>> {
+    let parts = (length / 10_000).clamp(1, 10);
+    let end = |part: usize| (part as u64 * length as u64 / parts as u64) as usize;
+    (0..parts).map(|part| end(part + 1) - (end(part + 1) - end(part)) / HELD_OUT..end(part + 1)).collect()
 }
 
 /// The loss of each of the first batches held out.
@@ -340,7 +471,7 @@ fn train_epoch(
 }
 
 fn save(
-    run: &Run,
+    path: &Path,
     parameters: &Parameters,
     sizes: &CharRnnOptions,
     vocabulary: &Vocabulary,
@@ -349,7 +480,7 @@ fn save(
     let (model, window) = (format!("{:?}", options.model), options.recipe().window);
     let config = serde_json::json!({ "model": model, "sizes": sizes, "window": window });
     let metadata = [("config".into(), config.to_string()), ("vocabulary".into(), vocabulary.to_string())];
-    Ok(elman::io::save(run.file("model.safetensors"), parameters, metadata.into())?)
+    Ok(elman::io::save(path, parameters, metadata.into())?)
 }
 
 /// The tutorial's greedy `get_next` and `get_next_n`, then sampling with the state carried, streamed as it comes.

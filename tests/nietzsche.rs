@@ -8,15 +8,16 @@ use std::process::{Command, Output, Stdio};
 
 use common::{example, gpu};
 use elman::generate::SlidingWindow;
-use elman::nn::{CharRnn, CharRnnOptions, Init};
-use elman::text::Vocabulary;
+use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel as _};
+use elman::text::{Corpus, Vocabulary, Windows};
 
 fn nietzsche() -> Command {
     example("nietzsche")
 }
 
 fn shipped() -> String {
-    format!("{}/examples/corpus/aphorisms.txt", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/examples/corpus/prose.txt", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn run(args: &[&str], out: &Path) -> Output {
@@ -106,7 +107,7 @@ fn bad_input_is_one_sentence_and_writes_nothing() {
         (&["--corpus", &directory], 1, "cannot be read"),
         (&["--corpus", &empty], 1, "empty.txt is empty"),
         (&["--corpus", &latin], 1, "latin.txt is not UTF-8"),
-        (&["--corpus", &short], 1, "has 9 characters; windows of 8 need at least 13"),
+        (&["--corpus", &short], 1, "has 9 characters, of which 0 are held out"),
         (&["--corpus", &good, "--prompt", "for \u{2603}"], 1, "'☃' at position 4"),
         (&["--corpus", &good, "--prompt", ""], 1, "--prompt must have at least one character"),
         (&["--corpus", &good, "--batch", "0"], 2, "at least 1"),
@@ -223,7 +224,7 @@ fn corpus_comes_from_the_cache_or_ships_with_the_example() {
         success(&output)
     };
     let stdout = run();
-    assert!(stdout.contains("corpus: the aphorisms that ship with the example, because"), "{stdout}");
+    assert!(stdout.contains("corpus: the prose that ships with the example, because"), "{stdout}");
     std::fs::create_dir(folder.path().join("elman")).unwrap();
     std::fs::write(folder.path().join("elman/nietzsche.txt"), "for those who wait, time is long. ".repeat(30)).unwrap();
     let stdout = run();
@@ -265,7 +266,7 @@ fn corpus_is_downloaded_once() {
     let response = |length: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes();
 
     let (stdout, _) = run(&serve(response(body.len() + 1)));
-    assert!(stdout.contains("ship with the example, because"), "a connection cut short: {stdout}");
+    assert!(stdout.contains("ships with the example, because"), "a connection cut short: {stdout}");
     assert!(!cached.exists());
     let (stdout, _) = run(&serve(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()));
     assert!(stdout.contains("because the published text cannot be downloaded") && stdout.contains("404"), "{stdout}");
@@ -296,7 +297,7 @@ fn the_published_corpus_has_its_hash_and_sizes() {
     command.args(QUICK).args(["--max-steps", "2", "--out"]).arg(folder.path().join("out"));
     let output = command.env("XDG_CACHE_HOME", folder.path()).output().unwrap();
     let stdout = success(&output);
-    assert!(stdout.contains("corpus length: 600893\ntotal chars 85\n"), "{stdout}");
+    assert!(stdout.contains("corpus length: 600893\ntotal chars 85\nepoch "), "the tutorial's recipe: {stdout}");
     assert!(!text(&output.stderr).contains("warning"), "{}", text(&output.stderr));
 }
 
@@ -335,6 +336,7 @@ fn devices_are_listed_and_chosen_by_the_environment() {
     for option in [
         "device",
         "corpus",
+        "normalize-newlines",
         "epochs",
         "fine-tune-epochs",
         "batch",
@@ -389,8 +391,8 @@ fn pipelines_are_kept() {
 fn a_large_corpus_is_drawn_from() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.txt");
-    let aphorisms = std::fs::read_to_string(shipped()).unwrap();
-    std::fs::write(&path, aphorisms.repeat((65 << 20) / aphorisms.len() + 1)).unwrap();
+    let prose = std::fs::read_to_string(shipped()).unwrap();
+    std::fs::write(&path, prose.repeat((65 << 20) / prose.len() + 1)).unwrap();
     let corpus = path.to_str().unwrap();
     let mut args = QUICK.to_vec();
     args.extend(["--corpus", corpus, "--max-steps", "60", "--lr", "1e-2"]);
@@ -451,27 +453,296 @@ fn the_seed_decides_the_run() {
     assert_ne!(result("4", "c").0, first.0);
 }
 
-/// What was trained before does not stay beside the results of another run, and a folder that cannot be used is found
-/// before training.
+/// The names in a folder, sorted, with what is in the files.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let mut files: Vec<_> =
+        files.map(|f| (f.file_name().into_string().unwrap(), std::fs::read(f.path()).unwrap_or_default())).collect();
+    files.sort();
+    files
+}
+
+/// What was trained before stays until what replaces it is whole, and does not stay beside it; a folder that cannot be used
+/// is found before training.
 #[test]
-fn a_run_folder_holds_one_run() {
+fn a_run_folder_keeps_the_old_run_until_a_new_one_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = shipped();
     let out = folder.path().join("out");
     let mut args = QUICK.to_vec();
-    args.extend(["--corpus", &corpus, "--quiet", "--max-steps"]);
+    args.extend(["--corpus", &corpus, "--max-steps"]);
     success(&run(&[&args[..], &["3"]].concat(), &out));
     assert_eq!(losses(&out).len(), 3);
-    success(&run(&[&args[..], &["0"]].concat(), &out));
-    assert_eq!(losses(&out).len(), 0);
-    assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(), "");
-    assert!(out.join("model.safetensors").exists() && out.join("loss.svg").exists());
+    let first = contents(&out);
+    let names: Vec<_> = first.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["loss.svg", "losses.csv", "metrics.jsonl", "model.safetensors", "run.lock"]);
+
+    let stdout = success(&run(&[&args[..], &["0"]].concat(), &out));
+    assert!(contents(&out) == first && stdout.contains("no step was run"), "{stdout}");
+    let failed = run(&[&args[..], &["40", "--lr", "1e30"]].concat(), &out);
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed.stdout));
+    assert!(text(&failed.stderr).contains("the training diverged"), "{}", text(&failed.stderr));
+    assert!(contents(&out) == first);
+
+    success(&run(&[&args[..], &["5"]].concat(), &out));
+    assert_eq!(losses(&out).len(), 5);
+    assert!(contents(&out).iter().zip(&first).all(|(new, old)| new != old || new.0 == "run.lock"));
+
+    // Where there is no model, one that is not trained is still one.
+    let untrained = folder.path().join("untrained");
+    success(&run(&[&args[..], &["0"]].concat(), &untrained));
+    assert!(losses(&untrained).is_empty() && untrained.join("model.safetensors").exists());
 
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let output = run(&[&args[..], &["3"]].concat(), &file);
+    let output = run(&[&args[..], &["3", "--quiet"]].concat(), &file);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("the run folder") && text(&output.stdout).is_empty());
+}
+
+/// Files of others are left alone; a run's own folder is taken, also one of a version that did not lock it.
+#[test]
+fn a_folder_that_is_not_a_runs_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let mut args = QUICK.to_vec();
+    args.extend(["--corpus", &corpus, "--quiet", "--max-steps", "2"]);
+    let own = folder.path().join("own");
+    success(&run(&args, &own));
+    std::fs::remove_file(own.join("run.lock")).unwrap();
+    success(&run(&args, &own));
+    success(&run(&args, &own));
+
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    success(&run(&args, &empty));
+
+    let refused = |out: &Path| {
+        let before = contents(out);
+        let output = run(&args, out);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(out.to_str().unwrap()) && stderr.contains("new or empty folder by --out"), "{stderr}");
+        assert!(contents(out) == before);
+    };
+    for name in ["model.safetensors", "notes.txt", "metrics.jsonl"] {
+        let others = folder.path().join(name);
+        std::fs::create_dir(&others).unwrap();
+        std::fs::write(others.join(name), "of another program").unwrap();
+        refused(&others);
+    }
+    std::fs::write(own.join("model.safetensors"), "of another program").unwrap();
+    refused(&own);
+}
+
+/// The second of two runs into one folder is refused; one that was killed does not stand in the way.
+#[cfg(unix)]
+#[test]
+fn a_run_folder_is_locked_while_the_run_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let out = folder.path().join("out");
+    let mut args = QUICK.to_vec();
+    args.extend(["--corpus", &corpus, "--quiet"]);
+    let mut first = nietzsche()
+        .args([&args[..], &["--epochs", "1000000"]].concat())
+        .arg("--out")
+        .arg(&out)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("epoch")).expect("the table");
+    let again = [&args[..], &["--max-steps", "1"]].concat();
+    let second = run(&again, &out);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let stderr = text(&second.stderr);
+    assert!(stderr.contains("another run is writing to") && stderr.contains(out.to_str().unwrap()), "{stderr}");
+    success(&run(&again, &out));
+    assert_eq!(losses(&out).len(), 1);
+}
+
+/// A closed pipe, a full disk behind stdout, a picture or metrics that cannot be written: the model is there, with all its
+/// steps; a warning says what is not, and so does the exit code.
+#[test]
+fn the_model_comes_before_prints_and_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    let mut args = QUICK.to_vec();
+    args.extend(["--corpus", &corpus, "--max-steps"]);
+    let short = [&args[..], &["1"]].concat();
+    args.push("3");
+    let whole = folder.path().join("whole");
+    success(&run(&args, &whole));
+    // The parameters; the header before them is in no fixed order.
+    let model = |out: &Path| {
+        let file = std::fs::read(out.join("model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        file[8 + header..].to_vec()
+    };
+    let check = |output: &Output, out: &Path, what: &str| {
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{what}: {stderr}");
+        assert!(stderr.contains(&format!("warning: {what} cannot be written: ")), "{stderr}");
+        assert!(!stderr.contains("panicked") && !stderr.contains("error: "), "{stderr}");
+        assert!(model(out) == model(&whole), "{what}");
+    };
+
+    let out = folder.path().join("pipe");
+    let mut child =
+        nietzsche().args(&args).arg("--out").arg(&out).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    check(&child.wait_with_output().unwrap(), &out, "standard output");
+    assert_eq!(losses(&out), losses(&whole));
+
+    #[cfg(target_os = "linux")]
+    {
+        let out = folder.path().join("full");
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        check(&nietzsche().args(&args).arg("--out").arg(&out).stdout(full).output().unwrap(), &out, "standard output");
+    }
+
+    for (name, what) in [("loss.svg", "the loss curve"), ("losses.csv", "the metrics")] {
+        let out = folder.path().join(name);
+        success(&run(&short, &out));
+        std::fs::remove_file(out.join(name)).unwrap();
+        // A file is not renamed to a folder's name.
+        std::fs::create_dir(out.join(name)).unwrap();
+        check(&run(&args, &out), &out, what);
+    }
+}
+
+/// What is surely not meant is said: a byte-order mark, which is left out, carriage returns, dropout between the layers of
+/// one layer.
+#[test]
+fn what_a_user_did_not_mean_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let sentence = "for those who wait, time is long.";
+    let run = |name: &str, corpus: String, more: &[&str]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, corpus).unwrap();
+        let mut args = QUICK.to_vec();
+        args.extend(["--max-steps", "2", "--corpus", path.to_str().unwrap()]);
+        args.extend(more);
+        let output = run(&args, &folder.path().join("out"));
+        (success(&output), text(&output.stderr))
+    };
+    let plain = format!("{sentence}\n").repeat(30);
+    let (stdout, stderr) = run("plain", plain.clone(), &[]);
+    assert!(stdout.contains("corpus length: 1020\ntotal chars 19\n"), "{stdout}");
+    assert_eq!(stderr, "");
+
+    let (stdout, stderr) = run("bom", format!("\u{feff}{plain}"), &[]);
+    assert!(stdout.contains("corpus length: 1020\ntotal chars 19\n"), "{stdout}");
+    assert!(stderr.contains("warning: ") && stderr.contains("byte-order mark at its start is left out"), "{stderr}");
+    let (stdout, stderr) = run("boms", format!("{plain}\u{feff}{plain}"), &[]);
+    assert!(stdout.contains("corpus length: 2041\ntotal chars 20\n"), "{stdout}");
+    assert!(stderr.contains("byte-order marks (U+FEFF) inside"), "{stderr}");
+
+    let crlf = plain.replace('\n', "\r\n");
+    let (stdout, stderr) = run("crlf", crlf.clone(), &[]);
+    assert!(stdout.contains("corpus length: 1050\ntotal chars 20\n"), "{stdout}");
+    assert!(stderr.contains("carriage returns") && stderr.contains("--normalize-newlines"), "{stderr}");
+    for (name, corpus) in [("crlf", crlf), ("cr", plain.replace('\n', "\r"))] {
+        let (stdout, stderr) = run(name, corpus, &["--normalize-newlines"]);
+        assert!(stdout.contains("corpus length: 1020\ntotal chars 19\n"), "{stdout}");
+        assert_eq!(stderr, "");
+    }
+
+    let (_, stderr) = run("plain", plain.clone(), &["--dropout", "0.3"]);
+    assert!(stderr.contains("warning: --dropout does nothing with one layer"), "{stderr}");
+    let (_, stderr) = run("plain", plain, &["--dropout", "0.3", "--layers", "2"]);
+    assert_eq!(stderr, "");
+}
+
+fn metrics(folder: &Path, key: &str) -> Vec<f64> {
+    let lines = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let value = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()[key].as_f64().unwrap();
+    lines.lines().map(value).collect()
+}
+
+/// On another text than the published one: the run ends when the held-out loss no longer falls, at either learning rate, and
+/// the best epoch's model is what is kept and what writes.
+#[test]
+fn another_text_is_learned_until_the_held_out_loss_no_longer_falls() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = std::fs::read_to_string(shipped()).unwrap()[..4_000].to_owned();
+    let path = folder.path().join("text");
+    std::fs::write(&path, &corpus).unwrap();
+    let out = folder.path().join("out");
+    let args = ["--device", "cpu", "--hidden", "24", "--batch", "4", "--window", "30", "--lr", "1e-2", "--length", "9"];
+    let args = [&args[..], &["--model", "gru", "--stateful", "--corpus", path.to_str().unwrap()]].concat();
+    let stdout = success(&run(&args, &out));
+    let losses = metrics(&out, "val_loss");
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let best = losses.iter().position(|&loss| loss == least).unwrap();
+    assert!(stdout.contains(&format!("best: epoch {best}, with a held-out loss of {least:.6}")), "{stdout}");
+    // Three epochs that did not help ended the run, and before it the first learning rate.
+    assert!(losses.len() > 7 && losses.len() >= best + 4, "{losses:?}");
+    assert!(stdout.contains("learning rate 0.01, then, from the best epoch on, 0.001"), "{stdout}");
+
+    let device = elman::Device::cpu();
+    let metadata = elman::io::metadata(out.join("model.safetensors")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
+    let vocabulary = Vocabulary::try_from(metadata["vocabulary"].clone()).unwrap();
+    let mut init = Init::new(elman::rng::manual_seed(0));
+    let model = CharRnn::new(&mut init, serde_json::from_value(config["sizes"].clone()).unwrap()).unwrap();
+    let parameters = init.upload(&device).unwrap();
+    elman::io::load(out.join("model.safetensors"), &parameters).unwrap();
+    // The last tenth, 400 characters, in four streams of three windows.
+    let held_out = Corpus::new(&device, &vocabulary.encode(&corpus[3_600..]).unwrap(), vocabulary.len()).unwrap();
+    let windows = Windows::streams(&held_out, 0..400, 4, 30).unwrap();
+    let state = model.state(&device, 4).unwrap();
+    let mut evaluator = elman::Evaluator::new(&parameters, |g| {
+        let batch = windows.batch_of_every_step(g, 4)?;
+        let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(&state))?;
+        cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+    });
+    let loss = windows.mean(&evaluator.as_mut().unwrap().losses(3).unwrap(), 4);
+    assert!((loss - least).abs() < 1e-6, "the file's {loss}, the best {least}");
+    let window = vocabulary.encode("for thos").unwrap();
+    let all = SlidingWindow::new(&model, &parameters, 8).unwrap().extend(&window, 40).unwrap();
+    assert!(stdout.contains(&format!("40):\n{}\n", vocabulary.decode(&all))), "{stdout}");
+
+    // What was asked for is done.
+    let fixed = [&args[..], &["--epochs", "3", "--fine-tune-epochs", "0"]].concat();
+    let stdout = success(&run(&fixed, &out));
+    assert!(metrics(&out, "val_loss").len() == 3 && !stdout.contains("best:"), "{stdout}");
+}
+
+/// No window that is trained on has a character of a window that is held out: the letters of the held-out stretches stay
+/// unknown.
+#[test]
+fn held_out_text_is_not_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    std::fs::write(&path, ("ab".repeat(4_500) + &"cd".repeat(500)).repeat(3)).unwrap();
+    for more in [&[][..], &["--model", "lstm", "--stateful"]] {
+        let out = folder.path().join("out");
+        let args = ["--device", "cpu", "--hidden", "8", "--batch", "32", "--lr", "2e-2", "--max-steps", "150"];
+        success(&run(&[&args[..], &["--length", "9", "--corpus", path.to_str().unwrap()], more].concat(), &out));
+        let (training, held_out) = (metrics(&out, "train_loss"), metrics(&out, "val_loss"));
+        assert!(training.last().unwrap() < &0.3, "{more:?}: {training:?}");
+        assert!(held_out.last().unwrap() > &1.0, "{more:?}: {held_out:?}");
+        assert!(losses(&out).last().unwrap() < &0.1, "{more:?}: {training:?}");
+    }
+}
+
+/// By default, on the text that ships with the example: 1.57 nats per character after five epochs of what is a run of some
+/// twenty.
+#[test]
+fn the_shipped_text_is_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = shipped();
+    assert!(
+        std::fs::metadata(&corpus).unwrap().len() >= 150_000 && std::fs::read_to_string(&corpus).unwrap().is_ascii()
+    );
+    let args = ["--device", "cpu", "--corpus", &corpus, "--length", "9", "--epochs", "5", "--fine-tune-epochs", "0"];
+    success(&run(&args, folder.path()));
+    let losses = metrics(folder.path(), "val_loss");
+    assert!(losses.len() == 5 && losses[4] < 1.65, "{losses:?}");
 }
 
 /// The file holds all that is needed to go on with the model elsewhere.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use directories::ProjectDirs;
 use elman::Device;
-use elman::text::{Corpus, TextFile, Vocabulary};
+use elman::text::{self, TextFile, Vocabulary};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
 use super::data::LARGE;
+use super::warn;
 
 /// Where the text is published; tests serve it themselves through `ELMAN_CORPUS_URL`.
 const URL: &str = "https://s3.amazonaws.com/text-datasets/nietzsche.txt";
@@ -22,8 +23,8 @@ const BYTES: u64 = 600_901;
 /// A download ends here, whatever the server sends.
 const MOST_BYTES: u64 = 16 * BYTES;
 
-/// Original aphorisms written for this project, in the public domain (see the README beside them).
-const SHIPPED: &str = include_str!("../corpus/aphorisms.txt");
+/// Original prose written for this project, in the public domain (see the README beside it).
+const SHIPPED: &str = include_str!("../corpus/prose.txt");
 
 /// Where a text came from.
 pub enum Origin {
@@ -40,9 +41,17 @@ impl fmt::Display for Origin {
             Self::Cache(path) => write!(f, "Nietzsche, from {} (kept by an earlier run)", path.display()),
             Self::Download { kept: Some(path) } => write!(f, "Nietzsche, downloaded and kept as {}", path.display()),
             Self::Download { kept: None } => write!(f, "Nietzsche, downloaded (the cache folder cannot be written)"),
-            Self::Shipped { because } => write!(f, "the aphorisms that ship with the example, because {because}"),
+            Self::Shipped { because } => write!(f, "the prose that ships with the example, because {because}"),
         }
     }
+}
+
+/// What there is to train on.
+pub struct Corpus {
+    pub text: Text,
+    pub origin: Origin,
+    /// Whether it is the tutorials' text, byte for byte.
+    pub published: bool,
 }
 
 /// A text: loaded, or, if it is large, mapped.
@@ -60,10 +69,10 @@ impl Text {
     }
 
     /// Its tokens, on the device.
-    pub fn upload(&self, device: &Device, vocabulary: &Vocabulary) -> elman::Result<Corpus> {
+    pub fn upload(&self, device: &Device, vocabulary: &Vocabulary) -> elman::Result<text::Corpus> {
         match self {
-            Self::Loaded(text) => Corpus::new(device, &vocabulary.encode(text)?, vocabulary.len()),
-            Self::Mapped(file) => Corpus::of_file(device, file),
+            Self::Loaded(text) => text::Corpus::new(device, &vocabulary.encode(text)?, vocabulary.len()),
+            Self::Mapped(file) => text::Corpus::of_file(device, file),
         }
     }
 
@@ -76,32 +85,51 @@ impl Text {
     }
 }
 
-/// The text, and where it came from.
-pub fn find(path: Option<&Path>, quiet: bool) -> Result<(Text, Origin)> {
-    if let Some(path) = path
+/// The text, and where it came from. What is surely not meant as text is a warning.
+pub fn find(path: Option<&Path>, normalize_newlines: bool, quiet: bool) -> Result<Corpus> {
+    let corpus = if let Some(path) = path
         && path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() >= LARGE)
     {
-        return Ok((Text::Mapped(TextFile::open(path)?), Origin::File(path.into())));
+        if normalize_newlines {
+            bail!("--normalize-newlines is for a corpus below {} MiB: convert this one first", LARGE >> 20);
+        }
+        Corpus { text: Text::Mapped(TextFile::open(path)?), origin: Origin::File(path.into()), published: false }
+    } else {
+        let (mut text, origin) = find_small(path, quiet)?;
+        if normalize_newlines {
+            text = text.replace("\r\n", "\n").replace('\r', "\n");
+        }
+        Corpus { published: hash(text.as_bytes()) == SHA_256, text: Text::Loaded(text), origin }
+    };
+    let vocabulary = corpus.text.vocabulary();
+    if vocabulary.encode("\r").is_ok() {
+        warn(
+            "the corpus has carriage returns, which are characters to learn; --normalize-newlines makes line feeds of \
+             them",
+        );
     }
-    find_small(path, quiet).map(|(text, origin)| (Text::Loaded(text), origin))
+    if vocabulary.encode("\u{feff}").is_ok() {
+        warn("the corpus has byte-order marks (U+FEFF) inside, which are characters to learn");
+    }
+    Ok(corpus)
 }
 
 fn find_small(path: Option<&Path>, quiet: bool) -> Result<(String, Origin)> {
     if let Some(path) = path {
         let bytes = std::fs::read(path).with_context(|| format!("the corpus {} cannot be read", path.display()))?;
-        return Ok((decode(bytes, &path.display().to_string())?, Origin::File(path.into())));
+        return Ok((decode(&bytes, &path.display().to_string())?, Origin::File(path.into())));
     }
     let cache = ProjectDirs::from("", "", "elman").map(|dirs| dirs.cache_dir().join("nietzsche.txt"));
     if let Some(path) = &cache
         && let Ok(bytes) = std::fs::read(path)
-        && let Ok(text) = decode(bytes, "the cached corpus")
+        && let Ok(text) = decode(&bytes, "the cached corpus")
     {
-        warn_of_another_text(text.as_bytes(), &format!("{}; delete it to download the text again", path.display()));
+        warn_of_another_text(&bytes, &format!("{}; delete it to download the text again", path.display()));
         return Ok((text, Origin::Cache(path.clone())));
     }
-    match download(quiet).and_then(|bytes| decode(bytes, URL)) {
-        Ok(text) => {
-            let kept = cache.filter(|path| keep(path, text.as_bytes()).is_ok());
+    match download(quiet).and_then(|bytes| Ok((decode(&bytes, URL)?, bytes))) {
+        Ok((text, bytes)) => {
+            let kept = cache.filter(|path| keep(path, &bytes).is_ok());
             Ok((text, Origin::Download { kept }))
         }
         Err(error) => {
@@ -111,13 +139,16 @@ fn find_small(path: Option<&Path>, quiet: bool) -> Result<(String, Origin)> {
     }
 }
 
-fn decode(bytes: Vec<u8>, name: &str) -> Result<String> {
-    if bytes.is_empty() {
+fn decode(bytes: &[u8], name: &str) -> Result<String> {
+    let text = std::str::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text; convert it first"))?;
+    let text = text
+        .strip_prefix('\u{feff}')
+        .inspect(|_| warn(format_args!("{name}: the byte-order mark at its start is left out")))
+        .unwrap_or(text);
+    if text.is_empty() {
         bail!("{name} is empty; the corpus must be a UTF-8 text");
     }
-    String::from_utf8(bytes)
-        .map_err(|error| error.utf8_error())
-        .with_context(|| format!("{name} is not UTF-8 text; convert it first"))
+    Ok(text.into())
 }
 
 fn download(quiet: bool) -> Result<Vec<u8>> {
@@ -139,10 +170,14 @@ fn download(quiet: bool) -> Result<Vec<u8>> {
 
 /// Another text than the published one is a warning, not a stop.
 fn warn_of_another_text(bytes: &[u8], origin: &str) {
-    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash(bytes);
     if hash != SHA_256 {
-        eprintln!("warning: this is not the published text (SHA-256 {hash}, expected {SHA_256}): {origin}");
+        warn(format_args!("this is not the published text (SHA-256 {hash}, expected {SHA_256}): {origin}"));
     }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -10,6 +10,32 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+/// A line on stderr; a closed one changes nothing.
+pub fn warn(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "warning: {what}");
+}
+
+/// What failed beside the training, such as a print to a closed pipe: each kind is one warning, and the exit code says
+/// so.
+#[derive(Default)]
+pub struct Failures(Vec<&'static str>);
+
+impl Failures {
+    /// Goes on after an error, with a warning the first time that this cannot be written.
+    pub fn note<E: Into<anyhow::Error>>(&mut self, what: &'static str, result: std::result::Result<(), E>) {
+        if let Err(error) = result
+            && !self.0.contains(&what)
+        {
+            self.0.push(what);
+            warn(format_args!("{what} cannot be written: {:#}", error.into()));
+        }
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        if self.0.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
 pub mod cell;
 pub mod corpus;
 pub mod data;
@@ -18,6 +44,7 @@ pub mod networks;
 pub mod plot;
 pub mod run;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -60,7 +87,7 @@ fn quiet_driver() {
 /// Errors as one sentence, and exit code 1.
 pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
         ExitCode::FAILURE
     })
 }

@@ -1,17 +1,47 @@
-//! What a training run leaves behind: `metrics.jsonl`, `losses.csv`, `loss.svg`.
+//! What a training run leaves behind: `model.safetensors`, `metrics.jsonl`, `losses.csv`, `loss.svg`.
 
 use std::fmt::Write as _;
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use plotters::prelude::*;
 use serde::Serialize;
 
-/// A folder, made when the first result is kept.
+use super::Failures;
+
+/// The file that marks a folder as a run's, and that a run has locked while it lasts: the system unlocks it however the
+/// run ends.
+const LOCK: &str = "run.lock";
+pub const MODEL: &str = "model.safetensors";
+
+/// A folder, and what goes into it. What an earlier run left there stays until its successor is whole.
 pub struct Run {
     folder: PathBuf,
     epochs: Vec<Epoch>,
     losses: Vec<f32>,
+    _lock: File,
+}
+
+const CSV_HEADER: &str = "step,loss\n";
+
+/// Whether a run may write here: there is nothing yet, or what a run left, by the lock or, as runs of older versions had
+/// none, by its losses; and the model, if there is one, is an example's.
+fn is_a_runs(folder: &Path) -> Result<bool> {
+    let nothing = match std::fs::read_dir(folder) {
+        Ok(mut files) => files.next().is_none(),
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(error) => return Err(error.into()),
+    };
+    let is_marked = || {
+        folder.join(LOCK).is_file()
+            || folder.join("metrics.jsonl").is_file()
+                && std::fs::read(folder.join("losses.csv")).is_ok_and(|csv| csv.starts_with(CSV_HEADER.as_bytes()))
+    };
+    let model = folder.join(MODEL);
+    let is_ours = || elman::io::metadata(&model).is_ok_and(|metadata| metadata.contains_key("vocabulary"));
+    Ok(nothing || is_marked() && (!model.exists() || is_ours()))
 }
 
 /// One line of `metrics.jsonl`.
@@ -28,26 +58,32 @@ pub struct Epoch {
 }
 
 impl Run {
-    pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new() }
+    /// Makes the folder, if there is none, and takes it: a run that cannot keep its results ends here, before it starts.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let unusable = || format!("the run folder {} cannot be used", folder.display());
+        if !is_a_runs(folder).with_context(unusable)? {
+            bail!(
+                "{} holds files that are not of a run, and is left alone: choose a new or empty folder by --out",
+                folder.display()
+            );
+        }
+        std::fs::create_dir_all(folder).with_context(unusable)?;
+        let lock =
+            File::options().read(true).append(true).create(true).open(folder.join(LOCK)).with_context(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "another run is writing to {}: wait for it to end, or choose another folder by --out",
+                folder.display()
+            ),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(unusable),
+        }
+        tempfile::tempfile_in(folder).with_context(unusable)?;
+        Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), _lock: lock })
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
-    }
-
-    /// Makes the folder and clears it of an earlier run. A run that cannot keep its results ends here, before it starts.
-    pub fn create(&self) -> Result<()> {
-        let unusable = || format!("the run folder {} cannot be used", self.folder.display());
-        std::fs::create_dir_all(&self.folder).with_context(unusable)?;
-        // Nothing of an earlier run stays beside the results of this one.
-        for name in ["model.safetensors", "metrics.jsonl", "losses.csv", "loss.svg"] {
-            match std::fs::remove_file(self.file(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(unusable),
-                _ => {}
-            }
-        }
-        tempfile::tempfile_in(&self.folder).map(drop).with_context(unusable)
     }
 
     pub fn add_losses(&mut self, losses: &[f32]) {
@@ -58,25 +94,29 @@ impl Run {
         &self.losses
     }
 
-    /// Adds an epoch and writes everything anew: what is on disk is always whole.
-    pub fn add_epoch(&mut self, epoch: Epoch) -> Result<()> {
+    pub fn add_epoch(&mut self, epoch: Epoch) {
         self.epochs.push(epoch);
-        self.write()
     }
 
-    pub fn write(&self) -> Result<()> {
+    /// Writes all but the model anew: what is on disk is always whole.
+    pub fn write(&self, failures: &mut Failures) {
+        failures.note("the metrics", self.write_metrics());
+        let curve = self.plot();
+        let curve = curve.and_then(|svg| Ok(elman::io::write_atomically(self.file("loss.svg"), svg.as_bytes())?));
+        failures.note("the loss curve", curve);
+    }
+
+    fn write_metrics(&self) -> Result<()> {
         let mut metrics = String::new();
         for epoch in &self.epochs {
             writeln!(metrics, "{}", serde_json::to_string(epoch)?)?;
         }
         elman::io::write_atomically(self.file("metrics.jsonl"), metrics.as_bytes())?;
-        let mut csv = String::from("step,loss\n");
+        let mut csv = CSV_HEADER.to_owned();
         for (step, loss) in self.losses.iter().enumerate() {
             writeln!(csv, "{step},{loss}")?;
         }
-        elman::io::write_atomically(self.file("losses.csv"), csv.as_bytes())?;
-        elman::io::write_atomically(self.file("loss.svg"), self.plot()?.as_bytes())?;
-        Ok(())
+        Ok(elman::io::write_atomically(self.file("losses.csv"), csv.as_bytes())?)
     }
 
     /// The loss curve: training loss of each step, smoothed, and validation loss of each epoch.
