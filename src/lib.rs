@@ -88,6 +88,9 @@
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,
 //!   the state in its 16 KiB. The generator sees it by the logits that were recorded, not by the model's type. Other networks, many lanes and the CPU take a chain of dispatches for each token; the plan
 //!   says which, and why.
+//! * **An adapter is checked before it is trusted**, once for each driver and version: functions, a product, a sum, a recurrence,
+//!   also in subgroups and f16, against the twins. The kernels' exponentials are of products, additions and bits
+//!   (`shaders/lib/math.wgsl`), for compilers bend the built-ins.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod device;

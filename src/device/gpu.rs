@@ -126,7 +126,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
-            required_features: adapter.features() & OPTIONAL_FEATURES - without,
+            required_features: adapter.features() & (OPTIONAL_FEATURES - without),
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
