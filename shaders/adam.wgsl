@@ -13,7 +13,7 @@
 // lr       [1]
 // clock    [2] u32  clock[0] is t, 1 in the first step
 // w, m, v  [n]
-// grid     256 elements a workgroup, striding
+// grid     256 elements a workgroup, striding      joins lib/math
 struct Params {
     n: u32,
     beta2: f32,
@@ -36,7 +36,7 @@ struct Params {
 
 // exp(x) - 1 for x <= 0, without cancellation near 0.
 fn expm1(x: f32) -> f32 {
-    if x < -0.3 { return exp(x) - 1.0; }
+    if x < -0.3 { return exponential(x) - 1.0; }
     return x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * (1.0 + x / 6.0 * (1.0 + x / 7.0))))));
 }
 

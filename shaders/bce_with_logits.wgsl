@@ -21,18 +21,12 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;
 
-// log(1 + y) for y in [0, 1]: where 1 + y rounds y away, the quotient gives its digits back.
-fn log1p(y: f32) -> f32 {
-    let sum = 1.0 + y;
-    return select(log(sum) * (y / (sum - 1.0)), y, sum == 1.0);
-}
-
 @compute @workgroup_size(256)
 fn bce_with_logits(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
         let value = x[i];
         // The select form, unlike max, lets a NaN stay NaN.
-        losses[i] = select(value, 0.0, value < 0.0) - value * targets[i] + log1p(exp(-abs(value)));
+        losses[i] = select(value, 0.0, value < 0.0) - value * targets[i] + log1p(exponential(-abs(value)));
         if p.gradient != 0u { dx[i] = (sigmoid4(vec4<f32>(value)).x - targets[i]) * scale[0]; }
     }
 }

@@ -12,7 +12,7 @@
 // scale    [1]          1 / number of rows for the mean
 // losses   [R]          not scaled
 // dlogits  [R, V]
-// grid     one workgroup a row, over x and y      joins lib/reduce
+// grid     one workgroup a row, over x and y      joins lib/reduce, lib/math
 struct Params {
     R: u32,
     V: u32,
@@ -47,7 +47,7 @@ fn cross_entropy(
     for (var v = local; v < p.V; v += THREADS) { most = max(most, logits[start + v]); }
     most = workgroup_max(local, most);
     var sum = 0.0;
-    for (var v = local; v < p.V; v += THREADS) { sum += exp(logits[start + v] - most); }
+    for (var v = local; v < p.V; v += THREADS) { sum += exponential(logits[start + v] - most); }
     sum = workgroup_sum(local, sum);
 
     var factor = 0.0;
@@ -64,13 +64,13 @@ fn cross_entropy(
     let counts = is_counted(tgt);
     if local == 0u {
         var loss = 0.0;
-        if counts { loss = log(sum) + (most - logits[start + tgt]); }
+        if counts { loss = logarithm(sum) + (most - logits[start + tgt]); }
         losses[row] = loss;
     }
     if p.gradient == 0u { return; }
     for (var v = local; v < p.V; v += THREADS) {
         var d = 0.0;
-        if counts { d = (exp(logits[start + v] - most) / sum - select(0.0, 1.0, v == tgt)) * factor; }
+        if counts { d = (exponential(logits[start + v] - most) / sum - select(0.0, 1.0, v == tgt)) * factor; }
         dlogits[start + v] = d;
     }
 }

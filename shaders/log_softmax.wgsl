@@ -3,7 +3,7 @@
 // params   R, V
 // x        [R, V]
 // y        [R, V]
-// grid     one workgroup a row, over x and y      joins lib/reduce
+// grid     one workgroup a row, over x and y      joins lib/reduce, lib/math
 struct Params {
     R: u32,
     V: u32,
@@ -28,7 +28,7 @@ fn log_softmax(
     for (var v = local; v < p.V; v += THREADS) { most = max(most, x[start + v]); }
     most = workgroup_max(local, most);
     var sum = 0.0;
-    for (var v = local; v < p.V; v += THREADS) { sum += exp(x[start + v] - most); }
-    let log_sum = log(workgroup_sum(local, sum));
+    for (var v = local; v < p.V; v += THREADS) { sum += exponential(x[start + v] - most); }
+    let log_sum = logarithm(workgroup_sum(local, sum));
     for (var v = local; v < p.V; v += THREADS) { y[start + v] = (x[start + v] - most) - log_sum; }
 }

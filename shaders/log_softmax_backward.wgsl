@@ -4,7 +4,7 @@
 // y        [R, V]     the log-probabilities
 // dy       [R, V]
 // dx       [R, V]
-// grid     one workgroup a row, over x and y      joins lib/reduce
+// grid     one workgroup a row, over x and y      joins lib/reduce, lib/math
 struct Params {
     R: u32,
     V: u32,
@@ -29,5 +29,5 @@ fn log_softmax_backward(
     var sum = 0.0;
     for (var v = local; v < p.V; v += THREADS) { sum += dy[start + v]; }
     sum = workgroup_sum(local, sum);
-    for (var v = local; v < p.V; v += THREADS) { dx[start + v] = dy[start + v] - exp(y[start + v]) * sum; }
+    for (var v = local; v < p.V; v += THREADS) { dx[start + v] = dy[start + v] - exponential(y[start + v]) * sum; }
 }

@@ -7,7 +7,7 @@
 // counter       [B] u32      draws so far
 // tokens        [B] u32
 // ring          [capacity, B] u32
-// grid          one workgroup a lane, over x and y      joins lib/draw, lib/threefry, lib/reduce
+// grid          one workgroup a lane, over x and y      joins lib/draw, lib/threefry, lib/reduce, lib/math
 struct Params {
     B: u32,
     V: u32,

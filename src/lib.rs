@@ -42,12 +42,13 @@
 //! |---|---|---|
 //! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
 //! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
-//! | device | [`device`], [`Tensor`] | choosing an adapter; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers; a named, shaped range of one |
+//! | device | [`device`], [`Tensor`] | finding adapters; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers; a named, shaped range of one |
 //! | | [`kernel`] | what a kernel is |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
 //! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes |
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
 //! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
+//! | open | [`Device::open`] | choosing a device by name, and what an adapter computes before it is trusted (`self_check`) |
 //! | graph | [`Graph`] | a recorder with values, gradients, and the tape that writes the backward commands; parameters and losses |
 //! | nn | [`nn`] | modules, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations, by kind |
 //! | | [`optim`], [`schedule`], [`io`], [`text`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size |
@@ -87,6 +88,9 @@
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,
 //!   the state in its 16 KiB. The generator sees it by the logits that were recorded, not by the model's type. Other networks, many lanes and the CPU take a chain of dispatches for each token; the plan
 //!   says which, and why.
+//! * **An adapter is checked before it is trusted**, once for each driver and version: functions, a product, a sum, a recurrence,
+//!   also in subgroups and f16, against the twins. The kernels' exponentials are of products, additions and bits
+//!   (`shaders/lib/math.wgsl`), for compilers bend the built-ins.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod device;
@@ -98,12 +102,14 @@ pub mod io;
 pub mod kernel;
 pub mod kernels;
 pub mod nn;
+mod open;
 pub mod optim;
 mod plan;
 mod product;
 mod real;
 pub mod rng;
 pub mod schedule;
+mod self_check;
 mod tensor;
 pub mod text;
 mod train;

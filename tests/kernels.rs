@@ -1072,22 +1072,27 @@ fn activations() {
 /// Saturated, infinite, and NaN, which stays NaN.
 #[test]
 fn activations_of_special_values() {
-    let x = [0.0, 20.0, -20.0, 1e4, -1e4, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let inf = f32::INFINITY;
+    let x = [0.0, -0.0, 20.0, -20.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4, inf, -inf, f32::NAN];
     for device in f32_devices() {
         let of = |f: Activation| {
             let mut g = Graph::without_parameters(&device);
-            let (x, y) = (device.upload("x", &[8], &x).unwrap(), zeros(&device, "y", &[8]).unwrap());
+            let (x, y) = (device.upload("x", &[13], &x).unwrap(), zeros(&device, "y", &[13]).unwrap());
             kernels::activation::activation(&mut g, f, &x, &y).unwrap();
             g.finish().unwrap().run().unwrap();
             let y = y.to_vec().unwrap();
-            assert!(y[7].is_nan(), "{f:?} on {device:?}: {y:?}");
+            assert!(y[12].is_nan(), "{f:?} on {device:?}: {y:?}");
             y
         };
-        assert_eq!(of(Activation::Relu)[..7], [0.0, 20.0, 0.0, 1e4, 0.0, f32::INFINITY, 0.0]);
-        assert_eq!(of(Activation::Tanh)[..7], [0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]);
+        assert_eq!(of(Activation::Relu)[..12], [0.0, 0.0, 20.0, 0.0, 88.0, 0.0, 104.0, 0.0, 1e4, 0.0, inf, 0.0]);
+        let tanh = of(Activation::Tanh);
+        assert_eq!(tanh[..12], [0.0, -0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0], "{device:?}");
+        assert!(tanh[0].is_sign_positive() && tanh[1].is_sign_negative(), "{device:?}");
         let sigmoid = of(Activation::Sigmoid);
-        assert!(sigmoid[0] == 0.5 && sigmoid[1..7].iter().all(|y| (0.0..=1.0).contains(y)), "{sigmoid:?}");
-        assert!(sigmoid[5] == 1.0 && sigmoid[6] <= 1e-30, "{sigmoid:?} on {device:?}");
+        assert_eq!([0, 1, 4, 6, 8, 10].map(|i| sigmoid[i]), [0.5, 0.5, 1.0, 1.0, 1.0, 1.0], "{device:?}");
+        assert_eq!([7, 9, 11].map(|i| sigmoid[i]), [0.0; 3], "{device:?}");
+        let (near, far) = (f64::from(sigmoid[3]) / (-20f64).exp(), sigmoid[5]);
+        assert!((near - 1.0).abs() < 1e-6 && (0.0..=f32::MIN_POSITIVE).contains(&far), "{sigmoid:?} on {device:?}");
     }
 }
 

@@ -6,7 +6,7 @@
 // A NaN counts as the least likely, and so does a token that is never to be drawn. A lane that has drawn its stop token goes on drawing it. The uniform number is
 // Threefry-2x32-20 (Salmon et al. 2011) of key (seed, lane) and counter (counter[b], 0): the same seed gives the same text.
 //
-// The kernel that joins this, beside lib/threefry and lib/reduce, has
+// The kernel that joins this, beside lib/threefry, lib/reduce and lib/math, has
 //   Params with B, V, capacity
 //   const THREADS: u32                     a power of two, at least RUNS
 //   fn logit(lane: u32, v: u32) -> f32
@@ -41,7 +41,7 @@ fn order(x: f32) -> u32 {
 // The weight of a token, 0 if it is not kept.
 fn weight(lane: u32, v: u32, most: f32, temperature: f32, least: u32) -> f32 {
     let value = score(lane, v);
-    return select(0.0, exp((value - most) / temperature), order(value) >= least);
+    return select(0.0, exponential((value - most) / temperature), order(value) >= least);
 }
 
 // All threads call this together, when all logits are there, and get the token.

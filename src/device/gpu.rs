@@ -32,6 +32,10 @@ pub(crate) struct Gpu {
 /// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
 
+/// The largest of them, a power of 2: every adapter has at least WebGPU's default limit, and one of 1 GiB or more rounded up
+/// would be more than many drivers allow.
+const LARGEST_STAGING: u64 = 256 << 20;
+
 /// What is used where the adapter has it. In a browser subgroups need a directive that naga does not know.
 const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
     .union(wgpu::Features::PIPELINE_CACHE)
@@ -44,6 +48,11 @@ type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
 pub(crate) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+}
+
+/// Where this crate keeps what it need not find out again.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    Some(directories::ProjectDirs::from("", "", "elman")?.cache_dir().to_path_buf())
 }
 
 /// Vulkan's compiled pipelines, kept in a file for each adapter and driver in the user's cache folder. That they cannot be
@@ -60,8 +69,7 @@ impl PipelineCache {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
-        let folder = directories::ProjectDirs::from("", "", "elman")?.cache_dir().to_path_buf();
-        let path = folder.join(wgpu::util::pipeline_cache_key(adapter.info())?);
+        let path = cache_folder()?.join(wgpu::util::pipeline_cache_key(adapter.info())?);
         let data = std::fs::read(&path).ok();
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("elman"), data: data.as_deref(), fallback: true };
         // SAFETY: the file holds what `get_data` gave for an adapter of this name, and `save` writes it whole or not at all;
@@ -93,7 +101,6 @@ pub(crate) struct Timestamps {
 }
 
 /// The first thing that went wrong outside a call that could have reported it.
-#[derive(Clone)]
 enum Failure {
     Lost(String),
     Error(String),
@@ -105,7 +112,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Gpu {
-    pub async fn open(adapter: wgpu::Adapter, summary: Adapter) -> Result<Self> {
+    /// Opens an adapter, `without` some of what is used where it is there.
+    pub async fn open(adapter: &wgpu::Adapter, summary: Adapter, without: wgpu::Features) -> Result<Self> {
         let limits = adapter.limits();
         let mut lacking = None;
         wgpu::Limits::default().check_limits_with_fail_fn(&limits, false, |name, needed, allowed| {
@@ -119,7 +127,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
-            required_features: adapter.features() & OPTIONAL_FEATURES,
+            required_features: adapter.features() & (OPTIONAL_FEATURES - without),
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -179,37 +187,52 @@ impl Gpu {
         self.device.destroy();
     }
 
-    /// Reports what callbacks have left behind.
+    /// Reports what callbacks have left behind: an error once, for good that the device was lost.
     pub fn check(&self) -> Result<()> {
-        match lock(&self.failure).clone() {
+        let mut failure = lock(&self.failure);
+        match failure.take() {
             None => Ok(()),
-            Some(Failure::Lost(message)) => Err(Error::DeviceLost(message)),
+            Some(Failure::Lost(message)) => {
+                *failure = Some(Failure::Lost(message.clone()));
+                Err(Error::DeviceLost(message))
+            }
             Some(Failure::Error(message)) => Err(Error::Gpu(message)),
         }
     }
 
-    pub fn create_buffer(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer> {
+    /// Makes something on the device, that takes so many bytes. What goes wrong is this call's error, and the device goes on.
+    pub fn create<T>(&self, name: &str, bytes: u64, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
         self.check()?;
         // A browser answers later; what it refuses there is found by `check`.
+        #[cfg(target_arch = "wasm32")]
+        return Ok(make(&self.device));
         #[cfg(not(target_arch = "wasm32"))]
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(name),
-            size: bytes,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        #[cfg(not(target_arch = "wasm32"))]
-        if pollster::block_on(scope.pop()).is_some() {
-            return Err(Error::OutOfMemory { tensor: name.into(), needed: bytes, device: self.adapter.to_string() });
+        {
+            use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+            let scopes = [OutOfMemory, Validation, Internal].map(|filter| self.device.push_error_scope(filter));
+            let made = make(&self.device);
+            let mut errors = scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop()));
+            let first = errors.next();
+            errors.for_each(drop);
+            match first {
+                None => Ok(made),
+                Some(wgpu::Error::OutOfMemory { .. }) => {
+                    let device = self.adapter.to_string();
+                    Err(Error::OutOfMemory { tensor: name.into(), needed: bytes, device })
+                }
+                Some(error) => Err(Error::Gpu(format!("`{name}`: {error}"))),
+            }
         }
-        Ok(buffer)
     }
 
+    pub fn create_buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let descriptor = wgpu::BufferDescriptor { label: Some(name), size: bytes, usage, mapped_at_creation: false };
+        self.create(name, bytes, |device| device.create_buffer(&descriptor))
+    }
+
+    /// Queues a write. The driver keeps a copy until it is done, for which it may have no memory.
     pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.check()?;
-        self.queue.write_buffer(buffer, offset, bytes);
-        Ok(())
+        self.create("upload", bytes.len() as u64, |_| self.queue.write_buffer(buffer, offset, bytes))
     }
 
     /// The pipeline of a kernel with these constants, compiled on first use.
@@ -314,17 +337,11 @@ impl Gpu {
             return Err(Error::argument("profile", "device", "an adapter with timestamp queries", &self.adapter));
         }
         let count = count.min(wgpu::QUERY_SET_MAX_QUERIES);
-        let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
-            label: Some("profile"),
-            ty: wgpu::QueryType::Timestamp,
-            count,
-        });
-        let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("timestamps"),
-            size: u64::from(count) * 8,
-            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("profile"), ty: wgpu::QueryType::Timestamp, count };
+        let bytes = u64::from(count) * 8;
+        let queries = self.create("profile", bytes, |device| device.create_query_set(&descriptor))?;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = self.create_buffer("timestamps", bytes, usage)?;
         let nanoseconds_per_tick = self.queue.get_timestamp_period().into();
         Ok(Timestamps { queries, resolved, count, nanoseconds_per_tick })
     }
@@ -344,55 +361,125 @@ impl Gpu {
 
     /// The bytes of a range of a buffer, once everything submitted before is done.
     pub async fn read(&self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<u8>> {
-        self.check()?;
-        let bytes = range.end - range.start;
-        let staging = self.take_staging(bytes);
+        self.read_in_pieces(buffer, range, LARGEST_STAGING).await
+    }
+
+    /// [`Self::read`] through staging buffers of at most `piece` bytes, a power of 2. All are filled in one submission, so what is
+    /// read is of one time.
+    async fn read_in_pieces(&self, buffer: &wgpu::Buffer, range: Range<u64>, piece: u64) -> Result<Vec<u8>> {
+        let pieces = range.clone().step_by(piece as usize).map(|start| start..range.end.min(start + piece));
+        let pieces: Vec<_> =
+            pieces.map(|part| Ok((self.take_staging(part.end - part.start)?, part))).collect::<Result<_>>()?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
-        encoder.copy_buffer_to_buffer(buffer, range.start, &staging, 0, bytes);
+        for (staging, part) in &pieces {
+            encoder.copy_buffer_to_buffer(buffer, part.start, staging, 0, part.end - part.start);
+        }
         self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = oneshot_channel();
-        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
-            // The receiver is gone only if the reader was dropped; then nobody wants the answer.
-            let _ = sender.send(result);
-        });
+        let mut answers = Vec::new();
+        for (staging, part) in &pieces {
+            let (sender, receiver) = oneshot_channel();
+            staging.map_async(wgpu::MapMode::Read, 0..part.end - part.start, move |result| {
+                // The receiver is gone only if the reader was dropped; then nobody wants the answer.
+                let _ = sender.send(result);
+            });
+            answers.push(receiver);
+        }
         // Natively somebody has to drive the device; a browser does so itself.
         #[cfg(not(target_arch = "wasm32"))]
         self.wait()?;
-        match receiver.receive().await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                self.check()?;
-                return Err(Error::Gpu(format!("a buffer cannot be read: {error}")));
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        for ((staging, part), answer) in pieces.into_iter().zip(answers) {
+            match answer.receive().await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    self.check()?;
+                    return Err(Error::Gpu(format!("a buffer cannot be read: {error}")));
+                }
+                None => return Err(Error::DeviceLost("a read was never answered".into())),
             }
-            None => return Err(Error::DeviceLost("a read was never answered".into())),
+            let view = staging.get_mapped_range(0..part.end - part.start);
+            let copied = view.map(|view| bytes.extend_from_slice(&view));
+            staging.unmap();
+            let mut pool = lock(&self.staging);
+            if pool.len() == STAGING_POOL {
+                pool.pop_front();
+            }
+            pool.push_back(staging);
+            copied.map_err(|error| Error::Gpu(error.to_string()))?;
         }
-        let view = staging.get_mapped_range(0..bytes);
-        let copied = view.map(|view| view.to_vec());
-        staging.unmap();
-        let mut pool = lock(&self.staging);
-        if pool.len() == STAGING_POOL {
-            pool.pop_front();
-        }
-        pool.push_back(staging);
-        copied.map_err(|error| Error::Gpu(error.to_string()))
+        Ok(bytes)
     }
 
     /// A buffer to read through: one that an earlier read gave back, or a new one.
-    fn take_staging(&self, bytes: u64) -> wgpu::Buffer {
+    fn take_staging(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        self.check()?;
         let bytes = bytes.next_power_of_two();
         let mut pool = lock(&self.staging);
         let fitting = pool.iter().position(|buffer| buffer.size() == bytes);
         if let Some(staging) = fitting.and_then(|position| pool.remove(position)) {
-            return staging;
+            return Ok(staging);
         }
         drop(pool);
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+        let staging = self.create_buffer("staging", bytes, usage)?;
         Counters::add(&self.counters.buffers, 1);
         Counters::add(&self.counters.bytes, bytes);
-        self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("staging"),
-            size: bytes,
-            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-            mapped_at_creation: false,
-        })
+        Ok(staging)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::DType;
+    use crate::device::Device;
+    use crate::device::memory::Memory;
+
+    /// The GPU, a software one included; opened anew, since what happens to it here others must not see.
+    fn gpu() -> Option<Device> {
+        let device = Device::open("gpu").ok();
+        assert!(device.is_some() || std::env::var_os("ELMAN_REQUIRE_GPU").is_none_or(|value| value != "1"));
+        device
+    }
+
+    #[test]
+    fn pieces_are_the_whole() {
+        let Some(device) = gpu() else { return };
+        let values: Vec<f32> = (0..1003).map(|i| i as f32).collect();
+        let tensor = device.upload("x", &[1003], &values).unwrap();
+        let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!() };
+        for (range, piece) in [(0..4012, 4096), (0..4012, 1024), (0..4012, 64), (8..3008, 256), (4..8, 4)] {
+            let before = device.count();
+            let read = device.gpu().unwrap().read_in_pieces(buffer, range.clone(), piece);
+            let bytes = pollster::block_on(read).unwrap();
+            let want = &values[range.start as usize / 4..range.end as usize / 4];
+            assert_eq!(bytes, bytemuck::cast_slice::<f32, u8>(want), "{range:?} in pieces of {piece}");
+            let (buffers, bytes) = (device.count().buffers - before.buffers, device.count().bytes - before.bytes);
+            assert!(bytes <= buffers * piece, "{buffers} buffers of at most {piece} bytes: {bytes}");
+        }
+    }
+
+    /// What the call that caused it has reported is over; what no call has, the next reports.
+    #[test]
+    fn an_error_is_reported_once() {
+        let Some(device) = gpu() else { return };
+        let gpu = device.gpu().unwrap();
+        let usage = wgpu::BufferUsages::STORAGE;
+        let too_much = gpu.limits().buffer_bytes.saturating_add(4) / 4 * 4;
+        let descriptor = wgpu::BufferDescriptor { label: None, size: too_much, usage, mapped_at_creation: false };
+        let works = || {
+            let x = device.upload("x", &[3], &[1.0, 2.0, 3.0]).unwrap();
+            assert_eq!(x.to_vec().unwrap(), [1.0, 2.0, 3.0]);
+            device.synchronize().unwrap();
+        };
+        let error = gpu.create_buffer("too much", too_much, usage).unwrap_err();
+        assert!(error.to_string().contains("too much"), "{error}");
+        works();
+        let _ = gpu.device.create_buffer(&descriptor);
+        assert!(device.zeros("y", &[3], DType::F32).is_err());
+        works();
+        device.lose();
+        for _ in 0..2 {
+            assert!(matches!(device.synchronize(), Err(crate::Error::DeviceLost(_))));
+        }
     }
 }

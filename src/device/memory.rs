@@ -103,6 +103,10 @@ impl Memory {
     }
 }
 
+/// What is done with a tensor's buffer on a GPU.
+const TENSOR: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+
 /// The element types of the host: f32, f64, u32.
 pub(crate) trait Element: bytemuck::Pod + num_traits::NumCast {}
 impl<T: bytemuck::Pod + num_traits::NumCast> Element for T {}
@@ -133,7 +137,7 @@ impl Buffer {
             });
         }
         let memory = match (device.kind(), dtype) {
-            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_buffer(name, bytes)?),
+            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_buffer(name, bytes, TENSOR)?),
             (_, DType::U32) => Memory::U32(Cells::zeros(device, name, len)?),
             (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
             (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),

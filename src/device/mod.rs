@@ -1,6 +1,6 @@
 //! Where plans run: a GPU that wgpu reaches, or the CPU twins of the same kernels.
 
-mod choose;
+pub(crate) mod choose;
 pub(crate) mod gpu;
 pub(crate) mod memory;
 mod threads;
@@ -132,7 +132,7 @@ impl Device {
         Self::new(Kind::Reference(Mutex::default()), "asked for by name")
     }
 
-    fn new(kind: Kind, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, reason: impl Into<String>) -> Self {
         let counters = match &kind {
             Kind::Gpu(gpu) => gpu.counters.clone(),
             Kind::Cpu(_) | Kind::Reference(_) => Arc::default(),

@@ -10,7 +10,7 @@ params! { pub(crate) n: u32, beta2: f32, rest1: f32, rest2: f32, epsilon: f32, l
 /// See `shaders/adam.wgsl`; [`super::Update`] records it.
 pub static KERNEL: Kernel = Kernel {
     name: "adam",
-    source: wgsl!("adam"),
+    source: wgsl!("adam", "math"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("g"), reads("lr"), reads_u32("clock"), writes("w"), writes("m"), writes("v")],

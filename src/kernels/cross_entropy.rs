@@ -14,7 +14,7 @@ params! { R: u32, V: u32, ignore_index: u32, gradient: u32, counts: u32 }
 /// See `shaders/cross_entropy.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "cross_entropy",
-    source: wgsl!("cross_entropy", "reduce"),
+    source: wgsl!("cross_entropy", "reduce", "math"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("logits"), reads_u32("targets"), writes("scale"), writes("losses"), writes("dlogits")],

@@ -14,7 +14,7 @@ params! { R: u32, V: u32 }
 /// See `shaders/log_softmax.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "log_softmax",
-    source: wgsl!("log_softmax", "reduce"),
+    source: wgsl!("log_softmax", "reduce", "math"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("x"), writes("y")],

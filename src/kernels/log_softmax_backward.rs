@@ -14,7 +14,7 @@ params! { R: u32, V: u32 }
 /// See `shaders/log_softmax_backward.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "log_softmax_backward",
-    source: wgsl!("log_softmax_backward", "reduce"),
+    source: wgsl!("log_softmax_backward", "reduce", "math"),
     constants: &[],
     params: FIELDS,
     bindings: &[reads("y"), reads("dy"), writes("dx")],

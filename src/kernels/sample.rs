@@ -13,7 +13,7 @@ params! { B: u32, V: u32, capacity: u32 }
 /// See `shaders/sample.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "sample",
-    source: wgsl!("sample", "draw", "threefry", "reduce"),
+    source: wgsl!("sample", "draw", "threefry", "reduce", "math"),
     constants: &[],
     params: FIELDS,
     bindings: &[

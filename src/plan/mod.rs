@@ -437,11 +437,10 @@ async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
                         resource: wgpu::BindingResource::Buffer(buffer),
                     })
                     .collect();
-                let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some(dispatch.kernel.name),
-                    layout: &pipeline.layout,
-                    entries: &entries,
-                });
+                let label = dispatch.kernel.name;
+                let layout = &pipeline.layout;
+                let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries };
+                let bind_group = gpu.create(label, 0, |device| device.create_bind_group(&descriptor))?;
                 Counters::add(&gpu.counters.bind_groups, 1);
                 let item = (pipeline, bind_group, dispatch.workgroups);
                 match passes.last_mut() {
@@ -472,12 +471,8 @@ fn upload_params(gpu: &Gpu, commands: &[Command]) -> Result<wgpu::Buffer> {
             bytes.resize(bytes.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
         }
     }
-    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("params"),
-        size: bytes.len().max(UNIFORM_ALIGNMENT) as u64,
-        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
+    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+    let buffer = gpu.create_buffer("params", bytes.len().max(UNIFORM_ALIGNMENT) as u64, usage)?;
     Counters::add(&gpu.counters.buffers, 1);
     Counters::add(&gpu.counters.bytes, buffer.size());
     gpu.write(&buffer, 0, &bytes)?;
