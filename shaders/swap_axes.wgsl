@@ -1,18 +1,15 @@
-// y[b, a, :] = x[a, b, :], zero where x has no such element
+// y[b, a, :] = x[a, b, :]
 //
-// Between batch first and time first; with C = 1, a matrix transpose, padded if y is larger.
+// Between batch first and time first; with C = 1, a matrix transpose.
 //
-// params   A, B, C       of x
-//          AY, BY        of y: at least A and B
+// params   A, B, C
 // x        [A, B, C]
-// y        [BY, AY, C]
+// y        [B, A, C]
 // grid     256 elements a workgroup, striding
 struct Params {
     A: u32,
     B: u32,
     C: u32,
-    AY: u32,
-    BY: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -21,11 +18,9 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn swap_axes(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    for (var i = id.x; i < p.BY * p.AY * p.C; i += 256u * groups.x) {
-        let b = i / (p.AY * p.C);
-        let a = i / p.C % p.AY;
-        var value = 0.0;
-        if a < p.A && b < p.B { value = x[(a * p.B + b) * p.C + i % p.C]; }
-        y[i] = value;
+    for (var i = id.x; i < p.A * p.B * p.C; i += 256u * groups.x) {
+        let b = i / (p.A * p.C);
+        let a = i / p.C % p.A;
+        y[i] = x[(a * p.B + b) * p.C + i % p.C];
     }
 }

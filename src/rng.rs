@@ -138,7 +138,7 @@ fn box_muller(block: &mut [f32]) {
 }
 
 /// Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): two random words
-/// for a key and a counter. `shaders/sample.wgsl` has the same function.
+/// for a key and a counter. `shaders/lib/threefry.wgsl` has the same function.
 ///
 /// ```
 /// // The known-answer test of the authors' Random123 library.

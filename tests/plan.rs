@@ -232,7 +232,7 @@ fn several_steps_are_one_submission() {
         if !device.is_gpu() {
             assert_eq!(calls, 1300);
         } else if calls == 1300 {
-            eprintln!("SEVERAL STEPS OF A SUBMISSION NOT TESTED: {} is too slow", device.describe());
+            common::not_tested(&format!("several steps of a submission: {} is too slow", device.describe()));
         }
     }
     let (mut trainer, _) = trainer(&Device::cpu(), SMALL, 3, 4, false);

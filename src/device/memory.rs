@@ -27,7 +27,7 @@ pub(crate) enum Memory {
 ///
 /// # Safety of its use
 /// Every access happens while the device's lock is held (see [`Kind::Cpu`]), so there is one user at a time; within one
-/// dispatch, `Graph::dispatch` has refused overlapping ranges of which one is written.
+/// dispatch, `Recorder::dispatch` has refused overlapping ranges of which one is written.
 pub(crate) struct Cells<T>(UnsafeCell<Box<[T]>>);
 
 // SAFETY: see `Cells`: the device's lock serialises all access.
@@ -82,7 +82,7 @@ impl Memory {
                 (Self::F32(a), Self::F32(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
                 (Self::F64(a), Self::F64(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
                 (Self::U32(a), Self::U32(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
-                _ => unreachable!("`Graph::copy` checks device and element type"),
+                _ => unreachable!("`Recorder::copy` checks device and element type"),
             }
         }
     }

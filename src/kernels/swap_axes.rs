@@ -1,4 +1,4 @@
-//! `y[b, a, :] = x[a, b, :]`, zero-padded: batch first to time first and back, and matrix transposes.
+//! `y[b, a, :] = x[a, b, :]`: batch first to time first and back, and matrix transposes.
 
 use super::striding_grid;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { A: u32, B: u32, C: u32, AY: u32, BY: u32 }
+params! { A: u32, B: u32, C: u32 }
 
 /// See `shaders/swap_axes.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -19,35 +19,29 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records the exchange of the first two axes. `x` `[A, B]` or `[A, B, C]`, `y` `[B, A]` or `[B, A, C]`; where `y` is
-/// larger in the first two, the rest becomes 0, and where it is smaller, the rest of `x` is left out.
+/// Records the exchange of the first two axes. `x` `[A, B]` or `[A, B, C]`, `y` `[B, A]` or `[B, A, C]`.
 ///
 /// # Errors
-/// The last axes of three differ.
+/// `y` has another shape.
 pub fn swap_axes(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     let axes = |tensor: &Tensor| match *tensor.shape() {
         [a, b] => Ok([a, b, 1]),
         [a, b, c] => Ok([a, b, c]),
         _ => Err(Error::shape("swap_axes", tensor.name(), "[A, B] or [A, B, C]", tensor.shape())),
     };
-    let ([a, b, c], [by, ay, cy]) = (axes(x)?, axes(y)?);
-    if c != cy {
-        return Err(Error::shape("swap_axes", y.name(), format!("[_, _, {c}]"), y.shape()));
+    let [a, b, c] = axes(x)?;
+    if axes(y)? != [b, a, c] {
+        return Err(Error::shape("swap_axes", y.name(), format!("[{b}, {a}, {c}]"), y.shape()));
     }
-    let params = Params { A: a as u32, B: b as u32, C: c as u32, AY: ay as u32, BY: by as u32 };
+    let params = Params { A: a as u32, B: b as u32, C: c as u32 };
     r.dispatch(&KERNEL, &[], params, &[x, y], striding_grid(y.len()))
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, y] = args.all();
     let x = x.read();
-    let (a, b, c, ay) = (p.A as usize, p.B as usize, p.C as usize, p.AY as usize);
+    let (a, b, c) = (p.A as usize, p.B as usize, p.C as usize);
     for (i, y) in y.write().chunks_exact_mut(c).enumerate() {
-        let (ib, ia) = (i / ay, i % ay);
-        if ia < a && ib < b {
-            y.copy_from_slice(&x[(ia * b + ib) * c..][..c]);
-        } else {
-            y.fill(F::zero());
-        }
+        y.copy_from_slice(&x[(i % a * b + i / a) * c..][..c]);
     }
 }

@@ -24,12 +24,27 @@ pub fn own_gpu() -> Option<Device> {
             panic!("ELMAN_REQUIRE_GPU=1, but {error}")
         }
         Err(error) => {
-            // Not `eprintln!`, which the test harness swallows when the test passes.
-            let mut stderr = std::io::stderr();
-            writeln!(stderr, "NO GPU TESTED: {error}").unwrap();
+            say_loudly(&format!("NO GPU TESTED: {error}"));
             None
         }
     }
+}
+
+/// Says what this adapter does not let a test look at; an error under `ELMAN_REQUIRE_ALL=1`, as where all of it is known to be
+/// there.
+#[track_caller]
+pub fn not_tested(what: &str) {
+    assert!(
+        std::env::var_os("ELMAN_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "ELMAN_REQUIRE_ALL=1, but not tested: {what}"
+    );
+    say_loudly(&format!("NOT TESTED: {what}"));
+}
+
+/// Not `eprintln!`, which the test harness swallows when the test passes.
+fn say_loudly(line: &str) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{line}").unwrap();
 }
 
 /// An example beside the test's own binary; `cargo test` builds both.
