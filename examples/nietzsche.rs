@@ -360,8 +360,13 @@ fn data(
     };
     let windows = |starts: Vec<u32>| Windows::new(&tokens, starts, window).map(Data::Shuffled);
     if !corpus.published {
+        let Some(end) = split.checked_sub(window).filter(|&end| end > 0 && split < count) else {
+            bail!(
+                "the last fifth of {length} characters is held out, too few for windows of {window}: use a smaller --window"
+            );
+        };
         let starts = |from: usize, to: usize| (from as u32..to as u32).step_by(stride).collect();
-        return Ok((length, [windows(starts(0, split - window))?, windows(starts(split, count))?]));
+        return Ok((length, [windows(starts(0, end))?, windows(starts(split, count))?]));
     }
     let (training, held_out) = hold_out(&rng.randperm(count.div_ceil(stride)), 0.2);
     let windows = |mut starts: Vec<u32>| {

@@ -105,6 +105,9 @@ impl Sampling {
             let expected = "none of so many tokens on a GPU, or at most one of both; or use `--device cpu`";
             return refuse("top_k and top_p", expected, format!("a bound for {vocabulary} tokens"));
         }
+        if self.never.is_some() && vocabulary == 1 {
+            return refuse("never", "None, where there is one token", "that token".into());
+        }
         for (name, token) in [("stop", self.stop), ("never", self.never)] {
             if let Some(token) = token.filter(|&token| token as usize >= vocabulary) {
                 return refuse(name, &format!("a token below {vocabulary}"), token.to_string());

@@ -91,6 +91,12 @@
 //! * **An adapter is checked before it is trusted**, once for each driver and version: functions, a product, a sum, a recurrence,
 //!   also in subgroups and f16, against the twins. The kernels' exponentials are of products, additions and bits
 //!   (`shaders/lib/math.wgsl`), for compilers bend the built-ins.
+//! * **Every loop of a kernel has a bound that the plan knows**: steps of a recurrence, terms of a product and rows of a sum are
+//!   cut into dispatches of at most half the turns after which Mesa ends a shader's loops, and of 20 GFLOP; what cannot be cut is
+//!   an error before anything runs.
+//! * **A parameter that no gradient reaches is left alone**, as PyTorch leaves one whose `grad` is None: an update is recorded for
+//!   the stretches of the block that have one.
+//! * **Twins have threads of their own**, and the caller waits with the device's lock: no task of a user's pool is taken up meanwhile.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod device;

@@ -53,11 +53,12 @@ impl Verdict {
     }
 
     /// An error if the adapter is not to be used at all.
-    fn refuse(self, adapter: &str) -> Result<Self> {
+    fn refuse(self, adapter: &str, file: Option<&Path>) -> Result<Self> {
         match &self.basics {
             None => Ok(self),
             Some(problem) => Err(Error::Gpu(format!(
-                "{adapter} computes wrong values ({problem}); update its driver, or set {SKIP}=0 to use it all the same"
+                "{adapter} computes wrong values ({problem}); update its driver, or set {SKIP}=0 to use it all the same{}",
+                file.map_or_else(String::new, |file| format!("; this is kept in {}", file.display()))
             ))),
         }
     }
@@ -75,11 +76,11 @@ pub async fn verdict(adapter: &wgpu::Adapter, summary: &Adapter) -> Result<Verdi
     let info = summary.info();
     let key = format!("{}, {}, {}, {:?}", info.name, info.driver, info.driver_info, info.backend);
     if let Some(verdict) = file.as_ref().and_then(|file| recall(file, &key)) {
-        return verdict.refuse(summary.name());
+        return verdict.refuse(summary.name(), file.as_deref());
     }
     let gpu = Gpu::open(adapter, summary.clone(), wgpu::Features::empty()).await?;
     let device = Device::new(Kind::Gpu(Box::new(gpu)), "to be checked");
-    // The twins of the reference must not run within a task of rayon's, where the caller may be.
+    // What is recorded is not `Send`, as the future of an opened device is.
     #[cfg(not(target_arch = "wasm32"))]
     let verdict = std::thread::scope(|scope| {
         let checked = scope.spawn(|| pollster::block_on(check(&device))).join();
@@ -90,7 +91,7 @@ pub async fn verdict(adapter: &wgpu::Adapter, summary: &Adapter) -> Result<Verdi
     if let Some(file) = &file {
         keep(file, &key, &verdict);
     }
-    verdict.refuse(summary.name())
+    verdict.refuse(summary.name(), file.as_deref())
 }
 
 /// Verdicts by adapter and driver, of one version of this crate.
@@ -141,18 +142,22 @@ type Judged = (&'static str, Tensor, Want);
 /// The device was lost, or has no memory.
 async fn check(device: &Device) -> Result<Verdict> {
     let limits = device.limits();
-    let mut verdict = Verdict { basics: problem(device, &basics).await?, ..Verdict::default() };
+    let mut verdict = Verdict { basics: problem(device, false, &basics).await?, ..Verdict::default() };
     if verdict.basics.is_none() && limits.subgroups.is_some() {
-        verdict.subgroups = problem(device, &|r| recurrence(r, false, Precision::F32)).await?;
+        verdict.subgroups = problem(device, true, &|r| recurrence(r, false, Precision::F32)).await?;
     }
     if verdict.basics.is_none() && limits.f16 {
-        verdict.f16 = problem(device, &|r| recurrence(r, true, Precision::F16)).await?;
+        verdict.f16 = problem(device, true, &|r| recurrence(r, true, Precision::F16)).await?;
     }
     Ok(verdict)
 }
 
-/// What is wrong with what is recorded, if anything: a value, or that the driver refuses it.
-async fn problem(device: &Device, record: &dyn Fn(&mut Recorder) -> Result<Vec<Judged>>) -> Result<Option<String>> {
+/// What is wrong with what is recorded, if anything: a value, or, of what is optional, that the driver refuses it.
+async fn problem(
+    device: &Device,
+    is_optional: bool,
+    record: &dyn Fn(&mut Recorder) -> Result<Vec<Judged>>,
+) -> Result<Option<String>> {
     let reference = Device::reference();
     let mut r = Recorder::new(&reference);
     let exact = record(&mut r)?;
@@ -169,7 +174,7 @@ async fn problem(device: &Device, record: &dyn Fn(&mut Recorder) -> Result<Vec<J
     };
     let results = match run().await {
         Ok(results) => results,
-        Err(Error::Gpu(problem)) => return Ok(Some(problem)),
+        Err(Error::Gpu(problem)) if is_optional => return Ok(Some(problem)),
         Err(error) => return Err(error),
     };
     for ((what, tensor, want), got) in exact.iter().zip(results) {
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn the_twins_pass_and_a_sum_in_another_order_does_not() {
         let found = |record: &dyn Fn(&mut Recorder) -> Result<Vec<Judged>>| {
-            pollster::block_on(problem(&Device::cpu(), record)).unwrap()
+            pollster::block_on(problem(&Device::cpu(), false, record)).unwrap()
         };
         assert_eq!(found(&|r| recurrence(r, true, Precision::F32)), None);
         assert_eq!(found(&|r| recurrence(r, true, Precision::F16)), None);
@@ -337,16 +342,16 @@ mod tests {
     fn what_is_wrong_is_not_used() {
         let good = Verdict::default();
         assert_eq!(good.unused(), (wgpu::Features::empty(), Vec::new()));
-        assert!(good.refuse("a GPU").is_ok());
+        assert!(good.refuse("a GPU", None).is_ok());
         let no_subgroups = Verdict { subgroups: Some("a recurrence has 0e0 at 3".into()), ..Verdict::default() };
         let (features, sentences) = no_subgroups.unused();
         assert_eq!(features, wgpu::Features::SUBGROUP);
         assert_eq!(sentences, ["subgroups are not used, since a recurrence has 0e0 at 3"]);
         let no_f16 = Verdict { f16: Some("planted".into()), ..Verdict::default() };
         assert_eq!(no_f16.unused().0, wgpu::Features::SHADER_F16);
-        assert!(no_f16.refuse("a GPU").is_ok());
+        assert!(no_f16.refuse("a GPU", None).is_ok());
         let wrong = Verdict { basics: Some("tanh has 0e0 at 1".into()), ..Verdict::default() };
-        let error = wrong.refuse("a GPU").unwrap_err().to_string();
+        let error = wrong.refuse("a GPU", None).unwrap_err().to_string();
         assert!(["a GPU", "tanh has 0e0 at 1", SKIP].iter().all(|part| error.contains(part)), "{error}");
     }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{f32_devices, values};
-use elman::generate::Generator;
+use elman::generate::{Generator, SlidingWindow};
 use elman::nn::functional::{self, InitialState, Reduction, States};
 use elman::nn::{CharRnn, CharRnnOptions, Embedding, GruCell, Init, Linear, Parameters, Recurrent, RnnOptions};
 use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
@@ -322,6 +322,10 @@ fn futures_travel_between_threads() {
                     true
                 })
                 .await?;
+            SlidingWindow::new_async(&model, &parameters, 2).await?.next_async(&[1, 2]).await?;
+            network.x.to_vec_async().await?;
+            Device::list_async().await;
+            Device::open_async("cpu").await?;
             let state = model_state(&model, &device)?;
             state.fork_async().await?.save_async().await?;
             elman::io::to_bytes_async(&parameters, Default::default(), Default::default()).await?;

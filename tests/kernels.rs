@@ -429,14 +429,112 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
     }
 }
 
+/// The twins themselves, in f64, against plain loops over the same values: on a machine without an adapter, what the other tests
+/// compare is one code in two precisions.
+#[test]
+fn twins_are_what_plain_loops_give() {
+    let device = Device::reference();
+    let of = |tensor: &Tensor| tensor.to_vec_f64().unwrap();
+    let run = |record: &dyn Fn(&mut Recorder) -> Result<()>| {
+        let mut r = Recorder::new(&device);
+        record(&mut r).unwrap();
+        r.finish().unwrap().run().unwrap();
+    };
+    let (m, k, n) = (5, 7, 3);
+    let [a, b, bias, c] = [("a", &[m, k][..]), ("b", &[k, n]), ("bias", &[n]), ("c", &[m, n])]
+        .map(|(name, shape)| random(&device, name, shape).unwrap());
+    let [av, bv, biasv, before] = [&a, &b, &bias, &c].map(of);
+    run(&|r| kernels::matmul::matmul(r, &a, &b, Some(&bias), &c, true));
+    let product = |i: usize| (0..k).map(|l| av[i / n * k + l] * bv[l * n + i % n]).sum::<f64>();
+    let want: Vec<_> = (0..m * n).map(|i| before[i] + product(i) + biasv[i % n]).collect();
+    assert_close("matmul", &of(&c), &want, n, 1e-12);
+
+    let sum = random(&device, "sum", &[n]).unwrap();
+    run(&|r| kernels::column_sum::column_sum(r, &c, &sum, false));
+    let want: Vec<f64> = (0..n).map(|j| (0..m).map(|i| want[i * n + j]).sum()).collect();
+    assert_close("column_sum", &of(&sum), &want, n, 1e-12);
+
+    let (index, table) = (indices(&device, "index", &[m], 4).unwrap(), random(&device, "table", &[4, n]).unwrap());
+    let (rows, dtable) = (zeros(&device, "rows", &[m, n]).unwrap(), zeros(&device, "dtable", &[4, n]).unwrap());
+    run(&|r| {
+        kernels::gather::gather(r, &table, &index, &rows)?;
+        kernels::segment_sum::segment_sum(r, &rows, &index, &dtable, false)
+    });
+    let (at, tablev) = (index.to_vec_u32().unwrap(), of(&table));
+    let want: Vec<_> = (0..m * n).map(|i| tablev[at[i / n] as usize * n + i % n]).collect();
+    assert_eq!(of(&rows), want);
+    let mut sums = vec![0.0; 4 * n];
+    want.iter().enumerate().for_each(|(i, x)| sums[at[i / n] as usize * n + i % n] += x);
+    assert_close("segment_sum", &of(&dtable), &sums, n, 1e-12);
+
+    let (norm, y) = (zeros(&device, "norm", &[1]).unwrap(), random(&device, "y", &[m, k]).unwrap());
+    let (swapped, clipped) = (zeros(&device, "swapped", &[k, m]).unwrap(), random(&device, "a", &[m, k]).unwrap());
+    let summed = random(&device, "y", &[m, k]).unwrap();
+    run(&|r| {
+        kernels::squared_norm::squared_norm(r, &a, &norm)?;
+        kernels::swap_axes::swap_axes(r, &a, &swapped)?;
+        kernels::accumulate::accumulate(r, &a, &summed)?;
+        clip_norm(r, &clipped, 0.5)
+    });
+    let squares: f64 = av.iter().map(|x| x * x).sum();
+    assert_close("squared_norm", &of(&norm), &[squares], 1, 1e-12);
+    assert_eq!(of(&swapped), (0..k * m).map(|i| av[i % m * k + i / m]).collect::<Vec<_>>());
+    assert_eq!(of(&summed), av.iter().zip(of(&y)).map(|(x, y)| x + y).collect::<Vec<_>>());
+    let want: Vec<_> = av.iter().map(|x| x * 0.5 / (squares.sqrt() + 1e-6)).collect();
+    assert_close("clip", &of(&clipped), &want, want.len(), 1e-7);
+
+    let (steps, batch) = (4, 3);
+    let lengths = device.lengths("lengths", batch, steps).unwrap();
+    lengths.write_u32(&[4, 1, 3]).unwrap();
+    let [x, back] = ["x", "back"].map(|name| random(&device, name, &[steps, batch, n]).unwrap());
+    let chain = random(&device, "chain", &[1, steps + 1, batch, n]).unwrap();
+    let last = zeros(&device, "last", &[1, batch, n]).unwrap();
+    run(&|r| {
+        kernels::reverse::reverse(r, &x, &lengths, &back)?;
+        kernels::last_step::last_step(r, &chain, &lengths, &last)
+    });
+    let (xv, chainv, long) = (of(&x), of(&chain), [4, 1, 3]);
+    let place = |t: usize, b: usize, j: usize| (t * batch + b) * n + j;
+    for (t, b, j) in (0..steps).flat_map(|t| (0..batch).flat_map(move |b| (0..n).map(move |j| (t, b, j)))) {
+        let want = if t < long[b] { xv[place(long[b] - 1 - t, b, j)] } else { 0.0 };
+        assert_eq!(of(&back)[place(t, b, j)], want, "reverse {t} {b} {j}");
+        assert_eq!(of(&last)[b * n + j], chainv[place(long[b], b, j)], "last_step {b} {j}");
+    }
+
+    // A recurrence, step by step from its equation.
+    let (cell, size) = (Cell::Gru, (1, (3, 2, 4)));
+    let s = sequence(&device, cell, size).unwrap();
+    let start = of(&s.states)[..8].to_vec();
+    run(&|r| kernels::sequence::forward(r, cell.kind(), &s));
+    let (xv, w, bias) = (of(&s.x), of(&s.w[0]), of(s.biases.as_ref().unwrap()));
+    let (rows, long) = (s.index.to_vec_u32().unwrap(), s.lengths.to_vec_u32().unwrap());
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let mut h = start;
+    for t in 0..3 {
+        let before = h.clone();
+        for (i, h) in h.iter_mut().enumerate() {
+            let (entry, unit) = (i / 4, i % 4);
+            let x = |gate: usize| xv[(rows[t * 2 + entry] as usize * 3 + gate) * 4 + unit];
+            let hw = |gate: usize| {
+                let row = gate * 4 + unit;
+                bias[row] + (0..4).map(|l| w[row * 4 + l] * before[entry * 4 + l]).sum::<f64>()
+            };
+            let (r, z) = (sigmoid(x(0) + hw(0)), sigmoid(x(1) + hw(1)));
+            let candidate = (x(2) + r * hw(2)).tanh();
+            let next = (1.0 - z) * candidate + z * before[i];
+            *h = if t < long[entry] as usize { next } else { 0.0 };
+        }
+        assert_close(&format!("gru step {t}"), &of(&s.states)[(t + 1) * 8..][..8], &h, 8, 1e-12);
+    }
+}
+
 /// Work cut into dispatches of a few turns of their loops, or of few products, gives what it gives in one.
 #[test]
 fn work_is_cut() {
     for (&cell, (directions, size)) in
         Cell::ALL.iter().flat_map(|cell| [(1, (7, 5, 33)), (2, (5, 3, 70)), (1, (6, 2, 4))].map(|size| (cell, size)))
     {
-        for (turns, flops, wants_dstart) in [(1, usize::MAX, true), (90, usize::MAX, false), (usize::MAX, 40_000, true)]
-        {
+        for (turns, flops, wants_dstart) in [(1, u64::MAX, true), (90, u64::MAX, false), (usize::MAX, 40_000, true)] {
             let what = format!("{cell:?} {directions} {size:?} in dispatches of {turns} turns, {flops} products");
             check(&what, TOLERANCE, |device, g| {
                 let s = sequence(device, cell, (directions, size))?;
@@ -453,13 +551,14 @@ fn work_is_cut() {
             });
         }
     }
-    for (turns, flops) in [(1, usize::MAX), (60, usize::MAX), (usize::MAX, 1), (30, 500_000)] {
+    for (turns, flops) in [(1, u64::MAX), (60, u64::MAX), (usize::MAX, 1), (30, 500_000)] {
         check(&format!("sums in dispatches of {turns} turns, {flops} products"), TOLERANCE, |device, g| {
             if !is_reference(device) {
                 g.set_most_work(turns, flops);
             }
             let mut results = Vec::new();
-            for (m, k, n) in [(3, 5, 2), (130, 70, 33), (65, 100, 64)] {
+            // Of the last, a GPU gets slices.
+            for (m, k, n) in [(3, 5, 2), (130, 70, 33), (65, 100, 64), (2050, 2060, 3)] {
                 let [a, b] = [("a", [m, k]), ("b", [k, n])].map(|(name, shape)| random(device, name, &shape).unwrap());
                 let [at, bt] =
                     [("a", [k, m]), ("b", [n, k])].map(|(name, shape)| random(device, name, &shape).unwrap());
@@ -496,6 +595,20 @@ fn long_loops_are_right() {
         let [dx, dstart] = d.parts(&s);
         Ok(vec![s.states.reshape(&[401 * 2, 256])?, dx.reshape(&[400 * 2, 3 * 256])?, dstart])
     });
+    // What a thread owns counts too, most where a software driver gets large tiles: tanh, GRU and LSTM from 100 MFLOP on.
+    for (cell, size) in [(Cell::Tanh, (1_000, 64, 32)), (Cell::Gru, (300, 16, 64)), (Cell::Lstm, (300, 16, 64))] {
+        check(&format!("steps of large tiles, {cell:?}"), 1e-4, |device, g| {
+            let (steps, batch, hidden) = size;
+            let s = sequence(device, cell, (1, size))?;
+            let d = gradients(device, cell, (1, size), (true, true))?;
+            kernels::sequence::forward(g, cell.kind(), &s)?;
+            kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+            let [dx, dstart] = d.parts(&s);
+            let rows = steps * batch;
+            let states = s.states.reshape(&[cell.states() * (steps + 1), batch * hidden])?;
+            Ok(vec![states, dx.reshape(&[rows, cell.gates() * hidden])?, dstart])
+        });
+    }
     check("many steps", 1e-4, |device, g| {
         let s = sequence(device, Cell::Tanh, (1, (66_000, 1, 2)))?;
         s.lengths.write_u32(&[66_000])?;

@@ -3,7 +3,8 @@
 //
 // Temperature 0 takes the most likely token, the first of equals. Of the others, top_k keeps the k most likely (0: all),
 // then top_p the fewest of the most likely that have this share of what is kept (1: all); equals are kept together.
-// A NaN counts as the least likely, and so does a token that is never to be drawn. A lane that has drawn its stop token goes on drawing it. The uniform number is
+// A NaN counts as the least likely; the token that is never to be drawn is below that, at -∞. A lane that has drawn its stop
+// token goes on drawing it. The uniform number is
 // Threefry-2x32-20 (Salmon et al. 2011) of key (seed, lane) and counter (counter[b], 0): the same seed gives the same text.
 //
 // The kernel that joins this, beside lib/threefry, lib/reduce and lib/math, has
@@ -29,7 +30,7 @@ fn score(lane: u32, v: u32) -> f32 {
     let value = logit(lane, v);
     // By its bits, since compilers may take it that there are no NaNs.
     let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
-    return select(value, LOWEST, is_nan || v == control[4u * lane + 3u]);
+    return select(select(value, LOWEST, is_nan), bitcast<f32>(0xff800000u), v == control[4u * lane + 3u]);
 }
 
 // Floats in the order of unsigned integers; 0 and -0 are one.

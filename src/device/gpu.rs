@@ -32,7 +32,10 @@ pub(crate) struct Gpu {
 /// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
 
-/// The largest of them, a power of 2: every adapter has at least WebGPU's default limit, and one of 1 GiB or more rounded up
+/// The largest that is kept.
+const LARGEST_KEPT: u64 = 16 << 20;
+
+/// The largest staging buffer, a power of 2: every adapter has at least WebGPU's default limit, and one of 1 GiB or more rounded up
 /// would be more than many drivers allow.
 const LARGEST_STAGING: u64 = 256 << 20;
 
@@ -242,7 +245,15 @@ impl Gpu {
             return Ok(pipeline.clone());
         }
         self.check()?;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let what = format!("kernel {} {constants:?}", kernel.name);
+        let pipeline = self.create(&what, 0, |device| self.compile(device, kernel, constants))?;
+        Counters::add(&self.counters.pipelines, 1);
+        let pipeline = Arc::new(pipeline);
+        lock(&self.pipelines).insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn compile(&self, device: &wgpu::Device, kernel: &'static Kernel, constants: &[(&'static str, u32)]) -> Pipeline {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(kernel.source_with(constants).into()),
@@ -255,7 +266,7 @@ impl Gpu {
         };
         // SAFETY: the kernels are this crate's own. Their host functions check every shape, and that every index they
         // follow is a tensor whose values are checked on each write; the tests run with bounds checks on.
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
         let uniform = wgpu::BufferBindingType::Uniform;
         let storage = kernel
             .bindings
@@ -271,15 +282,14 @@ impl Gpu {
                 count: None,
             })
             .collect();
-        let layout = self
-            .device
+        let layout = device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             layout: Some(&pipeline_layout),
             module: &module,
@@ -291,13 +301,7 @@ impl Gpu {
             },
             cache: self.cache.as_ref().map(|cache| &cache.cache),
         });
-        if let Some(error) = scope.pop().await {
-            return Err(Error::Gpu(format!("kernel `{}` {constants:?}: {error}", kernel.name)));
-        }
-        Counters::add(&self.counters.pipelines, 1);
-        let pipeline = Arc::new(Pipeline { pipeline, layout });
-        lock(&self.pipelines).insert(key, pipeline.clone());
-        Ok(pipeline)
+        Pipeline { pipeline, layout }
     }
 
     /// Writes what the driver has compiled to the disk, for the next program.
@@ -400,11 +404,13 @@ impl Gpu {
             let view = staging.get_mapped_range(0..part.end - part.start);
             let copied = view.map(|view| bytes.extend_from_slice(&view));
             staging.unmap();
-            let mut pool = lock(&self.staging);
-            if pool.len() == STAGING_POOL {
-                pool.pop_front();
+            if staging.size() <= LARGEST_KEPT {
+                let mut pool = lock(&self.staging);
+                if pool.len() == STAGING_POOL {
+                    pool.pop_front();
+                }
+                pool.push_back(staging);
             }
-            pool.push_back(staging);
             copied.map_err(|error| Error::Gpu(error.to_string()))?;
         }
         Ok(bytes)

@@ -38,7 +38,7 @@ impl<T: Clone + Default> Cells<T> {
         let mut values = Vec::new();
         values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
             tensor: name.into(),
-            needed: (len * size_of::<T>()) as u64,
+            needed: len as u64 * size_of::<T>() as u64,
             device: device.describe(),
         })?;
         values.resize(len, T::default());

@@ -3,7 +3,7 @@
 pub(crate) mod choose;
 pub(crate) mod gpu;
 pub(crate) mod memory;
-mod threads;
+pub(crate) mod threads;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

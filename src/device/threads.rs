@@ -1,7 +1,6 @@
 //! The threads of the CPU twins.
 
 use std::sync::OnceLock;
-use std::sync::mpsc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -19,23 +18,23 @@ pub(super) fn count() -> usize {
     pool().map_or(1, ThreadPool::current_num_threads)
 }
 
+/// Runs work on these threads, and waits. A task of rayon's waits in a thread of its own: while it waits itself, it takes up other
+/// tasks, which may want what this one holds.
+pub(crate) fn install(work: impl FnOnce() + Send) {
+    match pool() {
+        None => work(),
+        Some(pool) if rayon::current_thread_index().is_none() => pool.install(work),
+        Some(pool) => std::thread::scope(|scope| {
+            let ended = scope.spawn(|| pool.install(work)).join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }),
+    }
+}
+
 impl Device {
-    /// Runs twins while the device's lock is held, and waits: also from a task of rayon's, which takes up no other meanwhile, since
-    /// that may want the lock.
+    /// Runs twins while the device's lock is held.
     pub(crate) fn run_twins(&self, work: impl FnOnce() + Send) {
-        let Some(pool) = pool() else {
-            let _guard = self.lock();
-            return work();
-        };
-        pool.in_place_scope(|scope| {
-            let _guard = self.lock();
-            let (running, ended) = mpsc::channel::<()>();
-            scope.spawn(move |_| {
-                // Ends with the work, be it by a panic.
-                let _running = running;
-                work();
-            });
-            let _ = ended.recv();
-        });
+        let _guard = self.lock();
+        install(work);
     }
 }

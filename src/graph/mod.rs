@@ -334,20 +334,21 @@ impl Graph {
                 "for inference",
             ));
         }
-        if std::mem::replace(&mut self.is_differentiated, true) {
+        if self.is_differentiated {
             let expected = "differentiated once: name all losses, and seeds, in one call";
             return Err(Error::argument("backward", "graph", expected, "differentiated already"));
         }
+        losses.iter().try_for_each(|loss| self.check_loss(loss))?;
+        self.check(seeds.iter().map(|&(var, _)| var))?;
+        if let Some((var, gradient)) = seeds.iter().find(|&&(var, gradient)| gradient.shape() != self.shape(var)) {
+            let expected = format!("{:?}", self.shape(*var));
+            return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
+        }
+        self.is_differentiated = true;
         for loss in losses {
-            self.check_loss(loss)?;
             self.wanted_losses[loss.index] = true;
         }
         for &(var, gradient) in seeds {
-            self.check([var])?;
-            if gradient.shape() != self.shape(var) {
-                let expected = format!("{:?}", self.shape(var));
-                return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
-            }
             self.add_gradient(var, gradient, true)?;
         }
         while let Some(backward) = self.tape.pop() {

@@ -76,6 +76,11 @@ pub fn t(tensor: &Tensor) -> Factor<'_> {
     Factor::from(tensor).t()
 }
 
+/// Multiplications and additions of a product.
+fn flops(m: usize, n: usize, k: usize) -> u64 {
+    2 * m as u64 * n as u64 * k as u64
+}
+
 /// Terms that a workgroup keeps at a time.
 const DEPTH: usize = 16;
 
@@ -83,7 +88,7 @@ const DEPTH: usize = 16;
 ///
 /// On a software driver a load costs hundreds of products, so a large product gets the largest tile that fits into 16 KiB.
 fn vectors(r: &Recorder, m: usize, n: usize, k: usize) -> usize {
-    if !r.is_wide() && 2 * m * n * k >= LARGE_TILE_FLOPS { 4 } else { 2 }
+    if !r.is_wide() && flops(m, n, k) >= LARGE_TILE_FLOPS { 4 } else { 2 }
 }
 
 /// How many times 64 threads share the terms of a tile. A GPU has few tiles of these networks' products to give out, so each gets
@@ -136,7 +141,7 @@ pub fn matmul_with_biases<'a>(
     for bias in biases {
         expect_len("matmul", bias, n)?;
     }
-    let most_rows = r.most_flops() / (2 * n * k) / 64 * 64;
+    let most_rows = usize::try_from(r.most_flops() / flops(1, n, k)).unwrap_or(usize::MAX) / 64 * 64;
     if most_rows < m && m > 64 {
         // Of 64 rows, so that every device can bind where a block of c starts.
         for first in (0..m).step_by(most_rows.max(64)) {
@@ -165,9 +170,12 @@ fn product_of_rows(
     let constants = [("VECTORS", vectors as u32), ("SHARES", in_tile as u32)];
     // A workgroup of 256 threads counts as three of 64: more slices would be more bytes than they are worth.
     let workgroups = in_tile.min(3) * down * across;
-    let slices = if !biases.is_empty() { 1 } else { slices(r.is_wide(), workgroups, k) };
+    let too_many = flops(m, n, k) > r.most_flops();
+    let slices = if !biases.is_empty() || too_many { 1 } else { slices(r.is_wide(), workgroups, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms. A thread takes up to 25 turns for each.
     let slice = k.div_ceil(slices).next_multiple_of(DEPTH).min(r.most_terms((25, DEPTH), DEPTH));
+    let of_flops = usize::try_from(r.most_flops() / flops(m, n, 1)).unwrap_or(usize::MAX) / DEPTH * DEPTH;
+    let slice = if too_many { slice.min(of_flops.max(DEPTH)) } else { slice };
     let params = |first: usize, biases: usize, accumulate: bool| Params {
         m: m as u32,
         n: n as u32,

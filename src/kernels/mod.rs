@@ -210,7 +210,7 @@ fn folded_grid(n: usize) -> (usize, usize) {
 }
 
 /// Multiplications and additions from which on a larger tile, slower to compile, is worth it on a software driver.
-const LARGE_TILE_FLOPS: usize = 100_000_000;
+const LARGE_TILE_FLOPS: u64 = 100_000_000;
 
 /// How many slices to cut a sum of `terms` into, so that a wide device has `workgroups * slices`, of 64 threads, near 256 of them;
 /// 1 where slices would only cost, since another dispatch must sum them.

@@ -112,8 +112,12 @@ impl<F: Real> Lanes<'_, F> {
         let (temperature, top_p) = (self.shape[2 * lane], self.shape[2 * lane + 1]);
         let [seed, top_k, stop, never] = [0, 1, 2, 3].map(|i| self.control[4 * lane + i]);
         let (count, token) = (&mut self.counter[lane], &mut self.tokens[lane]);
-        // A NaN counts as the least likely, and so does a token that is never to be drawn.
-        let score = |(v, z): (usize, F)| if z.is_nan() || v == never as usize { F::min_value() } else { z };
+        // A NaN counts as the least likely; the token that is never to be drawn is below that.
+        let score = |(v, z): (usize, F)| match z {
+            _ if v == never as usize => F::neg_infinity(),
+            z if z.is_nan() => F::min_value(),
+            z => z,
+        };
         let z: Vec<F> = z.iter().copied().enumerate().map(score).collect();
         let z = z.as_slice();
         let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
+use crate::device::threads;
 use crate::device::{Counters, Device, Kind};
 use crate::error::Result;
 use crate::kernel::{Access, Args, AsCells, Kernel};
@@ -397,7 +398,7 @@ fn submit<'a>(gpu: &Gpu, passes: impl Iterator<Item = &'a Pass>) -> Result<()> {
 /// Compiles what a plan needs, on all threads where there are threads: a driver takes a tenth of a second to seconds for
 /// one pipeline. An error is found again, and reported, where the pipeline is used.
 fn compile(gpu: &Gpu, commands: &[Command]) {
-    if cfg!(target_arch = "wasm32") || rayon::current_thread_index().is_some() {
+    if cfg!(target_arch = "wasm32") {
         return;
     }
     let mut wanted: Vec<(&'static Kernel, &[(&'static str, u32)])> = Vec::new();
@@ -408,8 +409,10 @@ fn compile(gpu: &Gpu, commands: &[Command]) {
             wanted.push((d.kernel, &d.constants));
         }
     }
-    wanted.into_par_iter().for_each(|(kernel, constants)| {
-        let _ = pollster::block_on(gpu.pipeline(kernel, constants));
+    threads::install(|| {
+        wanted.into_par_iter().for_each(|(kernel, constants)| {
+            let _ = pollster::block_on(gpu.pipeline(kernel, constants));
+        });
     });
 }
 

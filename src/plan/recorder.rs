@@ -15,7 +15,7 @@ const MOST_TURNS: usize = 1 << 15;
 
 /// The most multiplications and additions of a GPU's dispatch: half a second to one on a slow one, where a system resets a device
 /// that one dispatch keeps busy for longer than two.
-const MOST_FLOPS: usize = 20_000_000_000;
+const MOST_FLOPS: u64 = 20_000_000_000;
 
 /// Records what a plan will do: commands, each checked, notes, and how to plan for this device.
 ///
@@ -40,7 +40,7 @@ pub struct Recorder {
     stepwise: Option<bool>,
     baseline: bool,
     most_turns: usize,
-    most_flops: usize,
+    most_flops: u64,
     precision: Precision,
     commands: Vec<Command>,
     notes: Vec<String>,
@@ -81,7 +81,7 @@ impl Recorder {
             stepwise: None,
             baseline: false,
             most_turns: if device.is_gpu() { MOST_TURNS } else { usize::MAX },
-            most_flops: if device.is_gpu() { MOST_FLOPS } else { usize::MAX },
+            most_flops: if device.is_gpu() { MOST_FLOPS } else { u64::MAX },
             precision: Precision::F32,
             commands: Vec::new(),
             notes: Vec::new(),
@@ -125,11 +125,11 @@ impl Recorder {
     #[doc(hidden)]
     /// Cuts the work of kernels into dispatches of so many turns of their loops, and so many multiplications and additions, or
     /// nearly, whatever the device.
-    pub fn set_most_work(&mut self, turns: usize, flops: usize) {
+    pub fn set_most_work(&mut self, turns: usize, flops: u64) {
         (self.most_turns, self.most_flops) = (turns, flops);
     }
 
-    pub(crate) fn most_flops(&self) -> usize {
+    pub(crate) fn most_flops(&self) -> u64 {
         self.most_flops
     }
 

@@ -42,7 +42,7 @@ pub fn not_tested(what: &str) {
 }
 
 /// Not `eprintln!`, which the test harness swallows when the test passes.
-fn say_loudly(line: &str) {
+pub fn say_loudly(line: &str) {
     let mut stderr = std::io::stderr();
     writeln!(stderr, "{line}").unwrap();
 }

@@ -79,15 +79,12 @@ pub(crate) fn fits(
     4 * largest.unwrap_or(0) as u64 <= limits.tensor_bytes()
 }
 
-/// Turns of a thread's loops in a step beside those of its products.
-const TURNS_OF_A_STEP: usize = 16;
-
 /// The steps of each dispatch, of the first one of stacked layers. `products` are those that a step makes one after the other.
 pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -> Vec<(usize, usize)> {
     let Sizes { directions, steps, stacked, .. } = sizes;
     if tile.fused() {
-        let turns = products * tile.turns() + TURNS_OF_A_STEP;
-        let most = r.most_terms((turns, 1), 1).min(r.most_flops() / sizes.flops_of_a_step()).max(1);
+        let of_flops = usize::try_from(r.most_flops() / sizes.flops_of_a_step()).unwrap_or(usize::MAX);
+        let most = r.most_terms((tile.turns_of_a_step(products), 1), 1).min(of_flops).max(1);
         let each = steps.div_ceil(steps.div_ceil(most));
         return (0..steps).step_by(each).map(|first| (first, steps.min(first + each))).collect();
     }
@@ -97,8 +94,8 @@ pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -
 
 impl Sizes {
     /// Multiplications and additions of a step.
-    fn flops_of_a_step(self) -> usize {
-        2 * self.directions * self.state() * self.gates * self.hidden
+    fn flops_of_a_step(self) -> u64 {
+        [2, self.directions, self.state(), self.gates, self.hidden].iter().map(|&n| n as u64).product()
     }
 
     /// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and

@@ -92,7 +92,7 @@ impl RowTile {
         if let Some(why) = why_stepwise(r, sizes) {
             return Self::stepwise(r, sizes, why);
         }
-        let flops = 2 * directions * steps * batch * gates * hidden * hidden;
+        let flops = [2, directions, steps, batch, gates, hidden, hidden].iter().map(|&n| n as u64).product::<u64>();
         let large = !r.is_wide() && flops >= LARGE_TILE_FLOPS;
         let weights = gates * padded * padded * precision.bytes();
         let adds_up = has_subgroups(r, 8, slices_of(8, vectors, 256 / vectors.min(256)), vectors.min(256));
@@ -156,9 +156,11 @@ impl RowTile {
         self.stepwise.is_none()
     }
 
-    /// Turns of a thread's loop in a product.
-    pub fn turns(&self) -> usize {
-        (self.padded / 4).div_ceil(self.slices)
+    /// Turns of a thread's loops in a step that makes so many products one after the other: over the vectors of each, and over what
+    /// it owns, once itself and once to keep the rows of each product.
+    pub fn turns_of_a_step(&self, products: usize) -> usize {
+        let owned = (self.rows / self.slices).max(1) * self.columns;
+        2 + products * (self.padded / 4).div_ceil(self.slices) + owned * (1 + products)
     }
 
     pub fn entries(&self) -> usize {
