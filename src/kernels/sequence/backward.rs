@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::launch::{Launch, OfSteps, packed};
-use super::path::dispatches;
+use super::launch::{Launch, OfSteps, dispatches, packed};
 use super::{CellKind, RowTile, Sequence, SequenceGradients, Sizes, check, start_of_dstart};
 use crate::error::{Error, Result};
 use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};

@@ -55,7 +55,25 @@ impl Launch<'_> {
     }
 }
 
+/// The steps of each dispatch, of the first one of stacked layers. `products` are those that a step makes one after the other.
+pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -> Vec<(usize, usize)> {
+    let Sizes { directions, steps, stacked, .. } = sizes;
+    if tile.fused() {
+        let of_flops = usize::try_from(r.most_flops() / sizes.flops_of_a_step()).unwrap_or(usize::MAX);
+        let most = r.most_terms((tile.turns_of_a_step(products), 1), 1).min(of_flops).max(1);
+        let each = steps.div_ceil(steps.div_ceil(most));
+        return (0..steps).step_by(each).map(|first| (first, steps.min(first + each))).collect();
+    }
+    let waves = if stacked { steps + directions - 1 } else { steps };
+    (0..waves).map(|step| (step, step + 1)).collect()
+}
+
 impl Sizes {
+    /// Multiplications and additions of a step.
+    fn flops_of_a_step(self) -> u64 {
+        [2, self.directions, self.state(), self.gates, self.hidden].iter().map(|&n| n as u64).product()
+    }
+
     /// Recurrent matrices, and input matrices of stacked layers.
     fn matrices(self) -> usize {
         self.directions + self.layers_above().len()

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use super::tile::TILE_VALUES;
-use super::{CellKind, RowTile, Sizes, start_of_dstart};
-use crate::device::Limits;
+use super::{CellKind, Sizes, start_of_dstart};
+use crate::device::{Limits, WORKGROUP_BYTES};
 use crate::plan::Recorder;
+
+/// Values of a workgroup's memory.
+pub const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 
 /// The most bytes of weights that one workgroup of a GPU reads in every step. From cache it gets some hundred GB/s, so that these
 /// take 10 microseconds, two or three times what a dispatch costs. By calculation, not measured.
@@ -79,25 +81,7 @@ pub(crate) fn fits(
     4 * largest.unwrap_or(0) as u64 <= limits.tensor_bytes()
 }
 
-/// The steps of each dispatch, of the first one of stacked layers. `products` are those that a step makes one after the other.
-pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -> Vec<(usize, usize)> {
-    let Sizes { directions, steps, stacked, .. } = sizes;
-    if tile.fused() {
-        let of_flops = usize::try_from(r.most_flops() / sizes.flops_of_a_step()).unwrap_or(usize::MAX);
-        let most = r.most_terms((tile.turns_of_a_step(products), 1), 1).min(of_flops).max(1);
-        let each = steps.div_ceil(steps.div_ceil(most));
-        return (0..steps).step_by(each).map(|first| (first, steps.min(first + each))).collect();
-    }
-    let waves = if stacked { steps + directions - 1 } else { steps };
-    (0..waves).map(|step| (step, step + 1)).collect()
-}
-
 impl Sizes {
-    /// Multiplications and additions of a step.
-    fn flops_of_a_step(self) -> u64 {
-        [2, self.directions, self.state(), self.gates, self.hidden].iter().map(|&n| n as u64).product()
-    }
-
     /// The steps of a direction in a dispatch, those of a stacked layer behind those of the one below; `steps_of` and
     /// `is_idle` in `shaders/lib/rows.wgsl`.
     pub fn steps_of(self, direction: usize, (first, last): (usize, usize)) -> Option<Range<usize>> {

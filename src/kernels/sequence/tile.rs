@@ -1,8 +1,7 @@
 //! How a recurrence is laid over workgroups, and what is chosen by calculation.
 
 use super::Sizes;
-use super::path::why_stepwise;
-use crate::device::WORKGROUP_BYTES;
+use super::path::{TILE_VALUES, why_stepwise};
 use crate::kernels::LARGE_TILE_FLOPS;
 use crate::plan::{Precision, Recorder};
 
@@ -27,9 +26,6 @@ pub struct RowTile {
     /// Why there is a dispatch for each step, if not one for all.
     pub stepwise: Option<String>,
 }
-
-/// Values of a workgroup's memory.
-pub const TILE_VALUES: usize = WORKGROUP_BYTES / 4;
 
 /// From so many bytes of weights on, a GPU's core takes them, in every step, from the cache that all cores share, whose bandwidth
 /// half of the cores exhaust: of a large batch fewer workgroups, of twice the entries each, read half as much (W1's 128 would
