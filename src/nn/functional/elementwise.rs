@@ -9,16 +9,23 @@ use crate::kernels::{
     self, accumulate, activation_backward, dropout as dropout_kernel, log_softmax_backward, multiply,
 };
 use crate::rng::threefry2x32;
+use crate::tensor::Tensor;
+
+/// The tensors of two values that must have one shape.
+fn of_one_shape(g: &mut Graph, op: &'static str, x: Var, y: Var) -> Result<(Tensor, Tensor)> {
+    let (x, y) = (g.tensor(x)?, g.tensor(y)?);
+    if x.shape() != y.shape() {
+        return Err(Error::shape(op, y.name(), format!("{:?}", x.shape()), y.shape()));
+    }
+    Ok((x, y))
+}
 
 /// `z = x + y`, two values of one shape.
 ///
 /// # Errors
 /// The shapes differ.
 pub fn add(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
-    let (x_tensor, y_tensor) = (g.tensor(x)?, g.tensor(y)?);
-    if x_tensor.shape() != y_tensor.shape() {
-        return Err(Error::shape("add", y_tensor.name(), format!("{:?}", x_tensor.shape()), y_tensor.shape()));
-    }
+    let (x_tensor, y_tensor) = of_one_shape(g, "add", x, y)?;
     let z_tensor = g.zeros(&format!("{} + {}", x_tensor.name(), y_tensor.name()), x_tensor.shape())?;
     g.copy(&x_tensor, &z_tensor)?;
     accumulate::accumulate(g, &y_tensor, &z_tensor)?;
@@ -36,10 +43,7 @@ pub fn add(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
 /// # Errors
 /// The shapes differ.
 pub fn mul(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
-    let (x_tensor, y_tensor) = (g.tensor(x)?, g.tensor(y)?);
-    if x_tensor.shape() != y_tensor.shape() {
-        return Err(Error::shape("mul", y_tensor.name(), format!("{:?}", x_tensor.shape()), y_tensor.shape()));
-    }
+    let (x_tensor, y_tensor) = of_one_shape(g, "mul", x, y)?;
     let z_tensor = g.zeros(&format!("{} {}", x_tensor.name(), y_tensor.name()), x_tensor.shape())?;
     multiply::multiply(g, &x_tensor, &y_tensor, &z_tensor)?;
     let z = g.result(z_tensor, &[x, y]);
