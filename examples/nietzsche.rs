@@ -57,9 +57,10 @@ struct Options {
     /// Make a line feed of every CR LF and every CR of the corpus
     #[arg(long)]
     normalize_newlines: bool,
-    /// The network; each has the tutorial's own windows, learning rates and epochs as defaults
-    #[arg(long, value_enum, default_value = "rnn")]
-    model: Model,
+    /// The network; each has the tutorial's own windows, learning rates and epochs as defaults [default: rnn; of another
+    /// text than Nietzsche, gru with --stateful]
+    #[arg(long, value_enum)]
+    model: Option<Model>,
     /// Train on contiguous streams of text with the hidden state carried from window to window, and a loss on all steps:
     /// back-propagation through time, truncated after --window characters
     #[arg(long)]
@@ -123,9 +124,28 @@ struct Options {
 }
 
 impl Options {
+    /// Of another text than the published one: what learns it best in a minute, and batches that fit a short one. A
+    /// large file is drawn from at random, which streams cannot be.
+    fn suit(&mut self, corpus: &corpus::Corpus) {
+        let Text::Loaded(text) = &corpus.text else { return };
+        if self.model.is_some() || corpus.published {
+            return;
+        }
+        (self.model, self.stateful) = (Some(Model::Gru), true);
+        let held_out: usize = held_out_stretches(text.chars().count()).iter().map(Range::len).sum();
+        let (recipe, most) = (self.recipe(), held_out.saturating_sub(1));
+        let window = recipe.window.min(most / self.batch.unwrap_or(1)).max(1);
+        let window = *self.window.get_or_insert(window);
+        self.batch.get_or_insert(recipe.batch.min(most / window).max(1));
+    }
+
+    fn model(&self) -> Model {
+        self.model.unwrap_or(Model::Rnn)
+    }
+
     /// The model's recipe, with what was asked for in place of its own.
     fn recipe(&self) -> Recipe {
-        let recipe = self.model.recipe(self.stateful);
+        let recipe = self.model().recipe(self.stateful);
         Recipe {
             window: self.window.unwrap_or(recipe.window),
             batch: self.batch.unwrap_or(recipe.batch),
@@ -138,7 +158,7 @@ impl Options {
 
     fn sizes(&self, vocabulary: usize) -> Result<CharRnnOptions> {
         let sizes = CharRnnOptions::new(vocabulary, self.embedding, self.hidden);
-        match self.model.cell() {
+        match self.model().cell() {
             Some(cell) => Ok(sizes.cell(cell).num_layers(self.layers).dropout(self.dropout)),
             None if self.layers > 1 || self.dropout != 0.0 => {
                 bail!("--layers and --dropout are for the models rnn, gru and lstm")
@@ -165,9 +185,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode> {
-    let options = Options::parse();
+    let mut options = Options::parse();
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     let corpus = corpus::find(options.corpus.as_deref(), options.normalize_newlines, options.quiet)?;
+    options.suit(&corpus);
     let vocabulary = corpus.text.vocabulary();
     let recipe = options.recipe();
     let prompt = prompt(&options, &vocabulary, &corpus.text)?;
@@ -187,13 +208,13 @@ fn run() -> Result<ExitCode> {
             say!("corpus length: {length}");
             say!("total chars {}", vocabulary.len());
             if !corpus.published {
-                introduce_training(&corpus.text, recipe.lr, until_best)?;
+                introduce_training(&corpus.text, &options, until_best)?;
             }
             anyhow::Ok(())
         };
         failures.note(STDOUT, introduce());
     }
-    let model = options.model.build(&mut init, sizes)?;
+    let model = options.model().build(&mut init, sizes)?;
     let parameters = init.upload(&device)?;
     let states = [model.state(&device, recipe.batch)?, model.state(&device, recipe.batch)?];
     let loss = |g: &mut elman::Graph, data: &Data, state: &State| {
@@ -310,9 +331,12 @@ fn run() -> Result<ExitCode> {
 }
 
 /// How another text than the tutorials' is trained on.
-fn introduce_training(text: &Text, lr: f64, until_best: bool) -> Result<()> {
+fn introduce_training(text: &Text, options: &Options, until_best: bool) -> Result<()> {
+    let Recipe { window, batch, lr, .. } = options.recipe();
+    let shape = if options.stateful { "streams, the state carried from window to window" } else { "windows" };
     let held_out = if let Text::Loaded(_) = text { "a tenth, in whole stretches" } else { "the last fifth" };
-    say!("another text than the tutorial's; held out: {held_out}");
+    say!("another text than the tutorial's: {:?}, {batch} {shape}, {window} characters each", options.model());
+    say!("held out: {held_out}");
     if until_best {
         say!(
             "learning rate {lr}, then, from the best epoch on, {}: each until the held-out loss has not fallen for {} \
@@ -434,7 +458,7 @@ fn prompt(options: &Options, vocabulary: &Vocabulary, text: &Text) -> Result<Vec
     let prompt = match &options.prompt {
         Some(prompt) if prompt.is_empty() => bail!("--prompt must have at least one character"),
         Some(prompt) => prompt.clone(),
-        None => match options.model.prompts()[0] {
+        None => match options.model().prompts()[0] {
             known if vocabulary.encode(known).is_ok() => known.into(),
             _ => text.start(options.recipe().window),
         },
@@ -482,7 +506,7 @@ fn save(
     vocabulary: &Vocabulary,
     options: &Options,
 ) -> Result<()> {
-    let (model, window) = (format!("{:?}", options.model), options.recipe().window);
+    let (model, window) = (format!("{:?}", options.model()), options.recipe().window);
     let config = serde_json::json!({ "model": model, "sizes": sizes, "window": window });
     let metadata = [("config".into(), config.to_string()), ("vocabulary".into(), vocabulary.to_string())];
     Ok(elman::io::save(path, parameters, metadata.into())?)
@@ -501,7 +525,7 @@ fn write_text(
     let mut sliding = SlidingWindow::new(model, parameters, window.len())?;
     sliding.set_never(Some(Vocabulary::PADDING))?;
     say!();
-    for asked in options.model.prompts() {
+    for asked in options.model().prompts() {
         // Another corpus may lack the characters, and a prompt of another length needs another plan.
         if let Ok(tokens) = vocabulary.encode(asked)
             && tokens.len() == window.len()

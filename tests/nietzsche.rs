@@ -46,7 +46,7 @@ fn cpu_and_gpu_agree_on_the_published_configuration() {
     let corpus = shipped();
     let run = |device: &str| {
         let out = folder.path().join(device);
-        let args = ["--device", device, "--corpus", &corpus, "--max-steps", "50", "--length", "60"];
+        let args = ["--device", device, "--corpus", &corpus, "--model", "rnn", "--max-steps", "50", "--length", "60"];
         let stdout = success(&run(&args, &out));
         (out, stdout)
     };
@@ -720,7 +720,7 @@ fn held_out_text_is_not_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("text");
     std::fs::write(&path, ("ab".repeat(4_500) + &"cd".repeat(500)).repeat(3)).unwrap();
-    for more in [&[][..], &["--model", "lstm", "--stateful"]] {
+    for more in [&["--model", "rnn"][..], &["--model", "lstm", "--stateful"]] {
         let out = folder.path().join("out");
         let args = ["--device", "cpu", "--hidden", "8", "--batch", "32", "--lr", "2e-2", "--max-steps", "150"];
         success(&run(&[&args[..], &["--length", "9", "--corpus", path.to_str().unwrap()], more].concat(), &out));
@@ -731,8 +731,8 @@ fn held_out_text_is_not_trained_on() {
     }
 }
 
-/// By default, on the text that ships with the example: 1.57 nats per character after five epochs of what is a run of some
-/// twenty.
+/// By default, on the text that ships with the example: 1.57 nats per character after five epochs of what is a run of
+/// twenty-four.
 #[test]
 fn the_shipped_text_is_learned() {
     let folder = tempfile::tempdir().unwrap();
@@ -741,7 +741,8 @@ fn the_shipped_text_is_learned() {
         std::fs::metadata(&corpus).unwrap().len() >= 150_000 && std::fs::read_to_string(&corpus).unwrap().is_ascii()
     );
     let args = ["--device", "cpu", "--corpus", &corpus, "--length", "9", "--epochs", "5", "--fine-tune-epochs", "0"];
-    success(&run(&args, folder.path()));
+    let stdout = success(&run(&args, folder.path()));
+    assert!(stdout.contains("another text than the tutorial's: Gru, 64 streams"), "{stdout}");
     let losses = metrics(folder.path(), "val_loss");
     assert!(losses.len() == 5 && losses[4] < 1.65, "{losses:?}");
 }
