@@ -5,14 +5,20 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 pub use crate::files::write_atomically;
 use crate::graph::Parameters;
+use crate::nn::{Snapshot, State};
 use crate::tensor::Tensor;
 
 /// Strings kept beside the parameters: configuration, vocabulary.
 pub type Metadata = HashMap<String, String>;
+
+/// The key of [`config`] in the metadata.
+const CONFIG: &str = "config";
 
 /// What is asked of parameters before they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +100,100 @@ pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata, asked: 
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(refuse)?;
     SafeTensors::read_metadata(&bytes).map_err(refuse)?;
     Ok(bytes)
+}
+
+/// Writes parameters and what else a program needs to use them, under the key `config`: sizes, a vocabulary, means to subtract.
+/// [`config`] reads it.
+///
+/// ```
+/// use elman::{Device, io, nn, rng};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Sizes {
+///     inputs: usize,
+///     outputs: usize,
+/// }
+/// let network = |sizes: &Sizes| -> elman::Result<_> {
+///     let mut init = nn::Init::new(rng::manual_seed(1));
+///     let layer = nn::Linear::new(&mut init, "layer", sizes.inputs, sizes.outputs)?;
+///     Ok((layer, init.upload(&Device::cpu())?))
+/// };
+/// let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("model.safetensors");
+/// let sizes = Sizes { inputs: 3, outputs: 2 };
+/// let (_, parameters) = network(&sizes)?;
+/// io::save_with_config(&file, &parameters, &sizes)?;
+///
+/// let (layer, parameters) = network(&io::config(&file)?)?; // in another program
+/// io::load(&file, &parameters)?;
+/// # drop(layer);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// As [`save`]; the configuration has no form in JSON.
+pub fn save_with_config(path: impl AsRef<Path>, parameters: &Parameters, config: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(config);
+    let text = text.map_err(|error| Error::argument("save", "config", "one that JSON can hold", error))?;
+    save(path, parameters, [(CONFIG.into(), text)].into())
+}
+
+/// The configuration that [`save_with_config`] wrote.
+///
+/// # Errors
+/// As [`metadata`]; the file has no configuration, or one of another form.
+pub fn config<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
+    let path = path.as_ref();
+    let metadata = metadata(path)?;
+    let text = metadata.get(CONFIG).ok_or_else(|| model_file(path, "its metadata has no `config`"))?;
+    serde_json::from_str(text).map_err(|error| model_file(path, format!("its `config` is of another form ({error})")))
+}
+
+/// Writes a carried state, as [`save`] does parameters: `h` `[D * L, B, H]`, and `c` of an LSTM.
+///
+/// # Errors
+/// A value is not finite, the device failed, or the file cannot be written. What was there stays.
+pub fn save_state(path: impl AsRef<Path>, state: &State) -> Result<()> {
+    let values = state.save()?;
+    let mut views = Vec::new();
+    for (name, tensor) in state.iter() {
+        if let Some(problem) = not_finite(name, &values[name]) {
+            return Err(Error::argument("save_state", "state", "finite: zero it", problem));
+        }
+        let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytemuck::cast_slice(&values[name]));
+        views.push((name, view.expect("a tensor has as many values as its shape says")));
+    }
+    let bytes = safetensors::serialize(views, None);
+    write_atomically(
+        path,
+        &bytes.map_err(|error| Error::argument("save_state", "state", "one that can be read", error))?,
+    )
+}
+
+/// Puts back a state that [`save_state`] wrote: all of it or, on any error, nothing.
+///
+/// # Errors
+/// The file cannot be read or is damaged, has other names or shapes, or a value that is not finite.
+pub fn load_state(path: impl AsRef<Path>, state: &State) -> Result<()> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
+    let mut values = Snapshot::new();
+    for (name, tensor) in state.iter() {
+        let view = file.tensor(name).map_err(|_| model_file(path, format!("it has no state `{name}`")))?;
+        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape() {
+            let got = format!("{:?} {:?}", view.dtype(), view.shape());
+            return Err(model_file(path, format!("`{name}` must be F32 {:?}, but is {got}", tensor.shape())));
+        }
+        let new = bytemuck::pod_collect_to_vec::<u8, f32>(view.data());
+        not_finite(name, &new).map_or(Ok(()), |problem| Err(model_file(path, problem)))?;
+        values.insert(name.into(), new);
+    }
+    let known = |name: &&str| values.contains_key(*name);
+    if let Some(name) = file.names().iter().find(|name| !known(name)) {
+        return Err(model_file(path, format!("its state `{}` is none of this network's", name.escape_debug())));
+    }
+    state.restore(&values)
 }
 
 /// Reads a model file's metadata, to build the network that its parameters fit.

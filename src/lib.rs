@@ -99,18 +99,23 @@
 //! * **Twins have threads of their own**, and the caller waits with the device's lock: no task of a user's pool is taken up meanwhile.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
+pub mod data;
 pub mod device;
 mod error;
+mod evaluate;
 mod files;
 pub mod generate;
 mod graph;
 pub mod io;
 pub mod kernel;
 pub mod kernels;
+mod log;
 pub mod nn;
 mod open;
 pub mod optim;
 mod plan;
+mod plans;
+mod predict;
 mod product;
 mod real;
 pub mod rng;
@@ -122,11 +127,14 @@ mod train;
 
 pub use device::Device;
 pub use error::{Error, Result};
+pub use evaluate::Evaluator;
 pub use generate::Generator;
 pub use graph::{Graph, Var};
 pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
+pub use plans::Plans;
+pub use predict::Predictor;
 pub use tensor::{DType, NO_TARGET, Tensor};
-pub use train::{Evaluator, Trainer};
+pub use train::Trainer;
 
 /// The README's example is a test.
 #[cfg(doctest)]

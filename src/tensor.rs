@@ -50,7 +50,7 @@ pub struct Tensor {
 }
 
 /// What the values of a u32 tensor must be, on every write.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bounds {
     /// Below this.
     Tokens(usize),

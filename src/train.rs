@@ -1,36 +1,29 @@
-//! A training step as a plan, and an evaluation as another one over the same parameters.
+//! Training steps as plans: forward, backward, update.
 
-use std::time::Instant;
-
-use crate::error::{Error, Result};
+use crate::data::Array;
+use crate::error::Result;
 use crate::graph::{Graph, Loss, Parameters};
-use crate::kernels::record_loss;
+use crate::log::{Log, Number};
 use crate::optim::{Memory, Optimizer};
 use crate::plan::Plan;
-use crate::tensor::{DType, Tensor};
-
-/// Losses kept on the device between reads.
-const LOG_CAPACITY: usize = 1024;
-
-/// How long a submission of several steps may take: what it costs the host is then little, and a stop still prompt.
-const SUBMISSION_SECONDS: f64 = 0.02;
-
-/// The most steps of a submission, whose commands the host holds all at once.
-const MOST_STEPS: usize = 64;
-
-/// The steps of a submission, if each takes so long.
-fn steps_at_once(seconds: f64) -> usize {
-    ((SUBMISSION_SECONDS / seconds) as usize).clamp(1, MOST_STEPS)
-}
+use crate::plans::Plans;
+use crate::tensor::Tensor;
 
 /// Repeats a training step: forward, backward, update.
 ///
 /// The loss of every step is appended to a log on the device; [`Trainer::losses`] reads what has come since the last
-/// call. Nothing else is read back, and a step uploads nothing.
-pub struct Trainer {
-    plan: Plan,
+/// call. Nothing else is read back.
+///
+/// * [`Trainer::new`] has one plan, over tensors that the user fills or that are cut from a corpus on the device: a step uploads
+///   nothing.
+/// * [`Trainer::on_batches`] takes batches of any shape from the host, [`Trainer::step_on`], and has a plan for each shape. All of
+///   them share the parameters, the optimizer's moments, its learning rate, the count of steps and the log, as they do in
+///   PyTorch.
+pub struct Trainer<P = Plan> {
+    plan: P,
+    parameters: Parameters,
     optimizer: Memory,
-    log: LossLog,
+    log: Log,
 }
 
 impl Trainer {
@@ -56,19 +49,17 @@ impl Trainer {
         build: impl FnOnce(&mut Graph) -> Result<Loss>,
     ) -> Result<Self> {
         let optimizer = Memory::new(optimizer.into(), parameters)?;
-        let mut g = Graph::new(parameters);
+        let mut log = Log::new(parameters.device())?;
+        let mut g = graph(parameters, &log);
         let loss = build(&mut g)?;
-        g.backward(&[&loss], &[])?;
-        // After the backward pass, which needs the step's own clock.
-        let log = LossLog::record(&mut g, &loss)?;
-        optimizer.record(&mut g, parameters)?;
-        Ok(Self { plan: g.finish_async().await?, optimizer, log })
+        complete(&mut g, &loss, &optimizer, &mut log, parameters)?;
+        Ok(Self { plan: g.finish_async().await?, parameters: parameters.clone(), optimizer, log })
     }
 
     /// Runs one step. On a GPU this returns when it is submitted.
     ///
     /// # Errors
-    /// The device was lost, or [`Error::NotFinite`] if the log had to be read and holds such a loss.
+    /// The device was lost, or [`crate::Error::NotFinite`] if the log had to be read and holds such a loss.
     pub fn step(&mut self) -> Result<()> {
         pollster::block_on(self.step_async())
     }
@@ -111,11 +102,99 @@ impl Trainer {
         self.log.step_up_to(&self.plan, most).await
     }
 
+    /// The plan of a step. To run it, by [`Plan::profile`] say, is to train.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
+    /// A trainer of batches of `N` arrays each, of any shape. `build` records the network and the loss for one shape, forward only;
+    /// it is called when the first batch of a shape comes, and the plan is kept ([`Plans`]).
+    ///
+    /// ```
+    /// use elman::data::Array;
+    /// use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+    /// use elman::nn::{Embedding, Gru, Init, Linear, RnnOptions};
+    /// use elman::{Device, Trainer, optim::Adam, rng};
+    ///
+    /// let mut init = Init::new(rng::manual_seed(777));
+    /// let embedding = Embedding::new(&mut init, "embedding", 10, 8)?;
+    /// let gru = Gru::new(&mut init, "gru", RnnOptions::new(8, 16).bidirectional(true))?;
+    /// let output = Linear::new(&mut init, "output", 32, 3)?;
+    /// let parameters = init.upload(&Device::cpu())?;
+    /// let mut trainer = Trainer::on_batches(&parameters, Adam::new(1e-2), |g, [words, tags, lengths]| {
+    ///     let x = embedding.forward(g, words)?; // [T, B, E]
+    ///     let out = gru.forward_with_lengths(g, x, InitialState::Zero, lengths)?;
+    ///     let logits = output.forward(g, out.output)?; // [T, B, 3]
+    ///     cross_entropy(g, logits, tags, Reduction::Mean)
+    /// })?;
+    /// for words in [vec![vec![1, 2, 3], vec![4, 5]], vec![vec![6, 7, 8, 9, 1]]] {
+    ///     let tags: Vec<Vec<u32>> = words.iter().map(|words| words.iter().map(|word| word % 3).collect()).collect();
+    ///     trainer.step_on(&[
+    ///         Array::pad_tokens("words", &words, 0, 10)?,
+    ///         Array::pad_targets("tags", &tags, 3)?,
+    ///         Array::lengths_of("lengths", &words)?,
+    ///     ])?;
+    /// }
+    /// assert_eq!((trainer.losses()?.len(), trainer.plans().len()), (2, 2));
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// An optimizer setting out of range; moments larger than the device allows.
+    pub fn on_batches(
+        parameters: &Parameters,
+        optimizer: impl Into<Optimizer>,
+        build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<Loss> + Send + 'a,
+    ) -> Result<Self> {
+        Ok(Self {
+            plan: Plans::new(parameters, build),
+            parameters: parameters.clone(),
+            optimizer: Memory::new(optimizer.into(), parameters)?,
+            log: Log::new(parameters.device())?,
+        })
+    }
+
+    /// Runs one step on this batch. On a GPU this returns when it is submitted.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]; values outside their bounds, NaN or infinite; whatever `build` refuses, for a new shape.
+    pub fn step_on(&mut self, batch: &[Array; N]) -> Result<()> {
+        pollster::block_on(self.step_on_async(batch))
+    }
+
+    /// [`Self::step_on`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::step_on`].
+    pub async fn step_on_async(&mut self, batch: &[Array; N]) -> Result<()> {
+        let Self { plan, parameters, optimizer, log } = self;
+        batch.iter().try_for_each(Array::check_finite)?;
+        let clock = log.clock().clone();
+        let graph = |parameters: &Parameters| with_clock(Graph::new(parameters), clock);
+        let record = |g: &mut Graph, loss| complete(g, &loss, optimizer, &mut *log, parameters).map(|()| Vec::new());
+        let kept = plan.load(batch, graph, record).await?;
+        log.step_up_to(&kept.plan, 1).await.map(|_| ())
+    }
+
+    /// The plans, one for each shape that has come.
+    pub fn plans(&self) -> &Plans<'a, N, Loss> {
+        &self.plan
+    }
+
+    /// [`Self::plans`], to say how much memory they may hold.
+    pub fn plans_mut(&mut self) -> &mut Plans<'a, N, Loss> {
+        &mut self.plan
+    }
+}
+
+impl<P> Trainer<P> {
     /// The losses of the steps since the last call, oldest first. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] names the first step whose loss is NaN or infinite, once: the next call gives the losses that are
-    /// finite.
+    /// [`crate::Error::NotFinite`] names the first step whose loss is NaN or infinite, once: the next call gives the losses that
+    /// are finite.
     pub fn losses(&mut self) -> Result<Vec<f32>> {
         pollster::block_on(self.losses_async())
     }
@@ -125,12 +204,12 @@ impl Trainer {
     /// # Errors
     /// As [`Self::losses`].
     pub async fn losses_async(&mut self) -> Result<Vec<f32>> {
-        self.log.take().await
+        Ok(self.log.take().await?.into_iter().next().unwrap_or_default())
     }
 
     /// Steps done.
     pub fn steps(&self) -> u64 {
-        self.log.written
+        self.log.written()
     }
 
     /// Starts a pass over the data: the next step takes the first batch. Without it, the first follows the last.
@@ -154,158 +233,33 @@ impl Trainer {
         self.optimizer.lr()
     }
 
-    /// The plan of a step. To run it, by [`Plan::profile`] say, is to train.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// The parameters that it trains.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
     }
 }
 
-/// Computes losses without touching parameters or any training state.
-pub struct Evaluator {
-    plan: Plan,
-    log: LossLog,
+/// A graph to be differentiated whose steps the log counts.
+fn graph(parameters: &Parameters, log: &Log) -> Graph {
+    with_clock(Graph::new(parameters), log.clock().clone())
 }
 
-impl Evaluator {
-    /// Builds the evaluation of one batch; see [`Trainer::new`].
-    ///
-    /// # Errors
-    /// As [`Trainer::new`].
-    pub fn new(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
-        pollster::block_on(Self::new_async(parameters, build))
-    }
-
-    /// [`Self::new`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub async fn new_async(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
-        let mut g = Graph::inference(parameters);
-        let loss = build(&mut g)?;
-        let log = LossLog::record(&mut g, &loss)?;
-        Ok(Self { plan: g.finish_async().await?, log })
-    }
-
-    /// The losses of the first `batches` batches of the data.
-    ///
-    /// # Errors
-    /// As [`Trainer::losses`].
-    pub fn losses(&mut self, batches: usize) -> Result<Vec<f32>> {
-        pollster::block_on(self.losses_async(batches))
-    }
-
-    /// [`Self::losses`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Self::losses`].
-    pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
-        self.log.restart()?;
-        let mut left = batches;
-        while left > 0 {
-            left -= self.log.step_up_to(&self.plan, left).await?;
-        }
-        self.log.take().await
-    }
-
-    /// The plan of a batch.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
+fn with_clock(mut g: Graph, clock: Tensor) -> Graph {
+    g.set_clock(clock);
+    g
 }
 
-/// The losses of a plan's runs: a ring on the device that the plan appends to, and what has been read of it.
-struct LossLog {
-    history: Tensor,
-    clock: Tensor,
-    written: u64,
-    read: u64,
-    pending: Vec<f32>,
-    /// When the first step since the last read was submitted, and the steps before it.
-    since: Option<(Instant, u64)>,
-    /// For a step, from one read to the next; at first not known.
-    seconds: Option<f64>,
-}
-
-impl LossLog {
-    fn record(g: &mut Graph, loss: &Loss) -> Result<Self> {
-        g.check_loss(loss)?;
-        let history = g.device().zeros("losses by step", &[LOG_CAPACITY], DType::F32)?;
-        let clock = g.clock()?;
-        record_loss::record_loss(g, &loss.rows, &loss.scale, &history, &clock)?;
-        Ok(Self { history, clock, written: 0, read: 0, pending: Vec::new(), since: None, seconds: None })
-    }
-
-    fn start_epoch(&self) -> Result<()> {
-        self.clock.view("batch", 1, &[1]).write_u32(&[0])
-    }
-
-    /// Starts anew: what was not read is dropped, after an error say, and runs of the plan by hand are forgotten.
-    fn restart(&mut self) -> Result<()> {
-        (self.read, self.written, self.since) = (0, 0, None);
-        self.pending.clear();
-        self.clock.write_u32(&[0, 0])
-    }
-
-    /// Steps until the ring is full.
-    fn room(&self) -> usize {
-        LOG_CAPACITY - (self.written - self.read) as usize
-    }
-
-    async fn step_up_to(&mut self, plan: &Plan, most: usize) -> Result<usize> {
-        if most == 0 {
-            return Err(Error::argument("step", "most", "at least 1", 0));
-        }
-        if self.room() == 0 {
-            // Reading it failed.
-            self.drain().await?;
-        }
-        let room = self.room();
-        let steps = match self.seconds {
-            Some(seconds) if plan.device().is_gpu() => steps_at_once(seconds),
-            _ => 1,
-        };
-        let steps = steps.min(most).min(room);
-        // A browser has no such clock.
-        if !cfg!(target_arch = "wasm32") {
-            self.since.get_or_insert_with(|| (Instant::now(), self.written));
-        }
-        plan.run_times(steps)?;
-        self.written += steps as u64;
-        // The ring is full: read it before it is written over.
-        if steps == room {
-            self.drain().await?;
-        }
-        Ok(steps)
-    }
-
-    async fn take(&mut self) -> Result<Vec<f32>> {
-        self.drain().await?;
-        Ok(std::mem::take(&mut self.pending))
-    }
-
-    async fn drain(&mut self) -> Result<()> {
-        if self.read == self.written {
-            return Ok(());
-        }
-        let history = self.history.to_vec_async().await?;
-        if let Some((since, before)) = self.since.take() {
-            self.seconds = Some(since.elapsed().as_secs_f64() / (self.written - before) as f64);
-        }
-        // Runs of the plan by hand, a profile say, are steps too; of more than the ring holds, the latest remain.
-        self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());
-        self.read = self.read.max(self.written.saturating_sub(LOG_CAPACITY as u64));
-        let steps = std::mem::replace(&mut self.read, self.written)..self.written;
-        let values = steps.map(|step| (step, history[(step % LOG_CAPACITY as u64) as usize]));
-        let (finite, others): (Vec<_>, Vec<_>) = values.partition(|(_, value)| value.is_finite());
-        self.pending.extend(finite.iter().map(|(_, value)| value));
-        // One error for all of them: where one is NaN, those after it are too.
-        others.first().map_or(Ok(()), |&(step, value)| Err(Error::NotFinite { step, value }))
-    }
+/// Records what comes after the loss: the backward pass, the log, which advances the clock, and the update.
+fn complete(g: &mut Graph, loss: &Loss, optimizer: &Memory, log: &mut Log, parameters: &Parameters) -> Result<()> {
+    g.backward(&[loss], &[])?;
+    log.record(g, &[Number { rows: &loss.rows, scale: &loss.scale }])?;
+    optimizer.record(g, parameters)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::CAPACITY;
 
     /// A full log that could not be read is read before the next step, not in place of it.
     #[test]
@@ -321,16 +275,9 @@ mod tests {
             let output = layer.forward(g, x)?;
             crate::nn::functional::mse_loss(g, output, &y, crate::nn::functional::Reduction::Mean)
         })?;
-        trainer.log.written = LOG_CAPACITY as u64;
+        trainer.log.fill();
         assert_eq!(trainer.step_up_to(5)?, 1);
-        assert_eq!(trainer.steps(), LOG_CAPACITY as u64 + 1);
+        assert_eq!(trainer.steps(), CAPACITY as u64 + 1);
         Ok(())
-    }
-
-    #[test]
-    fn a_submission_is_short() {
-        for (seconds, steps) in [(0.0, 64), (1e-4, 64), (1e-3, 20), (0.011, 1), (0.5, 1), (f64::INFINITY, 1)] {
-            assert_eq!(steps_at_once(seconds), steps, "{seconds} s a step");
-        }
     }
 }

@@ -16,8 +16,8 @@ const FLOORS: [&[&str]; 13] = [
     &["open"],
     &["kernels::generate"],
     &["graph"],
-    &["io", "nn", "optim", "schedule", "text"],
-    &["generate", "train"],
+    &["data", "io", "nn", "optim", "schedule", "text"],
+    &["evaluate", "generate", "log", "plans", "predict", "train"],
 ];
 
 /// The floor of a path like `kernels::gru_forward::KERNEL`.

@@ -1260,8 +1260,9 @@ fn record_loss() {
             let scale = device.upload("scale", &[1], &[0.3])?;
             let history = zeros(device, "history", &[capacity])?;
             let clock = device.upload_u32("clock", &[2], &[7, 3])?;
-            kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock)?;
-            kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock)?;
+            for advances in [true, false, true, true] {
+                kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock, advances)?;
+            }
             Ok(vec![history, clock])
         });
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_close, f32_devices, widen};
+use common::{Fixture, assert_close, f32_devices, widen};
 use elman::nn::functional::{self, InitialState, Loss, Reduction, States};
 use elman::nn::{
     CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Linear, Lstm, LstmOutput, Nonlinearity, Rnn,
@@ -11,40 +11,6 @@ use elman::nn::{
 use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
 use elman::{Device, Graph, Result, Tensor, Trainer, Var, rng};
-use safetensors::SafeTensors;
-
-/// A fixture file, whole.
-struct Fixture(Vec<u8>);
-
-impl Fixture {
-    fn open(name: &str) -> Self {
-        let path = format!("{}/tests/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
-    }
-
-    fn try_get(&self, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let view = file.tensor(name).ok()?;
-        let values = match view.dtype() {
-            safetensors::Dtype::F32 => widen(&bytemuck::pod_collect_to_vec::<u8, f32>(view.data())),
-            safetensors::Dtype::F64 => bytemuck::pod_collect_to_vec(view.data()),
-            safetensors::Dtype::I64 => {
-                bytemuck::pod_collect_to_vec::<u8, i64>(view.data()).iter().map(|&i| i as f64).collect()
-            }
-            other => panic!("{name} is {other:?}"),
-        };
-        Some((view.shape().to_vec(), values))
-    }
-
-    fn get(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
-        self.try_get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture"))
-    }
-
-    fn f32(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let (shape, values) = self.get(name);
-        (shape, values.iter().map(|&value| value as f32).collect())
-    }
-}
 
 /// Uniform draws have PyTorch's bits; normal ones differ in the last bits of log, sin and cos.
 const NORMAL_TOLERANCE: f64 = 3e-6;

@@ -123,6 +123,11 @@ impl Drop for Buffer {
 }
 
 impl Buffer {
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn zeros(device: &Device, name: &str, len: usize, dtype: DType) -> Result<Self> {
         let bytes = 4 * len as u64;
         let allowed = device.limits().tensor_bytes();

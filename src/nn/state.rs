@@ -107,6 +107,29 @@ impl State {
         self.values.write(&vec![0.0; self.values.len()])
     }
 
+    /// Sets the values of one entry of the batch to zero, where a new sequence begins while the others go on.
+    ///
+    /// # Errors
+    /// There is no such entry, or the device failed.
+    pub fn zero_row(&self, row: usize) -> Result<()> {
+        for tensor in self.tensors.values() {
+            let &[layers, batch, hidden] = tensor.shape() else { continue };
+            if row >= batch {
+                return Err(Error::argument("state", "row", format!("below {batch}, the batch"), row));
+            }
+            for layer in 0..layers {
+                let start = (layer * batch + row) * hidden;
+                tensor.view(tensor.name(), start, &[hidden]).write(&vec![0.0; hidden])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Name and tensor of each, by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
     /// Copies the state to the host, in one read: all values are of one step.
     ///
     /// # Errors

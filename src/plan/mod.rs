@@ -3,6 +3,7 @@
 mod profile;
 mod recorder;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +40,10 @@ impl Command {
     /// The tensors that it writes.
     pub fn writes(&self) -> impl Iterator<Item = &Tensor> {
         self.tensors(Access::Write)
+    }
+
+    fn reads_and_writes(&self) -> impl Iterator<Item = &Tensor> {
+        self.reads().chain(self.writes())
     }
 
     fn tensors(&self, access: Access) -> impl Iterator<Item = &Tensor> {
@@ -231,6 +236,29 @@ impl Plan {
     /// Which paths were taken, and why.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether a run may find other values than the one before it left: something is read before it is written, a clock or a
+    /// carried state.
+    pub(crate) fn varies(&self) -> bool {
+        let id = |tensor: &Tensor| Arc::as_ptr(tensor.buffer());
+        let (mut written, mut before) = (HashSet::new(), HashSet::new());
+        for command in &self.commands {
+            before.extend(command.reads().map(id).filter(|buffer| !written.contains(buffer)));
+            written.extend(command.writes().map(id));
+        }
+        !before.is_disjoint(&written)
+    }
+
+    /// Bytes of the tensors that nothing but this plan, and `others`, holds.
+    pub(crate) fn own_bytes<'a>(&'a self, others: impl Iterator<Item = &'a Tensor>) -> u64 {
+        let mut holds = HashMap::new();
+        for tensor in self.commands.iter().flat_map(Command::reads_and_writes).chain(others) {
+            let buffer = tensor.buffer();
+            holds.entry(Arc::as_ptr(buffer)).or_insert((buffer, 0)).1 += 1;
+        }
+        let own = holds.values().filter(|(buffer, held)| Arc::strong_count(buffer) == *held);
+        own.map(|(buffer, _)| buffer.bytes()).sum()
     }
 
     /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them.

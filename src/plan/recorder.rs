@@ -244,6 +244,11 @@ impl Recorder {
         Ok(clock)
     }
 
+    /// A clock that other plans have too, in place of one of its own.
+    pub(crate) fn set_clock(&mut self, clock: Tensor) {
+        self.clock = Some(clock);
+    }
+
     /// Says in the plan which path was taken, and why.
     pub(crate) fn note(&mut self, note: impl Into<String>) {
         let note = note.into();

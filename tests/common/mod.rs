@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use elman::Device;
 use elman::kernels::generate::{Layer, Network, Sizes};
 use elman::nn::{CharRnn, CharRnnOptions, Init, Parameters};
+use safetensors::SafeTensors;
 
 /// The GPU under test, a software one included. Without one: an error under `ELMAN_REQUIRE_GPU=1`, otherwise one loud
 /// line, and the caller goes on without.
@@ -141,4 +142,37 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], columns: usize, toler
 
 pub fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| value.into()).collect()
+}
+
+/// A file that `tests/fixtures/generate.py` made, whole.
+pub struct Fixture(Vec<u8>);
+
+impl Fixture {
+    pub fn open(name: &str) -> Self {
+        let path = format!("{}/tests/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+    }
+
+    pub fn try_get(&self, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).ok()?;
+        let values = match view.dtype() {
+            safetensors::Dtype::F32 => widen(&bytemuck::pod_collect_to_vec::<u8, f32>(view.data())),
+            safetensors::Dtype::F64 => bytemuck::pod_collect_to_vec(view.data()),
+            safetensors::Dtype::I64 => {
+                bytemuck::pod_collect_to_vec::<u8, i64>(view.data()).iter().map(|&i| i as f64).collect()
+            }
+            other => panic!("{name} is {other:?}"),
+        };
+        Some((view.shape().to_vec(), values))
+    }
+
+    pub fn get(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
+        self.try_get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture"))
+    }
+
+    pub fn f32(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let (shape, values) = self.get(name);
+        (shape, values.iter().map(|&value| value as f32).collect())
+    }
 }

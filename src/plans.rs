@@ -1,0 +1,129 @@
+//! Plans of one network for batches of any shape.
+
+use crate::data::{Array, Signature};
+use crate::error::Result;
+use crate::graph::{Graph, Parameters};
+use crate::plan::Plan;
+use crate::tensor::Tensor;
+
+/// What the plans of one network may hold on the device, if nothing else is said: a GiB.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Plans of one network for batches of any shape. Each is recorded when the first batch of its shape comes, and kept: the least
+/// recently used go where all together hold more memory than [`Self::set_most_bytes`] allows (1 GiB if nothing is said).
+///
+/// A batch is `N` arrays; the network makes a `B` of it.
+pub struct Plans<'a, const N: usize, B> {
+    parameters: Parameters,
+    build: Box<Build<'a, N, B>>,
+    kept: Vec<Kept<N>>,
+    most_bytes: u64,
+    uses: u64,
+    recorded: u64,
+}
+
+type Build<'a, const N: usize, B> = dyn Fn(&mut Graph, &[Tensor; N]) -> Result<B> + Send + 'a;
+
+/// A plan, and the tensors that a batch goes into.
+pub(crate) struct Kept<const N: usize> {
+    signature: [Signature; N],
+    inputs: [Tensor; N],
+    pub plan: Plan,
+    /// What is read when it has run.
+    pub results: Vec<Tensor>,
+    bytes: u64,
+    last_use: u64,
+}
+
+impl<'a, const N: usize, B> Plans<'a, N, B> {
+    pub(crate) fn new(
+        parameters: &Parameters,
+        build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<B> + Send + 'a,
+    ) -> Self {
+        Self {
+            parameters: parameters.clone(),
+            build: Box::new(build),
+            kept: Vec::new(),
+            most_bytes: MOST_BYTES,
+            uses: 0,
+            recorded: 0,
+        }
+    }
+
+    /// How many plans are kept.
+    #[allow(clippy::len_without_is_empty, reason = "there is one after the first batch")]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// How many have been recorded so far, those included that were let go.
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    /// Bytes on the device that nothing but these plans holds: intermediate results, and the batches.
+    pub fn bytes(&self) -> u64 {
+        self.kept.iter().map(|kept| kept.bytes).sum()
+    }
+
+    /// The plans, the most recently used first.
+    pub fn iter(&self) -> impl Iterator<Item = &Plan> {
+        let mut kept: Vec<_> = self.kept.iter().collect();
+        kept.sort_by_key(|kept| std::cmp::Reverse(kept.last_use));
+        kept.into_iter().map(|kept| &kept.plan)
+    }
+
+    /// Lets the least recently used plans go where all together hold more than this, from the next new shape on. The plan in use
+    /// stays, however large.
+    pub fn set_most_bytes(&mut self, most_bytes: u64) {
+        self.most_bytes = most_bytes;
+    }
+
+    /// The plan for this batch, which is in its place: recorded now if it is the first of its shape, on what `graph` makes, and
+    /// completed by `complete`, which says what is read when it has run.
+    pub(crate) async fn load(
+        &mut self,
+        batch: &[Array; N],
+        graph: impl FnOnce(&Parameters) -> Graph,
+        complete: impl FnOnce(&mut Graph, B) -> Result<Vec<Tensor>>,
+    ) -> Result<&Kept<N>> {
+        self.uses += 1;
+        let signature = batch.each_ref().map(Array::signature);
+        let known = self.kept.iter().position(|kept| kept.signature == signature);
+        let place = match known {
+            Some(place) => place,
+            None => {
+                self.record(batch, signature, graph, complete).await?;
+                self.kept.len() - 1
+            }
+        };
+        let kept = &mut self.kept[place];
+        kept.last_use = self.uses;
+        batch.iter().zip(&kept.inputs).try_for_each(|(array, tensor)| array.write(tensor))?;
+        Ok(kept)
+    }
+
+    async fn record(
+        &mut self,
+        batch: &[Array; N],
+        signature: [Signature; N],
+        graph: impl FnOnce(&Parameters) -> Graph,
+        complete: impl FnOnce(&mut Graph, B) -> Result<Vec<Tensor>>,
+    ) -> Result<()> {
+        let device = self.parameters.device();
+        let inputs = batch.iter().map(|array| array.tensor(device)).collect::<Result<Vec<_>>>()?;
+        let inputs: [Tensor; N] = inputs.try_into().expect("as many tensors as arrays");
+        let mut g = graph(&self.parameters);
+        let built = (self.build)(&mut g, &inputs)?;
+        let results = complete(&mut g, built)?;
+        let plan = g.finish_async().await?;
+        let bytes = plan.own_bytes(inputs.iter().chain(&results));
+        while !self.kept.is_empty() && self.bytes() + bytes > self.most_bytes {
+            let oldest = self.kept.iter().enumerate().min_by_key(|(_, kept)| kept.last_use);
+            self.kept.swap_remove(oldest.map_or(0, |(place, _)| place));
+        }
+        self.recorded += 1;
+        self.kept.push(Kept { signature, inputs, plan, results, bytes, last_use: self.uses });
+        Ok(())
+    }
+}

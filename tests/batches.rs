@@ -1,0 +1,407 @@
+//! Batches of any shape: one trainer, one optimizer, a plan for each shape; evaluations and predictions of what is handed over.
+
+mod common;
+
+use common::{Fixture, assert_close, f32_devices, widen};
+use elman::data::{self, Array};
+use elman::nn::functional::{InitialState, Loss, Reduction, cross_entropy, dropout, mse_loss};
+use elman::nn::{Embedding, Gru, Init, Linear, Lstm, Parameters, RnnOptions, State};
+use elman::optim::{Adam, Sgd};
+use elman::{Device, Error, Evaluator, Graph, NO_TARGET, Predictor, Result, Tensor, Trainer, Var, rng};
+
+/// The tagger of the fixture `shapes`.
+struct Tagger {
+    embedding: Embedding,
+    lstm: Lstm,
+    output: Linear,
+    parameters: Parameters,
+}
+
+impl Tagger {
+    fn new(device: &Device) -> Result<Self> {
+        let mut init = Init::new(rng::manual_seed(777));
+        Ok(Self {
+            embedding: Embedding::new(&mut init, "embedding", 50, 8)?,
+            lstm: Lstm::new(&mut init, "lstm", RnnOptions::new(8, 12).bidirectional(true))?,
+            output: Linear::new(&mut init, "output", 24, 5)?,
+            parameters: init.upload(device)?,
+        })
+    }
+
+    fn logits(&self, g: &mut Graph, words: &Tensor, lengths: &Tensor, rate: f64) -> Result<Var> {
+        let x = self.embedding.forward(g, words)?;
+        let x = dropout(g, x, rate, 3)?;
+        let out = self.lstm.forward_with_lengths(g, x, InitialState::Zero, lengths)?;
+        self.output.forward(g, out.output)
+    }
+
+    fn loss(&self, g: &mut Graph, [words, tags, lengths]: &[Tensor; 3], rate: f64) -> Result<Loss> {
+        let logits = self.logits(g, words, lengths, rate)?;
+        cross_entropy(g, logits, tags, Reduction::Mean)
+    }
+}
+
+/// Batch i: 1 + 17 i mod 40 steps, 1 + 7 i mod 6 sentences, as in the fixture.
+fn sentences(i: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let (steps, batch) = (1 + 17 * i % 40, 1 + 7 * i % 6);
+    let length = |b: usize| if b == 0 { steps } else { 1 + (5 * b + i) % steps };
+    let word = |t: usize, b: usize| ((7 * t + 3 * b + 11 * i) % 50) as u32;
+    let words = (0..batch).map(|b| (0..length(b)).map(|t| word(t, b)).collect());
+    let tags = (0..batch).map(|b| (0..length(b)).map(|t| (word(t, b) + t as u32) % 5).collect());
+    (words.collect(), tags.collect())
+}
+
+fn batch(i: usize) -> Result<[Array; 3]> {
+    let (words, tags) = sentences(i);
+    Ok([
+        Array::pad_tokens("words", &words, 0, 50)?,
+        Array::pad_targets("tags", &tags, 5)?,
+        Array::lengths_of("lengths", &words)?,
+    ])
+}
+
+/// A step for each of 40 shapes in mixed order is 40 steps of PyTorch: the losses on the way, and the weights at the end.
+#[test]
+fn forty_shapes_are_one_training() {
+    let fixture = Fixture::open("shapes");
+    for device in f32_devices() {
+        let tagger = Tagger::new(&device).unwrap();
+        let build = |g: &mut Graph, batch: &[Tensor; 3]| tagger.loss(g, batch, 0.0);
+        let mut trainer = Trainer::on_batches(&tagger.parameters, Adam::new(1e-2), build).unwrap();
+        (0..40).for_each(|i| trainer.step_on(&batch(i).unwrap()).unwrap());
+        assert_eq!((trainer.steps(), trainer.plans().len()), (40, 40));
+        let losses = widen(&trainer.losses().unwrap());
+        assert_close(&format!("losses on {device:?}"), &losses, &fixture.get("losses").1, 40, 1e-4);
+        for (name, tensor) in tagger.parameters.iter() {
+            let (got, want) = (widen(&tensor.to_vec().unwrap()), fixture.get(name).1);
+            assert_close(&format!("{name} on {device:?}"), &got, &want, want.len(), 1e-4);
+        }
+    }
+}
+
+/// Batches of one shape train as a trainer of fixed tensors does, to the bit; plans that memory has no room for are recorded again,
+/// and nothing else changes.
+#[test]
+fn plans_share_what_a_training_is_made_of() {
+    for device in f32_devices() {
+        let run = |most_bytes: Option<u64>, batches: &[usize]| {
+            let tagger = Tagger::new(&device).unwrap();
+            let build = |g: &mut Graph, batch: &[Tensor; 3]| tagger.loss(g, batch, 0.3);
+            let mut trainer = Trainer::on_batches(&tagger.parameters, Adam::new(1e-2), build).unwrap();
+            most_bytes.into_iter().for_each(|bytes| trainer.plans_mut().set_most_bytes(bytes));
+            batches.iter().for_each(|&i| trainer.step_on(&batch(i).unwrap()).unwrap());
+            let weights: Vec<_> = tagger.parameters.iter().map(|(_, tensor)| tensor.to_vec().unwrap()).collect();
+            let (kept, recorded, bytes) = (trainer.plans().len(), trainer.plans().recorded(), trainer.plans().bytes());
+            (trainer.losses().unwrap(), weights, kept, recorded, bytes)
+        };
+        let order = [3, 1, 7, 3, 1, 7, 3, 3, 9, 1];
+        let (losses, weights, kept, recorded, bytes) = run(None, &order);
+        assert_eq!((kept, recorded), (4, 4), "{device:?}");
+        // The same bits on a second run, with dropout.
+        let again = run(None, &order);
+        assert_eq!((&losses, &weights), (&again.0, &again.1), "{device:?}");
+        // With room for some of the plans, and for none.
+        for (most, least_recorded) in [(bytes - 1, 5), (0, 9)] {
+            let few = run(Some(most), &order);
+            assert!(few.2 < 4 && few.3 >= least_recorded && (few.2 == 1 || few.4 <= most), "{device:?}: {few:?}");
+            assert_eq!((&losses, &weights), (&few.0, &few.1), "{device:?}");
+        }
+
+        // As a trainer whose tensors are filled by hand.
+        let tagger = Tagger::new(&device).unwrap();
+        let [words, tags, lengths] = batch(3).unwrap();
+        let shape = words.shape();
+        let tensors = [
+            device.tokens("words", shape, 50).unwrap(),
+            device.targets("tags", shape, 5).unwrap(),
+            device.lengths("lengths", shape[1], shape[0]).unwrap(),
+        ];
+        let arrays = [&words, &tags, &lengths];
+        tensors.iter().zip(arrays).for_each(|(tensor, array)| tensor.write_u32(array.values_u32()).unwrap());
+        let mut fixed = Trainer::new(&tagger.parameters, Adam::new(1e-2), |g| tagger.loss(g, &tensors, 0.3)).unwrap();
+        (0..5).for_each(|_| fixed.step().unwrap());
+        assert_eq!(fixed.losses().unwrap(), run(None, &[3; 5]).0, "{device:?}");
+        // Dropout drops.
+        let tagger = Tagger::new(&device).unwrap();
+        let without = |g: &mut Graph, batch: &[Tensor; 3]| tagger.loss(g, batch, 0.0);
+        let mut trainer = Trainer::on_batches(&tagger.parameters, Adam::new(1e-2), without).unwrap();
+        trainer.step_on(&batch(3).unwrap()).unwrap();
+        assert_ne!(trainer.losses().unwrap()[0], losses[0], "{device:?}");
+    }
+}
+
+/// The mean over batches of other sizes, with other numbers of targets that count, is that of all sentences in one batch.
+#[test]
+fn evaluations_are_of_what_is_handed_over() {
+    for device in f32_devices() {
+        let tagger = Tagger::new(&device).unwrap();
+        let mut evaluator = Evaluator::on_batches(&tagger.parameters, |g, [words, tags, lengths]| {
+            let logits = tagger.logits(g, words, lengths, 0.5)?;
+            let mean = cross_entropy(g, logits, tags, Reduction::Mean)?;
+            Ok([mean, cross_entropy(g, logits, tags, Reduction::Sum)?])
+        })
+        .unwrap();
+        let [mean, sum] = evaluator.means((0..6).map(|i| batch(i).unwrap())).unwrap();
+        let counted: usize = (0..6).flat_map(|i| sentences(i).0).map(|sentence| sentence.len()).sum();
+        assert!((mean * counted as f64 - sum * 6.0).abs() < 1e-4 * sum, "{device:?}: {mean} {sum} {counted}");
+
+        let all: (Vec<_>, Vec<_>) = (0..6).map(sentences).fold(Default::default(), |mut all, (words, tags)| {
+            all.0.extend(words);
+            all.1.extend(tags);
+            all
+        });
+        let whole = [
+            Array::pad_tokens("words", &all.0, 0, 50).unwrap(),
+            Array::pad_targets("tags", &all.1, 5).unwrap(),
+            Array::lengths_of("lengths", &all.0).unwrap(),
+        ];
+        let [in_one, _] = evaluator.means([&whole]).unwrap();
+        assert!((mean - in_one).abs() < 1e-5, "{device:?}: {mean} {in_one}");
+        assert!(evaluator.means(std::iter::empty::<[Array; 3]>()).unwrap_err().to_string().contains("at least one"));
+
+        // A plan of fixed tensors gives one loss, not the same one several times.
+        let [x, y] = ["x", "y"].map(|name| device.upload(name, &[2, 24], &[0.5; 48]).unwrap());
+        let targets = device.upload("targets", &[2, 5], &[0.5; 10]).unwrap();
+        let mut fixed = Evaluator::new(&tagger.parameters, |g| {
+            let x = g.input(&x)?;
+            let output = tagger.output.forward(g, x)?;
+            mse_loss(g, output, &targets, Reduction::Mean)
+        })
+        .unwrap();
+        assert_eq!(fixed.losses(1).unwrap().len(), 1);
+        let error = fixed.losses(3).unwrap_err().to_string();
+        assert!(error.contains("on_batches"), "{error}");
+        // One that carries a state gives as many as are asked for.
+        let mut init = Init::new(rng::manual_seed(1));
+        let gru = Gru::new(&mut init, "gru", RnnOptions::new(24, 24)).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let state = gru.state(&device, 2).unwrap();
+        let mut carried = Evaluator::new(&parameters, |g| {
+            let x = g.input(&y.reshape(&[1, 2, 24])?)?;
+            let out = gru.forward(g, x, InitialState::Carried(&state))?;
+            mse_loss(g, out.output, &y.reshape(&[1, 2, 24])?, Reduction::Mean)
+        })
+        .unwrap();
+        let losses = carried.losses(3).unwrap();
+        assert!(losses[0] != losses[1] && losses[1] != losses[2], "{losses:?}");
+    }
+}
+
+/// A predictor made before the training predicts with what the training has reached, for any shape.
+#[test]
+fn predictions_are_the_networks_values() {
+    for device in f32_devices() {
+        let tagger = Tagger::new(&device).unwrap();
+        let mut predictor =
+            Predictor::new(&tagger.parameters, |g, [words, lengths]| Ok([tagger.logits(g, words, lengths, 0.5)?]));
+        let predict = |predictor: &mut Predictor<'_, 2, 1>, i| {
+            let [words, _, lengths] = batch(i).unwrap();
+            let [logits] = predictor.run(&[words, lengths]).unwrap();
+            logits
+        };
+        let before = predict(&mut predictor, 3);
+        let build = |g: &mut Graph, batch: &[Tensor; 3]| tagger.loss(g, batch, 0.0);
+        let mut trainer = Trainer::on_batches(&tagger.parameters, Adam::new(1e-2), build).unwrap();
+        (0..60).for_each(|_| trainer.step_on(&batch(3).unwrap()).unwrap());
+        let after = predict(&mut predictor, 3);
+        assert_eq!(before.shape(), after.shape());
+        let [_, tags, _] = batch(3).unwrap();
+        let right = |logits: &Array| {
+            let pairs = logits.argmax().into_iter().zip(tags.values_u32());
+            let counted: Vec<_> = pairs.filter(|(_, tag)| **tag != NO_TARGET).collect();
+            counted.iter().filter(|(got, want)| got == *want).count() as f64 / counted.len() as f64
+        };
+        assert!(right(&before) < 0.6 && right(&after) > 0.9, "{device:?}: {} {}", right(&before), right(&after));
+        // As a plan by hand.
+        let [words, _, lengths] = batch(3).unwrap();
+        let by_hand = {
+            let mut g = Graph::inference(&tagger.parameters);
+            let tokens = device.tokens("words", words.shape(), 50).unwrap();
+            tokens.write_u32(words.values_u32()).unwrap();
+            let held = device.lengths("lengths", words.shape()[1], words.shape()[0]).unwrap();
+            held.write_u32(lengths.values_u32()).unwrap();
+            let logits = tagger.logits(&mut g, &tokens, &held, 0.0).unwrap();
+            let logits = g.tensor(logits).unwrap();
+            g.finish().unwrap().run().unwrap();
+            logits.to_vec().unwrap()
+        };
+        assert_eq!(after.values(), by_hand, "{device:?}");
+        predict(&mut predictor, 5);
+        predict(&mut predictor, 3);
+        assert_eq!((predictor.plans().len(), predictor.plans().recorded()), (2, 2));
+    }
+}
+
+/// A carried state in pieces of any length, one entry begun anew while the other goes on, through a file, is what whole sequences
+/// give.
+#[test]
+fn a_stream_goes_on_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.safetensors");
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(7));
+        let lstm = Lstm::new(&mut init, "lstm", RnnOptions::new(3, 5).num_layers(2)).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let series = rng::manual_seed(2).randn(12 * 2 * 3);
+        let steps = |range: std::ops::Range<usize>| {
+            Array::new("x", &[range.len(), 2, 3], series[range.start * 6..range.end * 6].to_vec()).unwrap()
+        };
+        let whole = |state: &State, range| run(&parameters, &lstm, state, &steps(range));
+        let state = lstm.state(&device, 2).unwrap();
+        let all = whole(&state, 0..12);
+
+        let state = lstm.state(&device, 2).unwrap();
+        let mut pieces = whole(&state, 0..5);
+        elman::io::save_state(&file, &state).unwrap();
+        let state = lstm.state(&device, 2).unwrap();
+        elman::io::load_state(&file, &state).unwrap();
+        pieces.extend(whole(&state, 5..6));
+        pieces.extend(whole(&state, 6..12));
+        assert_close(&format!("{device:?}"), &widen(&pieces), &widen(&all), all.len(), 1e-6);
+
+        // Entry 1 begins anew at step 7; entry 0 goes on.
+        let state = lstm.state(&device, 2).unwrap();
+        whole(&state, 0..7);
+        state.zero_row(1).unwrap();
+        let rest = whole(&state, 7..12);
+        let fresh = whole(&lstm.state(&device, 2).unwrap(), 7..12);
+        for (i, value) in rest.iter().enumerate() {
+            let want = if (i / 5) % 2 == 0 { all[7 * 10 + i] } else { fresh[i] };
+            assert!((value - want).abs() < 1e-6, "{device:?}, {i}: {value} {want}");
+        }
+        assert!(state.zero_row(2).unwrap_err().to_string().contains("below 2"));
+
+        // Another network's state, and what is no state.
+        let other = Gru::new(&mut Init::new(rng::manual_seed(7)), "gru", RnnOptions::new(3, 5)).unwrap();
+        let other = other.state(&device, 2).unwrap();
+        let before = other.save().unwrap();
+        assert!(elman::io::load_state(&file, &other).unwrap_err().to_string().contains("`h` must be F32 [1, 2, 5]"));
+        let larger = Gru::new(&mut Init::new(rng::manual_seed(7)), "gru", RnnOptions::new(3, 5).num_layers(2)).unwrap();
+        let larger = larger.state(&device, 2).unwrap();
+        assert!(
+            elman::io::load_state(&file, &larger).unwrap_err().to_string().contains("`c` is none of this network's")
+        );
+        std::fs::write(&file, "not a state").unwrap();
+        assert!(matches!(elman::io::load_state(&file, &other), Err(Error::ModelFile { .. })));
+        assert_eq!(other.save().unwrap(), before);
+    }
+}
+
+fn run(parameters: &Parameters, lstm: &Lstm, state: &State, x: &Array) -> Vec<f32> {
+    let mut predictor = Predictor::new(parameters, |g, [x]| {
+        let x = g.input(x)?;
+        Ok([lstm.forward(g, x, InitialState::Carried(state))?.output])
+    });
+    let [output] = predictor.run(std::array::from_ref(x)).unwrap();
+    output.values().to_vec()
+}
+
+/// What cannot be trained on is said, and the training goes on as if it had not come.
+#[test]
+fn a_bad_batch_changes_nothing() {
+    let device = Device::cpu();
+    let mut init = Init::new(rng::manual_seed(1));
+    let layer = Linear::new(&mut init, "layer", 2, 3).unwrap();
+    let parameters = init.upload(&device).unwrap();
+    let mut trainer = Trainer::on_batches(&parameters, Sgd::new(0.1), |g, [x, y]| {
+        let x = g.input(x)?;
+        let logits = layer.forward(g, x)?;
+        cross_entropy(g, logits, y, Reduction::Mean)
+    })
+    .unwrap();
+    let x = |rows: usize, columns: usize, value: f32| Array::new("x", &[rows, columns], vec![value; rows * columns]);
+    let y = |rows: usize, class: u32| Array::targets("y", &[rows], vec![class; rows], 3);
+    let good = [x(4, 2, 0.5).unwrap(), y(4, 1).unwrap()];
+    trainer.step_on(&good).unwrap();
+    let before = parameters.get("layer.weight").unwrap().to_vec().unwrap();
+    let bad: [([Array; 2], &str); 5] = [
+        ([x(4, 2, f32::NAN).unwrap(), y(4, 1).unwrap()], "NaN at position 0 of `x`"),
+        ([x(4, 2, f32::INFINITY).unwrap(), y(4, 1).unwrap()], "inf at position 0 of `x`"),
+        ([x(4, 3, 0.5).unwrap(), y(4, 1).unwrap()], "[.., 2]"),
+        ([x(4, 2, 0.5).unwrap(), y(4, 3).unwrap()], "vocabulary of 3"),
+        ([x(4, 2, 0.5).unwrap(), y(3, 1).unwrap()], "`y` must have shape"),
+    ];
+    for (batch, what) in bad {
+        let error = trainer.step_on(&batch).unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+    }
+    assert_eq!(parameters.get("layer.weight").unwrap().to_vec().unwrap(), before);
+    trainer.step_on(&good).unwrap();
+    assert_eq!((trainer.steps(), trainer.losses().unwrap().len()), (2, 2));
+    // Nothing that no plan could hold is made.
+    for array in [Array::new("x", &[2, 2], vec![0.0; 3]), Array::new("x", &[0], vec![]), x(0, 2, 1.0)] {
+        assert!(matches!(array, Err(Error::Shape { .. })), "{array:?}");
+    }
+}
+
+#[test]
+fn sequences_are_padded() {
+    let words = [vec![1, 2, 3], vec![4], vec![5, 6]];
+    let array = Array::pad_tokens("words", &words, 9, 10).unwrap();
+    assert_eq!((array.shape(), array.values_u32()), (&[3, 3][..], &[1, 4, 5, 2, 9, 6, 3, 9, 9][..]));
+    assert_eq!(array.clone().swap_axes().unwrap().values_u32(), [1, 2, 3, 4, 9, 9, 5, 6, 9]);
+    assert_eq!(array.reshape(&[9]).unwrap().shape(), [9]);
+    let lengths = Array::lengths_of("lengths", &words).unwrap();
+    assert_eq!((lengths.shape(), lengths.values_u32()), (&[3][..], &[3, 1, 2][..]));
+    let targets = Array::pad_targets("tags", &words, 10).unwrap();
+    assert_eq!(targets.values_u32()[4], NO_TARGET);
+    let pairs = Array::pad("x", [&[1.0, 2.0, 3.0, 4.0][..], &[5.0, 6.0]], 2).unwrap();
+    assert_eq!((pairs.shape(), pairs.values()), (&[2, 2, 2][..], &[1., 2., 5., 6., 3., 4., 0., 0.][..]));
+    for (error, what) in [
+        (Array::pad("x", [&[1.0, 2.0, 3.0][..]], 2).unwrap_err(), "whole steps of 2"),
+        (Array::pad("x", [&[1.0][..]], 0).unwrap_err(), "whole steps of 0"),
+        (Array::pad("x", [&[1.0][..], &[]], 1).unwrap_err(), "empty at index 1"),
+        (Array::pad_tokens("x", <[&[u32]; 0]>::default(), 0, 3).unwrap_err(), "at least one"),
+        (Array::windows("x", &[0.0; 10], 2, &[1, 2], 0..4).unwrap_err(), "must be at most 1"),
+        (Array::windows("x", &[0.0; 10], 0, &[0], 0..1).unwrap_err(), "a series of 0"),
+    ] {
+        assert!(error.to_string().contains(what), "{what}: {error}");
+    }
+}
+
+#[test]
+fn every_example_is_in_one_batch() {
+    let lengths: Vec<usize> = (0..103).map(|i| 1 + i * 7 % 13).collect();
+    let mut rng = rng::manual_seed(5);
+    for by_length in [false, true] {
+        let mut draw = || match by_length {
+            true => data::batches_by_length(&mut rng, &lengths, 8),
+            false => data::batches(&mut rng, lengths.len(), 8),
+        };
+        let (first, second) = (draw(), draw());
+        assert_ne!(first, second, "another order each time");
+        let mut all: Vec<usize> = first.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..103).collect::<Vec<_>>());
+        assert_eq!((first.len(), first.iter().filter(|batch| batch.len() < 8).count()), (13, 1));
+        let padded = |batch: &Vec<usize>| {
+            let most = batch.iter().map(|&i| lengths[i]).max().unwrap();
+            batch.iter().map(|&i| most - lengths[i]).sum::<usize>()
+        };
+        let padding: usize = first.iter().map(padded).sum();
+        assert_eq!(padding < 60, by_length, "{padding}");
+    }
+    assert!(data::batches(&mut rng, 0, 8).is_empty() && data::batches(&mut rng, 3, 0).len() == 3);
+}
+
+/// What is drawn ahead comes in order, a few items before it is used; what is not used is not drawn; a panic comes through.
+#[test]
+fn batches_are_drawn_ahead() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let made = AtomicUsize::new(0);
+    let items = || {
+        (0..1000).inspect(|_| {
+            made.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    assert_eq!(data::ahead(items(), |items| items.collect::<Vec<_>>()), (0..1000).collect::<Vec<_>>());
+    made.store(0, Ordering::SeqCst);
+    let first = data::ahead(items(), |items| items.next());
+    assert!(first == Some(0) && made.load(Ordering::SeqCst) < 10, "{made:?}");
+    let panicked =
+        std::panic::catch_unwind(|| data::ahead((0..3).map(|i| assert!(i < 2, "the third")), |items| items.count()));
+    assert!(panicked.is_err());
+    // On another thread than the one that uses them.
+    let other = data::ahead(std::iter::once(()).map(|()| std::thread::current().id()), |ids| ids.next()).unwrap();
+    assert_ne!(other, std::thread::current().id());
+}
