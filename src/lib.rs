@@ -117,6 +117,8 @@ mod plan;
 mod plans;
 mod predict;
 mod product;
+#[doc = include_str!("pytorch.md")]
+pub mod pytorch {}
 mod real;
 pub mod rng;
 pub mod schedule;
