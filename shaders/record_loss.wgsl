@@ -1,7 +1,8 @@
-// history[clock[0] mod capacity] = scale Σ_i losses[i], then every counter of the clock goes on by one: a step is counted
-// when its loss is recorded.
+// history[clock[0] mod capacity] = scale Σ_i losses[i], then every counter of the clock goes on by `advances`: a step is
+// counted when the last term of its loss is recorded.
 //
 // params   R, capacity
+//          advances   1 for the last term of a step, 0 for the others
 // losses   [R]
 // scale    [1]
 // history  [capacity]
@@ -10,6 +11,7 @@
 struct Params {
     R: u32,
     capacity: u32,
+    advances: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -27,7 +29,7 @@ fn record_loss(@builtin(local_invocation_index) local: u32) {
     sum = workgroup_sum(local, sum);
     if local == 0u {
         history[clock[0] % p.capacity] = scale[0] * sum;
-        clock[0] += 1u;
-        clock[1] += 1u;
+        clock[0] += p.advances;
+        clock[1] += p.advances;
     }
 }

@@ -152,14 +152,14 @@ pub enum Error {
     },
 
     /// A loss is NaN or infinite.
-    #[error(
-        "the loss of step {step} is {value}; the parameters can no longer be trusted: lower the learning rate or clip the gradient, and go on from an earlier model"
-    )]
+    #[error("the loss of step {step} is {value}; {cause}")]
     NotFinite {
         /// The training step, counted from 0.
         step: u64,
         /// The value read.
         value: f32,
+        /// What was found when the loss was read, and what to do about it: an input that is not finite, or parameters, or neither.
+        cause: String,
     },
 
     /// The device went away (driver reset, unplugged, taken by the system).

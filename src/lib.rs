@@ -126,7 +126,7 @@ pub use generate::Generator;
 pub use graph::{Graph, Var};
 pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
 pub use tensor::{DType, NO_TARGET, Tensor};
-pub use train::{Evaluator, Trainer};
+pub use train::{Evaluator, Losses, Trainer};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -57,8 +57,9 @@ impl Trainer {
     ) -> Result<Self> {
         let optimizer = Memory::new(optimizer.into(), parameters)?;
         let mut g = Graph::new(parameters);
+        g.set_closure_of("Trainer");
         let loss = build(&mut g)?;
-        g.backward(&[&loss], &[])?;
+        g.differentiate(&[&loss], &[])?;
         // After the backward pass, which needs the step's own clock.
         let log = LossLog::record(&mut g, &loss)?;
         optimizer.record(&mut g, parameters)?;
@@ -128,6 +129,30 @@ impl Trainer {
         self.log.take().await
     }
 
+    /// [`Self::losses`], and the terms that they are the weighted sums of: a loss is read by one of the two, not by both.
+    ///
+    /// ```no_run
+    /// # fn read(trainer: &mut elman::Trainer) -> elman::Result<()> {
+    /// let losses = trainer.losses_by_name()?; // of `main + 0.3 * aux.named("aux")`
+    /// println!("{:?}, of which {:?}", losses.total, losses.get("aux"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub fn losses_by_name(&mut self) -> Result<Losses> {
+        pollster::block_on(self.losses_by_name_async())
+    }
+
+    /// [`Self::losses_by_name`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub async fn losses_by_name_async(&mut self) -> Result<Losses> {
+        self.log.take_all().await
+    }
+
     /// Steps done.
     pub fn steps(&self) -> u64 {
         self.log.written
@@ -181,6 +206,7 @@ impl Evaluator {
     /// As [`Self::new`].
     pub async fn new_async(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
         let mut g = Graph::inference(parameters);
+        g.set_closure_of("Evaluator");
         let loss = build(&mut g)?;
         let log = LossLog::record(&mut g, &loss)?;
         Ok(Self { plan: g.finish_async().await?, log })
@@ -199,12 +225,28 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::losses`].
     pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
+        self.losses_by_name_async(batches).await.map(|losses| losses.total)
+    }
+
+    /// [`Self::losses`], and the terms that they are the weighted sums of.
+    ///
+    /// # Errors
+    /// As [`Trainer::losses`].
+    pub fn losses_by_name(&mut self, batches: usize) -> Result<Losses> {
+        pollster::block_on(self.losses_by_name_async(batches))
+    }
+
+    /// [`Self::losses_by_name`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Trainer::losses`].
+    pub async fn losses_by_name_async(&mut self, batches: usize) -> Result<Losses> {
         self.log.restart()?;
         let mut left = batches;
         while left > 0 {
             left -= self.log.step_up_to(&self.plan, left).await?;
         }
-        self.log.take().await
+        self.log.take_all().await
     }
 
     /// The plan of a batch.
@@ -213,13 +255,33 @@ impl Evaluator {
     }
 }
 
-/// The losses of a plan's runs: a ring on the device that the plan appends to, and what has been read of it.
+/// The losses of some steps, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Losses {
+    /// The weighted sum of the terms: what is minimised.
+    pub total: Vec<f32>,
+    /// The name of each term and its values, without its weight, in the order of the sum.
+    pub terms: Vec<(String, Vec<f32>)>,
+}
+
+impl Losses {
+    /// The values of the first term of that name.
+    pub fn get(&self, name: &str) -> Option<&[f32]> {
+        self.terms.iter().find(|(n, _)| n == name).map(|(_, values)| values.as_slice())
+    }
+}
+
+/// The losses of a plan's runs: a ring on the device for each term, that the plan appends to, and what has been read of them.
 struct LossLog {
+    /// `[terms, LOG_CAPACITY]`
     history: Tensor,
+    weights: Vec<f64>,
     clock: Tensor,
     written: u64,
     read: u64,
-    pending: Vec<f32>,
+    pending: Losses,
+    suspects: Suspects,
     /// When the first step since the last read was submitted, and the steps before it.
     since: Option<(Instant, u64)>,
     /// For a step, from one read to the next; at first not known.
@@ -229,10 +291,25 @@ struct LossLog {
 impl LossLog {
     fn record(g: &mut Graph, loss: &Loss) -> Result<Self> {
         g.check_loss(loss)?;
-        let history = g.device().zeros("losses by step", &[LOG_CAPACITY], DType::F32)?;
-        let clock = g.clock()?;
-        record_loss::record_loss(g, &loss.rows, &loss.scale, &history, &clock)?;
-        Ok(Self { history, clock, written: 0, read: 0, pending: Vec::new(), since: None, seconds: None })
+        let (terms, clock) = (loss.terms(), g.clock()?);
+        let history = g.device().zeros("losses by step", &[terms.len(), LOG_CAPACITY], DType::F32)?;
+        for (i, term) in terms.iter().enumerate() {
+            let ring = history.view(history.name(), i * LOG_CAPACITY, &[LOG_CAPACITY]);
+            record_loss::record_loss(g, &term.rows, &term.scale, &ring, &clock, i + 1 == terms.len())?;
+        }
+        let pending = terms.iter().map(|term| (term.name.clone(), Vec::new())).collect();
+        let (inputs, parameters) = g.suspects();
+        Ok(Self {
+            history,
+            weights: terms.iter().map(|term| term.weight).collect(),
+            clock,
+            written: 0,
+            read: 0,
+            pending: Losses { total: Vec::new(), terms: pending },
+            suspects: Suspects { inputs, parameters },
+            since: None,
+            seconds: None,
+        })
     }
 
     fn start_epoch(&self) -> Result<()> {
@@ -242,7 +319,7 @@ impl LossLog {
     /// Starts anew: what was not read is dropped, after an error say, and runs of the plan by hand are forgotten.
     fn restart(&mut self) -> Result<()> {
         (self.read, self.written, self.since) = (0, 0, None);
-        self.pending.clear();
+        self.take_pending();
         self.clock.write_u32(&[0, 0])
     }
 
@@ -279,8 +356,17 @@ impl LossLog {
     }
 
     async fn take(&mut self) -> Result<Vec<f32>> {
+        self.take_all().await.map(|losses| losses.total)
+    }
+
+    async fn take_all(&mut self) -> Result<Losses> {
         self.drain().await?;
-        Ok(std::mem::take(&mut self.pending))
+        Ok(self.take_pending())
+    }
+
+    fn take_pending(&mut self) -> Losses {
+        let none = self.pending.terms.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
+        std::mem::replace(&mut self.pending, Losses { total: Vec::new(), terms: none })
     }
 
     async fn drain(&mut self) -> Result<()> {
@@ -295,12 +381,55 @@ impl LossLog {
         self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());
         self.read = self.read.max(self.written.saturating_sub(LOG_CAPACITY as u64));
         let steps = std::mem::replace(&mut self.read, self.written)..self.written;
-        let values = steps.map(|step| (step, history[(step % LOG_CAPACITY as u64) as usize]));
-        let (finite, others): (Vec<_>, Vec<_>) = values.partition(|(_, value)| value.is_finite());
-        self.pending.extend(finite.iter().map(|(_, value)| value));
-        // One error for all of them: where one is NaN, those after it are too.
-        others.first().map_or(Ok(()), |&(step, value)| Err(Error::NotFinite { step, value }))
+        // One error for all that are not finite: where one is NaN, those after it are too.
+        let mut first = None;
+        for step in steps {
+            let values = history.chunks_exact(LOG_CAPACITY).map(|ring| ring[(step % LOG_CAPACITY as u64) as usize]);
+            let total = self.weights.iter().zip(values.clone()).map(|(weight, value)| weight * f64::from(value));
+            // Of one term, that term, in its bits.
+            let total = total.reduce(|sum, value| sum + value).unwrap_or(0.0) as f32;
+            if total.is_finite() {
+                self.pending.total.push(total);
+                self.pending.terms.iter_mut().zip(values).for_each(|((_, term), value)| term.push(value));
+            } else {
+                first.get_or_insert((step, total));
+            }
+        }
+        let Some((step, value)) = first else { return Ok(()) };
+        Err(Error::NotFinite { step, value, cause: self.suspects.cause().await? })
     }
+}
+
+/// What a loss that is not finite may come from.
+struct Suspects {
+    /// What plans read and never write, parameters aside.
+    inputs: Vec<Tensor>,
+    parameters: Vec<Tensor>,
+}
+
+impl Suspects {
+    /// What is not finite now, and the cure.
+    async fn cause(&self) -> Result<String> {
+        let cure = "lower the learning rate or clip the gradient, and go on from an earlier model";
+        if let Some(found) = not_finite(&self.inputs).await? {
+            return Ok(format!("the input {found}: mend the data, and go on from a model that has not seen it"));
+        }
+        Ok(match not_finite(&self.parameters).await? {
+            Some(found) => format!("no input is to blame; the parameter {found}: {cure}"),
+            None => format!("the parameters can no longer be trusted: {cure}"),
+        })
+    }
+}
+
+/// The first value that is not finite.
+async fn not_finite(tensors: &[Tensor]) -> Result<Option<String>> {
+    for tensor in tensors {
+        let values = tensor.to_vec_async().await?;
+        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+            return Ok(Some(format!("`{}` holds {} at position {position}", tensor.name(), values[position])));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Appends a step's loss to a log on the device, and advances the plan's clock.
+//! Appends a step's loss to a log on the device; the last of a step advances the plan's clock.
 
 use super::{column_sum, expect_len};
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { R: u32, capacity: u32 }
+params! { R: u32, capacity: u32, advances: u32 }
 
 /// See `shaders/record_loss.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -19,12 +19,19 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `history[clock[0] mod capacity] = scale Σ losses; clock += 1`. `losses` `[R]`, `scale` `[1]`, `history`
-/// `[capacity]`, `clock` `[2]` u32.
+/// Records `history[clock[0] mod capacity] = scale Σ losses`, and, if this `advances` the clock, `clock += 1`. `losses` `[R]`,
+/// `scale` `[1]`, `history` `[capacity]`, `clock` `[2]` u32.
 ///
 /// # Errors
 /// `scale` or `clock` have another size.
-pub fn record_loss(r: &mut Recorder, losses: &Tensor, scale: &Tensor, history: &Tensor, clock: &Tensor) -> Result<()> {
+pub fn record_loss(
+    r: &mut Recorder,
+    losses: &Tensor,
+    scale: &Tensor,
+    history: &Tensor,
+    clock: &Tensor,
+    advances: bool,
+) -> Result<()> {
     expect_len("record_loss", scale, 1)?;
     expect_len("record_loss", clock, 2)?;
     let sum;
@@ -35,7 +42,7 @@ pub fn record_loss(r: &mut Recorder, losses: &Tensor, scale: &Tensor, history: &
         column_sum::column_sum(r, &losses.reshape(&[losses.len(), 1])?, &sum, false)?;
         &sum
     };
-    let params = Params { R: losses.len() as u32, capacity: history.len() as u32 };
+    let params = Params { R: losses.len() as u32, capacity: history.len() as u32, advances: advances.into() };
     r.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
 }
 
@@ -44,6 +51,6 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (history, clock) = (history.write(), clock.write_u32());
     history[(clock[0] % p.capacity) as usize] = scale.read()[0] * losses.read().iter().copied().sum();
     for counter in clock {
-        *counter = counter.wrapping_add(1);
+        *counter = counter.wrapping_add(p.advances);
     }
 }
