@@ -79,12 +79,13 @@ impl Trainer {
     /// # Errors
     /// As [`Self::step`].
     pub async fn step_async(&mut self) -> Result<()> {
-        self.log.step_up_to(&self.plan, 1).await.map(|_| ())
+        self.step_up_to_async(1).await.map(|_| ())
     }
 
     /// Runs as many steps as one submission to a GPU shall have, at least one and at most `most`, and gives how many. They are
     /// the steps that as many calls of [`Self::step`] run with nothing written to a tensor in between; the host takes part in them
-    /// once. On the CPU, and in a browser, it is one.
+    /// once. On the CPU, and in a browser, it is one; all have one learning rate, so where a schedule changes it in every step it is
+    /// one too.
     ///
     /// A submission takes some hundredths of a second: how long a step takes is known from when the losses were read last.
     ///
@@ -109,6 +110,7 @@ impl Trainer {
     /// # Errors
     /// As [`Self::step_up_to`].
     pub async fn step_up_to_async(&mut self, most: usize) -> Result<usize> {
+        let most = self.optimizer.prepare(self.log.written, most)?;
         self.log.step_up_to(&self.plan, most).await
     }
 
@@ -169,14 +171,14 @@ impl Trainer {
     /// The learning rate of the steps to come.
     ///
     /// # Errors
-    /// Not a finite number of 0 or above.
+    /// Not a finite number of 0 or above, or the optimizer has a schedule, which sets it.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.optimizer.set_lr(lr)
     }
 
-    /// The learning rate.
+    /// The learning rate of the next step.
     pub fn lr(&self) -> f64 {
-        self.optimizer.lr()
+        self.optimizer.lr(self.log.written)
     }
 
     /// The plan of a step. To run it, by [`Plan::profile`] say, is to train.

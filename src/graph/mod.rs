@@ -76,6 +76,8 @@ type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()> + Send>;
 type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
 
 struct Node {
+    /// What errors call it, where that is not the name of its tensor.
+    name: Option<String>,
     shape: Vec<usize>,
     value: Value,
     gradient: Gradient,
@@ -226,7 +228,7 @@ impl Graph {
     }
 
     fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
-        self.nodes.push(Node { shape, value, gradient });
+        self.nodes.push(Node { name: None, shape, value, gradient });
         Var { graph: self.id, index: self.nodes.len() - 1 }
     }
 
@@ -248,6 +250,25 @@ impl Graph {
         match vars.into_iter().all(|var| self.get(var).is_some()) {
             true => Ok(()),
             false => Err(of_another_graph("value")),
+        }
+    }
+
+    /// Names a value that was made just now: a result of a module, `lstm.h_n`.
+    pub(crate) fn set_name(&mut self, var: Var, name: &str) {
+        let Some(node) = self.nodes.get_mut(var.index).filter(|_| var.graph == self.id) else { return };
+        match &mut node.value {
+            Value::Dense(tensor) => *tensor = tensor.named(name),
+            Value::Rows { .. } => node.name = Some(name.into()),
+        }
+    }
+
+    /// What errors call a value.
+    pub(crate) fn name(&self, var: Var) -> String {
+        match self.get(var) {
+            Some(Node { name: Some(name), .. }) => name.clone(),
+            Some(Node { value: Value::Dense(tensor), .. }) => tensor.name().into(),
+            Some(Node { value: Value::Rows { table, index }, .. }) => format!("{}[{}]", self.name(*table), index.name()),
+            None => "value".into(),
         }
     }
 
@@ -281,7 +302,9 @@ impl Graph {
         };
         let table = self.tensor(table)?;
         let shape = self.shape(var).to_vec();
-        let dense = self.zeros(&format!("{}[{}]", table.name(), index.name()), &shape)?;
+        let name = self.nodes[var.index].name.clone();
+        let name = name.unwrap_or_else(|| format!("{}[{}]", table.name(), index.name()));
+        let dense = self.zeros(&name, &shape)?;
         kernels::gather::gather(self, &table, &index, &dense)?;
         self.nodes[var.index].value = Value::Dense(dense.clone());
         Ok(dense)
