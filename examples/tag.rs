@@ -86,7 +86,7 @@ fn run() -> Result<ExitCode> {
     for epoch in 1..=options.epochs {
         let order = data::batches_by_length(&mut init.rng, &lengths, 32);
         let batches = order.iter().map(|rows| batch(&data::pick(training, rows)));
-        data::ahead(batches, |batches| batches.into_iter().try_for_each(|batch| trainer.step_on(&batch?)))?;
+        data::ahead(batches, |mut batches| batches.try_for_each(|batch| trainer.step_on(&batch?)))?;
         let (losses, [held_out_loss, accuracy]) = (trainer.losses()?, evaluator.means(&held_out)?);
         let loss = losses.iter().sum::<f32>() / losses.len() as f32;
         say!("epoch {epoch}: loss {loss:.4}, held-out loss {held_out_loss:.4}, accuracy {accuracy:.4}");

@@ -1,4 +1,4 @@
-// scale = 1 / number of targets below V other than `ignore_index`, the rows that count in a mean; 1 if there is none
+// scale = 1 / number of targets below V other than `ignore_index`, the rows that count in a mean; 0 if there is none
 //
 // params   R, V
 //          ignore_index   2³² - 1 if no class is ignored
@@ -23,5 +23,5 @@ fn count_targets(@builtin(local_invocation_index) local: u32) {
     var count = 0.0;
     for (var i = local; i < p.R; i += THREADS) { count += select(0.0, 1.0, targets[i] < p.V && targets[i] != p.ignore_index); }
     count = workgroup_sum(local, count);
-    if local == 0u { scale[0] = 1.0 / max(count, 1.0); }
+    if local == 0u { scale[0] = select(0.0, 1.0 / max(count, 1.0), count > 0.0); }
 }

@@ -6,7 +6,7 @@
 // params   R, V
 //          ignore_index 2³² - 1 if no class is ignored
 //          gradient     whether dlogits is written; a dummy is bound otherwise
-//          counts       whether scale is set here, to 1 / the number of rows that count; each workgroup counts all
+//          counts       whether scale is set here, to 1 / the number of rows that count, 0 if none does; each workgroup counts all
 // logits   [R, V]
 // targets  [R] u32
 // scale    [1]          1 / number of rows for the mean
@@ -54,7 +54,8 @@ fn cross_entropy(
     if p.counts != 0u {
         var count = 0.0;
         for (var i = local; i < p.R; i += THREADS) { count += select(0.0, 1.0, is_counted(targets[i])); }
-        factor = 1.0 / max(workgroup_sum(local, count), 1.0);
+        count = workgroup_sum(local, count);
+        factor = select(0.0, 1.0 / max(count, 1.0), count > 0.0);
         if row == 0u && local == 0u { scale[0] = factor; }
     } else {
         factor = scale[0];

@@ -1,8 +1,8 @@
-// history[clock[0] mod capacity] = scale Σ_i losses[i], then every counter of the clock goes on by `advances`: a step is counted
-// when the last of its losses is recorded.
+// history[clock[0] mod capacity] = scale Σ_i losses[i], then every counter of the clock goes on by `advances`: a step is
+// counted when the last term of its loss is recorded.
 //
 // params   R, capacity
-//          advances      1 or 0
+//          advances   1 for the last term of a step, 0 for the others
 // losses   [R]
 // scale    [1]
 // history  [capacity]

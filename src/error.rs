@@ -1,20 +1,22 @@
 //! The one error type of the library.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong. Each message says what was expected and what came, and, where that does not say it
-/// already, the cure.
-#[derive(Debug, thiserror::Error)]
+/// already, the cure. `Debug` gives the message too, for it is what `fn main() -> elman::Result<()>` prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A tensor, or data for one, has the wrong shape.
     #[error("{op}: `{argument}` must have shape {expected}, but has {got:?}")]
     Shape {
-        /// The operation that refused it.
-        op: &'static str,
+        /// The operation that refused it, and the module whose it is: "linear `output`".
+        op: Cow<'static, str>,
         /// The argument or tensor.
         argument: String,
         /// The expected shape, with names where the size is free.
@@ -26,8 +28,8 @@ pub enum Error {
     /// An argument has a value that makes no sense.
     #[error("{op}: `{argument}` must be {expected}, but is {got}")]
     Argument {
-        /// The operation that refused it.
-        op: &'static str,
+        /// The operation that refused it, and the module whose it is.
+        op: Cow<'static, str>,
         /// The argument.
         argument: &'static str,
         /// What is allowed.
@@ -38,7 +40,7 @@ pub enum Error {
 
     /// A token is not in the vocabulary.
     #[error(
-        "token {token} at position {position} is outside the vocabulary of {vocabulary}; encode the text with the model's own vocabulary"
+        "token {token}{} at position {position} is outside the vocabulary of {vocabulary}; {}", as_i32(*token), cure(*token)
     )]
     Token {
         /// The offending token.
@@ -152,14 +154,14 @@ pub enum Error {
     },
 
     /// A loss is NaN or infinite.
-    #[error(
-        "the loss of step {step} is {value}; the parameters can no longer be trusted: lower the learning rate or clip the gradient, and go on from an earlier model"
-    )]
+    #[error("the loss of step {step} is {value}; {cause}")]
     NotFinite {
         /// The training step, counted from 0.
         step: u64,
         /// The value read.
         value: f32,
+        /// What was found when the loss was read, and what to do about it: an input that is not finite, or parameters, or neither.
+        cause: String,
     },
 
     /// The device went away (driver reset, unplugged, taken by the system).
@@ -196,7 +198,7 @@ impl Error {
         expected: impl Into<String>,
         got: &[usize],
     ) -> Self {
-        Self::Shape { op, argument: argument.into(), expected: expected.into(), got: got.to_vec() }
+        Self::Shape { op: op.into(), argument: argument.into(), expected: expected.into(), got: got.to_vec() }
     }
 
     pub(crate) fn argument(
@@ -205,12 +207,39 @@ impl Error {
         expected: impl Into<String>,
         got: impl ToString,
     ) -> Self {
-        Self::Argument { op, argument, expected: expected.into(), got: got.to_string() }
+        Self::Argument { op: op.into(), argument, expected: expected.into(), got: got.to_string() }
+    }
+
+    /// Says which module's operation refused it.
+    pub(crate) fn in_module(mut self, name: &str) -> Self {
+        if let Self::Shape { op, .. } | Self::Argument { op, .. } = &mut self {
+            *op = format!("{op} `{name}`").into();
+        }
+        self
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Of a token that was a negative number: which.
+fn as_i32(token: u32) -> String {
+    let signed = token as i32;
+    if signed < 0 { format!(" (which is {signed} as an i32)") } else { String::new() }
+}
+
+fn cure(token: u32) -> &'static str {
+    match (token as i32) < 0 {
+        true => "a target that does not count is `elman::NO_TARGET`",
+        false => "encode the text with the model's own vocabulary",
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use crate::data::Array;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss, Parameters};
-use crate::log::{Log, Number};
+use crate::log::{Log, Losses};
 use crate::plan::Plan;
 use crate::plans::Plans;
 use crate::tensor::Tensor;
@@ -18,6 +18,8 @@ use crate::tensor::Tensor;
 pub struct Evaluator<P = Plan, const M: usize = 1> {
     plan: P,
     log: Log,
+    /// Of the terms of each loss.
+    weights: [Vec<f64>; M],
 }
 
 impl Evaluator {
@@ -35,11 +37,11 @@ impl Evaluator {
     /// As [`Self::new`].
     pub async fn new_async(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
         let mut log = Log::new(parameters.device())?;
-        let mut g = graph(parameters, log.clock().clone());
+        let mut g = graph(parameters, log.clock());
         let loss = build(&mut g)?;
-        g.check_loss(&loss)?;
-        log.record(&mut g, &[Number { rows: &loss.rows, scale: &loss.scale }])?;
-        Ok(Self { plan: g.finish_async().await?, log })
+        log.record(&mut g, &[loss], false)?;
+        log.set_suspects(g.suspects());
+        Ok(Self { plan: g.finish_async().await?, log, weights: [Vec::new()] })
     }
 
     /// The losses of the first `batches` batches of the data.
@@ -56,6 +58,22 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::losses`].
     pub async fn losses_async(&mut self, batches: usize) -> Result<Vec<f32>> {
+        self.losses_by_name_async(batches).await.map(|losses| losses.total)
+    }
+
+    /// [`Self::losses`], and the terms that they are the weighted sums of.
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub fn losses_by_name(&mut self, batches: usize) -> Result<Losses> {
+        pollster::block_on(self.losses_by_name_async(batches))
+    }
+
+    /// [`Self::losses_by_name`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub async fn losses_by_name_async(&mut self, batches: usize) -> Result<Losses> {
         if batches > 1 && !self.plan.varies() {
             let expected = "1, since every run of this plan takes the same tensors: fill them before each, or hand batches to \
                             `Evaluator::on_batches`";
@@ -66,7 +84,7 @@ impl Evaluator {
         while left > 0 {
             left -= self.log.step_up_to(&self.plan, left).await?;
         }
-        Ok(self.log.take().await?.into_iter().next().unwrap_or_default())
+        self.log.take().await
     }
 
     /// The plan of a batch.
@@ -105,7 +123,9 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
         parameters: &Parameters,
         build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<[Loss; M]> + Send + 'a,
     ) -> Result<Self> {
-        Ok(Self { plan: Plans::new(parameters, build), log: Log::new(parameters.device())? })
+        let mut log = Log::new(parameters.device())?;
+        log.set_suspects((Vec::new(), parameters.iter().map(|(_, tensor)| tensor).collect()));
+        Ok(Self { plan: Plans::new(parameters, build), log, weights: [const { Vec::new() }; M] })
     }
 
     /// The mean of each loss over all that these batches hold: batches of other sizes, and with other numbers of targets that
@@ -123,28 +143,24 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
     /// # Errors
     /// As [`Self::means`].
     pub async fn means_async(&mut self, batches: impl IntoIterator<Item: Borrow<[Array; N]>>) -> Result<[f64; M]> {
-        let Self { plan, log } = self;
+        let Self { plan, log, weights } = self;
         log.restart()?;
         for batch in batches {
             let clock = log.clock().clone();
             let record = |g: &mut Graph, losses: [Loss; M]| {
-                losses.iter().try_for_each(|loss| g.check_loss(loss))?;
-                let one = g.device().upload("one", &[1], &[1.0])?;
-                let numbers = losses.iter().flat_map(|loss| {
-                    // Its mean, and the factor that made it one: one over what counts.
-                    [Number { rows: &loss.rows, scale: &loss.scale }, Number { rows: &loss.scale, scale: &one }]
-                });
-                log.record(g, &numbers.collect::<Vec<_>>())?;
-                Ok(Vec::new())
+                *weights = losses.each_ref().map(|loss| loss.terms().iter().map(|term| term.weight).collect());
+                log.record(g, &losses, true).map(|()| Vec::new())
             };
-            let kept = plan.load(batch.borrow(), |parameters| graph(parameters, clock), record).await?;
+            let kept = plan.load(batch.borrow(), |parameters| graph(parameters, &clock), record).await?;
             log.step_up_to(&kept.plan, 1).await?;
         }
-        let numbers = log.take().await?;
-        if numbers.first().is_none_or(Vec::is_empty) {
+        let values = log.take_all().await?;
+        if values.first().is_none_or(Vec::is_empty) {
             return Err(Error::argument("means", "batches", "at least one", "none"));
         }
-        Ok(std::array::from_fn(|loss| weighted_mean(&numbers[2 * loss], &numbers[2 * loss + 1])))
+        // Of each term, its means and its scales.
+        let mut means = values.chunks_exact(2).map(|pair| weighted_mean(&pair[0], &pair[1]));
+        Ok(weights.each_ref().map(|weights| weights.iter().zip(&mut means).map(|(weight, mean)| weight * mean).sum()))
     }
 
     /// The plans, one for each shape that has come.
@@ -166,9 +182,10 @@ fn weighted_mean(means: &[f32], scales: &[f32]) -> f64 {
     if all == 0.0 { 0.0 } else { sum / all }
 }
 
-/// A graph without gradients whose runs the log counts.
-fn graph(parameters: &Parameters, clock: Tensor) -> Graph {
+/// A graph without gradients, of which a log's clock counts the runs.
+fn graph(parameters: &Parameters, clock: &Tensor) -> Graph {
     let mut g = Graph::inference(parameters);
-    g.set_clock(clock);
+    g.set_clock(clock.clone());
+    g.set_closure_of("Evaluator");
     g
 }

@@ -132,6 +132,7 @@ pub use error::{Error, Result};
 pub use evaluate::Evaluator;
 pub use generate::Generator;
 pub use graph::{Graph, Var};
+pub use log::Losses;
 pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
 pub use plans::Plans;
 pub use predict::Predictor;

@@ -1,18 +1,21 @@
 //! Learning-rate schedules and early stopping, with PyTorch's formulas and defaults.
 //!
-//! A [`Schedule`] knows the learning rate of each step beforehand. [`ReduceOnPlateau`] and [`EarlyStopping`] are told a
-//! metric after each epoch and react to it. What comes out is a number or a `bool`; setting the learning rate and
-//! leaving the loop stay with the caller.
+//! A [`Schedule`] knows the learning rate of each step beforehand: given to an optimizer, `Adam::default().schedule(..)`, it sets
+//! the learning rate of every step of a [`crate::Trainer`]. [`ReduceOnPlateau`] and [`EarlyStopping`] are told a metric after each
+//! epoch and react to it. What comes out is a number or a `bool`; setting the learning rate and leaving the loop stay with the
+//! caller.
 //!
 //! ```
+//! use elman::optim::Adam;
 //! use elman::schedule::{CosineAnnealing, EarlyStopping, Mode, Schedule};
 //!
-//! let schedule = CosineAnnealing::new(1e-2, 50, 0.0)?;
+//! let steps_per_epoch = 100;
+//! let schedule = CosineAnnealing::new(1e-2, 50, 0.0)?.every(steps_per_epoch)?;
+//! let optimizer = Adam::default().schedule(schedule); // for `Trainer::new`
 //! let mut stopping = EarlyStopping::new(Mode::Min, 3, 0.0)?;
 //! let mut epochs = 0;
 //! for epoch in 0..50 {
-//!     let lr = schedule.lr(epoch); // trainer.set_lr(lr)?, then train for an epoch
-//!     assert!(lr <= 1e-2);
+//!     // Train for an epoch.
 //!     let validation_loss = [5.0, 4.0, 3.0][epoch.min(2)];
 //!     epochs += 1;
 //!     if stopping.stop(validation_loss) {
@@ -20,6 +23,7 @@
 //!     }
 //! }
 //! assert_eq!((epochs, stopping.best(), stopping.best_epoch()), (7, Some(3.0), Some(2)));
+//! # let _ = optimizer;
 //! # Ok::<(), elman::Error>(())
 //! ```
 
@@ -33,6 +37,39 @@ pub trait Schedule {
     ///
     /// A step is what PyTorch calls `scheduler.step()` after: an epoch or an update, as the caller likes.
     fn lr(&self, step: usize) -> f64;
+
+    /// This schedule with a step every `steps` steps: counted in epochs of so many updates, in an optimizer that counts updates.
+    ///
+    /// ```
+    /// use elman::schedule::{Schedule, Step};
+    ///
+    /// let by_epoch = Step::new(0.1, 1, 0.5)?.every(100)?;
+    /// assert_eq!([0, 99, 100, 200].map(|step| by_epoch.lr(step)), [0.1, 0.1, 0.05, 0.025]);
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `steps` is 0.
+    fn every(self, steps: usize) -> Result<Every<Self>>
+    where
+        Self: Sized,
+    {
+        not_zero("every", "steps", steps)?;
+        Ok(Every { schedule: self, steps })
+    }
+}
+
+/// A schedule whose steps are several of an optimizer's; see [`Schedule::every`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Every<S> {
+    schedule: S,
+    steps: usize,
+}
+
+impl<S: Schedule> Schedule for Every<S> {
+    fn lr(&self, step: usize) -> f64 {
+        self.schedule.lr(step / self.steps)
+    }
 }
 
 /// Lowers the learning rate at regular intervals (`torch.optim.lr_scheduler.StepLR`):

@@ -101,6 +101,11 @@ impl Tensor {
         &self.name
     }
 
+    /// The same memory by another name.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        Self { name: name.into(), ..self.clone() }
+    }
+
     /// The sizes of its dimensions.
     pub fn shape(&self) -> &[usize] {
         &self.shape

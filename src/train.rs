@@ -3,7 +3,7 @@
 use crate::data::Array;
 use crate::error::Result;
 use crate::graph::{Graph, Loss, Parameters};
-use crate::log::{Log, Number};
+use crate::log::{Log, Losses};
 use crate::optim::{Memory, Optimizer};
 use crate::plan::Plan;
 use crate::plans::Plans;
@@ -50,9 +50,10 @@ impl Trainer {
     ) -> Result<Self> {
         let optimizer = Memory::new(optimizer.into(), parameters)?;
         let mut log = Log::new(parameters.device())?;
-        let mut g = graph(parameters, &log);
+        let mut g = graph(parameters, log.clock());
         let loss = build(&mut g)?;
-        complete(&mut g, &loss, &optimizer, &mut log, parameters)?;
+        complete(&mut g, loss, &optimizer, &mut log, parameters)?;
+        log.set_suspects(g.suspects());
         Ok(Self { plan: g.finish_async().await?, parameters: parameters.clone(), optimizer, log })
     }
 
@@ -69,12 +70,13 @@ impl Trainer {
     /// # Errors
     /// As [`Self::step`].
     pub async fn step_async(&mut self) -> Result<()> {
-        self.log.step_up_to(&self.plan, 1).await.map(|_| ())
+        self.step_up_to_async(1).await.map(|_| ())
     }
 
     /// Runs as many steps as one submission to a GPU shall have, at least one and at most `most`, and gives how many. They are
     /// the steps that as many calls of [`Self::step`] run with nothing written to a tensor in between; the host takes part in them
-    /// once. On the CPU, and in a browser, it is one.
+    /// once. On the CPU, and in a browser, it is one; all have one learning rate, so where a schedule changes it in every step it is
+    /// one too.
     ///
     /// A submission takes some hundredths of a second: how long a step takes is known from when the losses were read last.
     ///
@@ -99,6 +101,7 @@ impl Trainer {
     /// # Errors
     /// As [`Self::step_up_to`].
     pub async fn step_up_to_async(&mut self, most: usize) -> Result<usize> {
+        let most = self.optimizer.prepare(self.log.written(), most)?;
         self.log.step_up_to(&self.plan, most).await
     }
 
@@ -148,12 +151,10 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
         optimizer: impl Into<Optimizer>,
         build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<Loss> + Send + 'a,
     ) -> Result<Self> {
-        Ok(Self {
-            plan: Plans::new(parameters, build),
-            parameters: parameters.clone(),
-            optimizer: Memory::new(optimizer.into(), parameters)?,
-            log: Log::new(parameters.device())?,
-        })
+        let mut log = Log::new(parameters.device())?;
+        log.set_suspects((Vec::new(), parameters.iter().map(|(_, tensor)| tensor).collect()));
+        let optimizer = Memory::new(optimizer.into(), parameters)?;
+        Ok(Self { plan: Plans::new(parameters, build), parameters: parameters.clone(), optimizer, log })
     }
 
     /// Runs one step on this batch. On a GPU this returns when it is submitted.
@@ -172,9 +173,9 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
         let Self { plan, parameters, optimizer, log } = self;
         batch.iter().try_for_each(Array::check_finite)?;
         let clock = log.clock().clone();
-        let graph = |parameters: &Parameters| with_clock(Graph::new(parameters), clock);
-        let record = |g: &mut Graph, loss| complete(g, &loss, optimizer, &mut *log, parameters).map(|()| Vec::new());
-        let kept = plan.load(batch, graph, record).await?;
+        let record = |g: &mut Graph, loss| complete(g, loss, optimizer, log, parameters).map(|()| Vec::new());
+        let kept = plan.load(batch, |parameters| graph(parameters, &clock), record).await?;
+        optimizer.prepare(log.written(), 1)?;
         log.step_up_to(&kept.plan, 1).await.map(|_| ())
     }
 
@@ -204,7 +205,31 @@ impl<P> Trainer<P> {
     /// # Errors
     /// As [`Self::losses`].
     pub async fn losses_async(&mut self) -> Result<Vec<f32>> {
-        Ok(self.log.take().await?.into_iter().next().unwrap_or_default())
+        self.log.take().await.map(|losses| losses.total)
+    }
+
+    /// [`Self::losses`], and the terms that they are the weighted sums of: a loss is read by one of the two, not by both.
+    ///
+    /// ```no_run
+    /// # fn read(trainer: &mut elman::Trainer) -> elman::Result<()> {
+    /// let losses = trainer.losses_by_name()?; // of `main + 0.3 * aux.named("aux")`
+    /// println!("{:?}, of which {:?}", losses.total, losses.get("aux"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub fn losses_by_name(&mut self) -> Result<Losses> {
+        pollster::block_on(self.losses_by_name_async())
+    }
+
+    /// [`Self::losses_by_name`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::losses`].
+    pub async fn losses_by_name_async(&mut self) -> Result<Losses> {
+        self.log.take().await
     }
 
     /// Steps done.
@@ -223,14 +248,14 @@ impl<P> Trainer<P> {
     /// The learning rate of the steps to come.
     ///
     /// # Errors
-    /// Not a finite number of 0 or above.
+    /// Not a finite number of 0 or above, or the optimizer has a schedule, which sets it.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.optimizer.set_lr(lr)
     }
 
-    /// The learning rate.
+    /// The learning rate of the next step.
     pub fn lr(&self) -> f64 {
-        self.optimizer.lr()
+        self.optimizer.lr(self.log.written())
     }
 
     /// The parameters that it trains.
@@ -239,20 +264,18 @@ impl<P> Trainer<P> {
     }
 }
 
-/// A graph to be differentiated whose steps the log counts.
-fn graph(parameters: &Parameters, log: &Log) -> Graph {
-    with_clock(Graph::new(parameters), log.clock().clone())
-}
-
-fn with_clock(mut g: Graph, clock: Tensor) -> Graph {
-    g.set_clock(clock);
+/// A graph to be differentiated, of which a log's clock counts the steps.
+fn graph(parameters: &Parameters, clock: &Tensor) -> Graph {
+    let mut g = Graph::new(parameters);
+    g.set_clock(clock.clone());
+    g.set_closure_of("Trainer");
     g
 }
 
 /// Records what comes after the loss: the backward pass, the log, which advances the clock, and the update.
-fn complete(g: &mut Graph, loss: &Loss, optimizer: &Memory, log: &mut Log, parameters: &Parameters) -> Result<()> {
-    g.backward(&[loss], &[])?;
-    log.record(g, &[Number { rows: &loss.rows, scale: &loss.scale }])?;
+fn complete(g: &mut Graph, loss: Loss, optimizer: &Memory, log: &mut Log, parameters: &Parameters) -> Result<()> {
+    g.differentiate(&[&loss], &[])?;
+    log.record(g, &[loss], false)?;
     optimizer.record(g, parameters)
 }
 

@@ -396,12 +396,12 @@ fn batches_are_drawn_ahead() {
     };
     assert_eq!(data::ahead(items(), |items| items.collect::<Vec<_>>()), (0..1000).collect::<Vec<_>>());
     made.store(0, Ordering::SeqCst);
-    let first = data::ahead(items(), |items| items.next());
+    let first = data::ahead(items(), |mut items| items.next());
     assert!(first == Some(0) && made.load(Ordering::SeqCst) < 10, "{made:?}");
     let panicked =
         std::panic::catch_unwind(|| data::ahead((0..3).map(|i| assert!(i < 2, "the third")), |items| items.count()));
     assert!(panicked.is_err());
     // On another thread than the one that uses them.
-    let other = data::ahead(std::iter::once(()).map(|()| std::thread::current().id()), |ids| ids.next()).unwrap();
+    let other = data::ahead(std::iter::once(()).map(|()| std::thread::current().id()), |mut ids| ids.next()).unwrap();
     assert_ne!(other, std::thread::current().id());
 }

@@ -17,6 +17,8 @@ const STEP: f64 = 1e-5;
 enum Output {
     Values(Vec<Var>),
     Loss(Loss, Reduction, usize),
+    /// Losses, each with its weight in their sum, and what the sum of its rows is divided by.
+    Sum(Vec<(f64, Loss, f64)>),
 }
 
 struct Built {
@@ -51,12 +53,15 @@ fn check(what: &str, leaves: &[Tensor], build: impl Fn(bool) -> Result<Built>) {
                 let sum: f64 = loss.rows().to_vec_f64().unwrap().iter().sum();
                 if *reduction == Reduction::Mean { sum / *counted as f64 } else { sum }
             }
+            Output::Sum(terms) => terms.iter().fold(0.0, |sum, (weight, loss, divisor)| {
+                sum + weight / divisor * loss.rows().to_vec_f64().unwrap().iter().sum::<f64>()
+            }),
         }
     };
 
     let mut full = build(true).unwrap();
     let seeds: Vec<_> = match &full.output {
-        Output::Loss(..) => Vec::new(),
+        Output::Loss(..) | Output::Sum(..) => Vec::new(),
         Output::Values(outputs) => outputs
             .iter()
             .enumerate()
@@ -68,11 +73,14 @@ fn check(what: &str, leaves: &[Tensor], build: impl Fn(bool) -> Result<Built>) {
             .collect(),
     };
     let seeds: Vec<_> = seeds.iter().map(|(var, tensor)| (*var, tensor)).collect();
-    let losses: Vec<_> = match &full.output {
-        Output::Loss(loss, ..) => vec![loss],
-        Output::Values(_) => Vec::new(),
+    let loss = match &full.output {
+        Output::Loss(loss, ..) => Some(loss.clone()),
+        Output::Sum(terms) => {
+            terms.iter().map(|(weight, loss, _)| *weight * loss.clone()).reduce(|sum, loss| sum + loss)
+        }
+        Output::Values(_) => None,
     };
-    full.graph.backward(&losses, &seeds).unwrap();
+    full.graph.backward(&loss.iter().collect::<Vec<_>>(), &seeds).unwrap();
     let gradients: Vec<_> = full.vars.iter().map(|&var| full.graph.gradient(var).expect("a gradient")).collect();
     // Twice: what a run leaves behind must not reach the next.
     full.graph.finish().unwrap().run_times(2).unwrap();
@@ -372,6 +380,38 @@ fn losses() {
                 Ok(Output::Loss(kind(g, v[0], &targets, reduction)?, reduction, 12))
             });
         }
+    }
+}
+
+/// Weighted sums of losses whose rows are weighted: of values of their own, of one value, and of one loss twice.
+#[test]
+fn sums_of_losses() {
+    // The weights of rows, and their sum.
+    let (w, sum) = ([0.5f32, 0.0, 2.0, 1.5], 4.0);
+    for mean in [true, false] {
+        let (reduction, over) = if mean { (Reduction::Mean, sum) } else { (Reduction::Sum, 1.0) };
+        check_leaves(&format!("sum of losses, {mean}"), &[("x", &[4, 3]), ("weight", &[5, 3])], |g, v| {
+            let weights = g.device().upload("weights", &[4], &w)?;
+            let targets = g.device().targets("targets", &[4], 5)?;
+            targets.write_u32(&[3, 2, 0, 4])?;
+            let y = g.device().upload("y", &[4, 3], &rng::manual_seed(1).rand(12))?;
+            let logits = functional::linear(g, v[0], v[1], None)?;
+            let square = functional::mul(g, v[1], v[1])?;
+            let of = |rows: f64| if mean { rows } else { 1.0 };
+            let main = functional::cross_entropy(g, logits, &targets, reduction.weighted(&weights))?;
+            let error = functional::absolute_error(g, v[0], &y, reduction.weighted(&weights))?;
+            let unweighted = functional::mse_loss(g, v[0], &y, reduction)?;
+            let size = functional::reduce(g, square, reduction)?;
+            let of_x = functional::reduce(g, v[0], reduction.weighted(&weights))?;
+            Ok(Output::Sum(vec![
+                (1.0, main.clone(), over),
+                (0.3, error, of(3.0 * sum)),
+                (-2.0, unweighted, of(12.0)),
+                (0.5, size, of(15.0)),
+                (0.7, of_x, of(3.0 * sum)),
+                (1.5, main, over),
+            ]))
+        });
     }
 }
 

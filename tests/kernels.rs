@@ -14,6 +14,7 @@ use elman::kernels::cross_entropy::ClassLoss;
 use elman::kernels::generate::Sizes;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
+use elman::kernels::row_weights::RowWeights;
 use elman::kernels::sample::Draw;
 use elman::kernels::sequence::{Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
@@ -1145,15 +1146,22 @@ fn class_losses() {
 
 #[test]
 fn element_losses() {
-    for kernel in [kernels::mse_loss::mse_loss, kernels::bce_with_logits::bce_with_logits] {
+    for kernel in [
+        kernels::mse_loss::mse_loss,
+        kernels::bce_with_logits::bce_with_logits,
+        kernels::absolute_error::absolute_error,
+    ] {
         for (n, gradient) in [(1, true), (255, false), (256, true), (257, true), (515, false)] {
             check(&format!("element losses {n}"), TOLERANCE, |device, g| {
-                let x: Vec<f32> = values(1, n).iter().map(|x| 9.0 * x).collect();
+                let mut x: Vec<f32> = values(1, n).iter().map(|x| 9.0 * x).collect();
+                let targets = rng::manual_seed(1).rand(n);
+                // No error somewhere.
+                x[n / 2] = targets[n / 2];
                 let losses = zeros(device, "losses", &[n])?;
                 let dx = random(device, "dx", &[n])?;
                 let loss = ElementLoss {
                     x: &device.upload("x", &[n], &x)?,
-                    targets: &device.upload("targets", &[n], &rng::manual_seed(1).rand(n))?,
+                    targets: &device.upload("targets", &[n], &targets)?,
                     scale: &device.upload("scale", &[1], &[0.37])?,
                     losses: &losses,
                     dx: gradient.then_some(&dx),
@@ -1161,6 +1169,143 @@ fn element_losses() {
                 kernel(g, loss)?;
                 Ok(vec![losses, dx])
             });
+        }
+    }
+}
+
+/// What rows of `[T, B, K]` count: with weights of each, of the first axes, of the batch; with lengths; with targets.
+#[test]
+fn row_weights() {
+    for (steps, batch, inner) in [(1, 1, 1), (5, 3, 1), (4, 2, 7), (17, 15, 1), (16, 16, 1), (103, 5, 1)] {
+        let rows = steps * batch * inner;
+        let all = (vec![steps, batch, inner], 1);
+        let of = [None, Some(all), Some((vec![steps, batch], inner)), Some((vec![batch], inner))];
+        for (of_weights, flags) in of.iter().flat_map(|of| (0..8).map(move |flags| (of, flags))) {
+            let [has_lengths, has_targets, mean] = [0, 1, 2].map(|bit| flags >> bit & 1 == 1);
+            let what = format!("row_weights {steps} {batch} {inner} {of_weights:?} {flags}");
+            let uploads = |device: &Device| {
+                let weights = of_weights.as_ref().map(|(shape, stride)| {
+                    let n: usize = shape.iter().product();
+                    (device.upload("weights", shape, &rng::manual_seed(3).rand(n)).unwrap(), *stride)
+                });
+                let lengths = device.lengths("lengths", batch, steps).unwrap();
+                lengths.write_u32(&tokens(4, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>()).unwrap();
+                let targets = device.upload_u32("targets", &[rows], &tokens(5, rows, 6)).unwrap();
+                (weights, lengths, targets)
+            };
+            let record = |device: &Device, g: &mut Graph| {
+                let (weights, lengths, targets) = uploads(device);
+                let (w, scale) = (random(device, "w", &[rows])?, random(device, "scale", &[1])?);
+                let what = RowWeights {
+                    weights: weights.as_ref().map(|(weights, stride)| (weights, *stride)),
+                    lengths: has_lengths.then_some((&lengths, inner)),
+                    targets: has_targets.then_some((&targets, 5, Some(2))),
+                    columns: 3,
+                    mean,
+                };
+                kernels::row_weights::row_weights(g, what, &w, &scale)?;
+                Ok(vec![w, scale])
+            };
+            check(&what, TOLERANCE, record);
+
+            // The reference against plain loops.
+            let device = Device::reference();
+            let (weights, lengths, targets) = uploads(&device);
+            let (lengths, targets) = (lengths.to_vec_u32().unwrap(), targets.to_vec_u32().unwrap());
+            let weights = weights.map(|(weights, _)| (weights.shape().len(), weights.to_vec_f64().unwrap()));
+            let mut want = Vec::new();
+            for (t, b, k) in places(steps, batch, inner) {
+                let weight = match &weights {
+                    None => 1.0,
+                    Some((1, weights)) => weights[b],
+                    Some((2, weights)) => weights[t * batch + b],
+                    Some((_, weights)) => weights[(t * batch + b) * inner + k],
+                };
+                let target = targets[want.len()];
+                let is_out = (has_lengths && t >= lengths[b] as usize) || (has_targets && [2, 5].contains(&target));
+                want.push(if is_out { 0.0 } else { weight });
+            }
+            let sum = 3.0 * want.iter().sum::<f64>();
+            let scale = if !mean {
+                1.0
+            } else if sum == 0.0 {
+                0.0
+            } else {
+                1.0 / sum
+            };
+            let mut g = Graph::without_parameters(&device);
+            let got = record(&device, &mut g).unwrap();
+            g.finish().unwrap().run().unwrap();
+            assert_eq!(got[0].to_vec_f64().unwrap(), want, "{what}");
+            assert!((got[1].to_vec_f64().unwrap()[0] - scale).abs() <= 1e-12 * scale, "{what}");
+        }
+    }
+}
+
+fn places(steps: usize, batch: usize, inner: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..steps * batch * inner).map(move |i| (i / (batch * inner), i / inner % batch, i % inner))
+}
+
+/// What has no weight is 0, whatever it was.
+#[test]
+fn weigh() {
+    for (rows, columns) in [(1, 1), (1, 257), (5, 63), (255, 1), (257, 3)] {
+        let weights: Vec<f32> =
+            values(3, rows).iter().enumerate().map(|(i, &w)| if i % 4 == 1 { 0.0 } else { w }).collect();
+        let mut x = values(4, rows * columns);
+        if rows > 1 {
+            (x[columns], x[2 * columns - 1]) = (f32::INFINITY, f32::MAX);
+        }
+        let record = |device: &Device, g: &mut Graph| {
+            let y = device.upload("x", &[rows, columns], &x)?;
+            let weights = device.upload("weights", &[rows], &weights)?;
+            kernels::weigh::weigh(g, &weights, &device.upload("scale", &[1], &[0.37])?, &y)?;
+            Ok(vec![y])
+        };
+        check(&format!("weigh {rows} {columns}"), TOLERANCE, record);
+        let device = Device::reference();
+        let mut g = Graph::without_parameters(&device);
+        let got = record(&device, &mut g).unwrap().remove(0);
+        g.finish().unwrap().run().unwrap();
+        for (i, got) in got.to_vec_f64().unwrap().into_iter().enumerate() {
+            let weight = f64::from(weights[i / columns]);
+            let want = if weight == 0.0 { 0.0 } else { weight * f64::from(0.37f32) * f64::from(x[i]) };
+            assert!((got - want).abs() <= 1e-12, "{rows} {columns}, {i}: {got} {want}");
+        }
+    }
+}
+
+/// Logits of few different values: the first of those that are greatest counts.
+#[test]
+fn accuracy() {
+    for (rows, v) in [(1, 1), (2, 3), (5, 63), (31, 64), (70, 65), (9, 131)] {
+        for ignore_index in [None, Some(0)] {
+            let logits: Vec<f32> = tokens(1, rows * v, 4).iter().map(|&x| x as f32 - 2.0).collect();
+            let first_greatest =
+                |row: &[f32]| row.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            let targets: Vec<u32> = logits
+                .chunks(v)
+                .zip(tokens(2, rows, v + 1))
+                .enumerate()
+                .map(|(i, (row, other))| if i % 3 == 0 { other } else { first_greatest(row) as u32 })
+                .collect();
+            let record = |device: &Device, g: &mut Graph| {
+                let hits = random(device, "hits", &[rows])?;
+                let x = device.upload("x", &[rows, v], &logits)?;
+                let targets = device.upload_u32("targets", &[rows], &targets)?;
+                kernels::accuracy::accuracy(g, &x, &targets, ignore_index, &hits)?;
+                Ok(vec![hits])
+            };
+            check(&format!("accuracy {rows} {v} {ignore_index:?}"), 0.0, record);
+            let device = Device::reference();
+            let mut g = Graph::without_parameters(&device);
+            let hits = record(&device, &mut g).unwrap().remove(0);
+            g.finish().unwrap().run().unwrap();
+            let want = logits.chunks(v).zip(&targets).map(|(row, &target)| {
+                let counts = (target as usize) < v && Some(target) != ignore_index;
+                if counts && first_greatest(row) == target as usize { 1.0 } else { 0.0 }
+            });
+            assert_eq!(hits.to_vec().unwrap(), want.collect::<Vec<_>>(), "{rows} {v} {ignore_index:?}");
         }
     }
 }
@@ -1242,7 +1387,7 @@ fn cross_entropy_of_huge_logits_is_finite() {
 
 #[test]
 fn count_targets() {
-    for (rows, v, ignore) in [(1, 2, None), (255, 5, None), (256, 7, Some(2)), (515, 3, Some(1))] {
+    for (rows, v, ignore) in [(1, 2, None), (255, 5, None), (256, 7, Some(2)), (515, 3, Some(1)), (2, 1, Some(0))] {
         check(&format!("count_targets {rows}"), 1e-7, |device, g| {
             let targets = device.upload_u32("targets", &[rows], &tokens(9, rows, v + 2))?;
             let scale = zeros(device, "scale", &[1])?;
@@ -1260,10 +1405,11 @@ fn record_loss() {
             let scale = device.upload("scale", &[1], &[0.3])?;
             let history = zeros(device, "history", &[capacity])?;
             let clock = device.upload_u32("clock", &[2], &[7, 3])?;
-            for advances in [true, false, true, true] {
-                kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock, advances)?;
-            }
-            Ok(vec![history, clock])
+            let other = zeros(device, "history of another term", &[capacity])?;
+            kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock, true)?;
+            kernels::record_loss::record_loss(g, &losses, &scale, &other, &clock, false)?;
+            kernels::record_loss::record_loss(g, &losses, &scale, &history, &clock, true)?;
+            Ok(vec![history, other, clock])
         });
     }
 }
@@ -1725,6 +1871,9 @@ fn every_kernel_is_tested_here() {
         element_losses,
         activations,
         log_softmax,
+        row_weights,
+        weigh,
+        accuracy,
         count_targets,
         record_loss,
         column_sum,

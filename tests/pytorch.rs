@@ -10,7 +10,7 @@ use elman::nn::{
 };
 use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
-use elman::{Device, Graph, Result, Tensor, Trainer, Var, rng};
+use elman::{Device, Evaluator, Graph, Result, Tensor, Trainer, Var, rng};
 
 /// Uniform draws have PyTorch's bits; normal ones differ in the last bits of log, sin and cos.
 const NORMAL_TOLERANCE: f64 = 3e-6;
@@ -401,6 +401,77 @@ fn activations_and_losses() {
             let targets = g.device().upload("targets", &[6, 5], &rng.rand(30))?;
             functional::binary_cross_entropy_with_logits(g, x, &targets, reduction)
         });
+    }
+}
+
+/// Losses of rows that are weighted, or count up to a length, as an evaluator gives them, and their gradients.
+#[test]
+fn weighted_losses() {
+    let fixture = Fixture::open("weighted");
+    for device in f32_devices() {
+        let mut rng = rng::manual_seed(1);
+        let [x, y, p] = [(); 3].map(|()| rng.uniform(60, -1.0, 1.0));
+        let mut init = Init::new(rng::manual_seed(0));
+        let x = init.add("x".into(), &[4, 3, 5], x.iter().map(|x| 3.0 * x).collect()).unwrap();
+        let y = device.upload("y", &[4, 3, 5], &y).unwrap();
+        let p = device.upload("p", &[4, 3, 5], &p.iter().map(|p| (p + 1.0) / 2.0).collect::<Vec<_>>()).unwrap();
+        let rows = device.upload("rows", &[4, 3], &rng.rand(12)).unwrap();
+        let batch = device.upload("batch", &[3], &rng.rand(3)).unwrap();
+        let lengths = device.lengths("lengths", 3, 4).unwrap();
+        lengths.write_u32(&[4, 2, 1]).unwrap();
+        let classes = device.targets("classes", &[4, 3], 5).unwrap();
+        classes.write_u32(&[3, 0, 4, 0, 2, 1, 1, 1, 0, 4, 3, 2]).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        for (reduction, of) in [(Reduction::Mean, "mean"), (Reduction::Sum, "sum")] {
+            for (kind, weighted) in [
+                ("rows", reduction.weighted(&rows)),
+                ("batch", reduction.weighted(&batch)),
+                ("lengths", reduction.up_to(&lengths)),
+                ("both", reduction.up_to(&lengths).weighted(&batch)),
+            ] {
+                for name in [
+                    "cross_entropy",
+                    "cross_entropy ignoring 1",
+                    "nll_loss",
+                    "accuracy",
+                    "mse_loss",
+                    "absolute_error",
+                    "binary_cross_entropy_with_logits",
+                    "mean",
+                ] {
+                    let build = |g: &mut Graph| {
+                        let x = g.parameter(x)?;
+                        match name {
+                            "cross_entropy" => functional::cross_entropy(g, x, &classes, weighted),
+                            "cross_entropy ignoring 1" => {
+                                functional::cross_entropy(g, x, &classes, weighted.ignoring(1))
+                            }
+                            "nll_loss" => {
+                                let x = functional::log_softmax(g, x)?;
+                                functional::nll_loss(g, x, &classes, weighted)
+                            }
+                            "accuracy" => functional::accuracy(g, x, &classes, weighted),
+                            "mse_loss" => functional::mse_loss(g, x, &y, weighted),
+                            "absolute_error" => functional::absolute_error(g, x, &y, weighted),
+                            "mean" => functional::reduce(g, x, weighted),
+                            _ => functional::binary_cross_entropy_with_logits(g, x, &p, weighted),
+                        }
+                    };
+                    let what = format!("{name} {kind} {of}");
+                    let want = fixture.get(&what).1;
+                    let got = Evaluator::new(&parameters, build).unwrap().losses(1).unwrap()[0];
+                    assert_close(&what, &[got.into()], &want[..1], 1, 1e-5);
+                    if name != "accuracy" {
+                        let mut g = Graph::new(&parameters);
+                        let loss = build(&mut g).unwrap();
+                        g.backward(&[&loss], &[]).unwrap();
+                        g.finish().unwrap().run_times(2).unwrap();
+                        let got = parameters.get_gradient("x").unwrap().to_vec_f64().unwrap();
+                        assert_close(&format!("d {what} on {}", device.describe()), &got, &want[1..], 60, 1e-5);
+                    }
+                }
+            }
+        }
     }
 }
 

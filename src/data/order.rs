@@ -46,12 +46,12 @@ pub fn pick<'a, T>(examples: &'a [T], rows: &[usize]) -> Vec<&'a T> {
 /// The iterator does.
 pub fn ahead<I: Iterator<Item: Send> + Send, R>(
     items: I,
-    consume: impl FnOnce(&mut dyn Iterator<Item = I::Item>) -> R,
+    consume: impl FnOnce(mpsc::Iter<'_, I::Item>) -> R,
 ) -> R {
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(READY);
         let made = scope.spawn(move || items.map(|item| sender.send(item)).all(|sent| sent.is_ok()));
-        let result = consume(&mut receiver.iter());
+        let result = consume(receiver.iter());
         drop(receiver);
         if let Err(panic) = made.join() {
             std::panic::resume_unwind(panic);

@@ -44,8 +44,11 @@ pub struct Graph {
     nodes: Vec<Node>,
     parameter_vars: BTreeMap<ParameterId, Var>,
     tape: Vec<Backward>,
-    wanted_losses: Vec<bool>,
+    /// What each loss counts in the backward pass; None if that does not start from it.
+    weights_of_losses: Vec<Option<f64>>,
     is_differentiated: bool,
+    /// The type whose closure records it, if one does.
+    closure_of: Option<&'static str>,
     next_tokens: BTreeMap<usize, NextToken>,
 }
 
@@ -73,6 +76,8 @@ type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()> + Send>;
 type Backward = Box<dyn FnOnce(&mut Graph) -> Result<()>>;
 
 struct Node {
+    /// What errors call it, where that is not the name of its tensor.
+    name: Option<String>,
     shape: Vec<usize>,
     value: Value,
     gradient: Gradient,
@@ -137,8 +142,9 @@ impl Graph {
             nodes: Vec::new(),
             parameter_vars: BTreeMap::new(),
             tape: Vec::new(),
-            wanted_losses: Vec::new(),
+            weights_of_losses: Vec::new(),
             is_differentiated: false,
+            closure_of: None,
             next_tokens: BTreeMap::new(),
         }
     }
@@ -222,7 +228,7 @@ impl Graph {
     }
 
     fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
-        self.nodes.push(Node { shape, value, gradient });
+        self.nodes.push(Node { name: None, shape, value, gradient });
         Var { graph: self.id, index: self.nodes.len() - 1 }
     }
 
@@ -247,9 +253,25 @@ impl Graph {
         }
     }
 
-    /// Refuses a loss of another graph.
-    pub(crate) fn check_loss(&self, loss: &Loss) -> Result<()> {
-        if loss.graph == self.id { Ok(()) } else { Err(of_another_graph("loss")) }
+    /// Names a value that was made just now: a result of a module, `lstm.h_n`.
+    pub(crate) fn set_name(&mut self, var: Var, name: &str) {
+        let Some(node) = self.nodes.get_mut(var.index).filter(|_| var.graph == self.id) else { return };
+        match &mut node.value {
+            Value::Dense(tensor) => *tensor = tensor.named(name),
+            Value::Rows { .. } => node.name = Some(name.into()),
+        }
+    }
+
+    /// What errors call a value.
+    pub(crate) fn name(&self, var: Var) -> String {
+        match self.get(var) {
+            Some(Node { name: Some(name), .. }) => name.clone(),
+            Some(Node { value: Value::Dense(tensor), .. }) => tensor.name().into(),
+            Some(Node { value: Value::Rows { table, index }, .. }) => {
+                format!("{}[{}]", self.name(*table), index.name())
+            }
+            None => "value".into(),
+        }
     }
 
     /// The shape of a value; that of a value of another graph is empty.
@@ -282,7 +304,9 @@ impl Graph {
         };
         let table = self.tensor(table)?;
         let shape = self.shape(var).to_vec();
-        let dense = self.zeros(&format!("{}[{}]", table.name(), index.name()), &shape)?;
+        let name = self.nodes[var.index].name.clone();
+        let name = name.unwrap_or_else(|| format!("{}[{}]", table.name(), index.name()));
+        let dense = self.zeros(&name, &shape)?;
         kernels::gather::gather(self, &table, &index, &dense)?;
         self.nodes[var.index].value = Value::Dense(dense.clone());
         Ok(dense)
@@ -309,23 +333,67 @@ impl Graph {
 
     /// A place for a loss that [`Self::backward`] may be asked to start from.
     pub(crate) fn new_loss(&mut self) -> (u64, usize) {
-        self.wanted_losses.push(false);
-        (self.id, self.wanted_losses.len() - 1)
+        self.weights_of_losses.push(None);
+        (self.id, self.weights_of_losses.len() - 1)
     }
 
-    /// Whether the backward pass starts from this loss.
-    pub(crate) fn is_wanted(&self, loss: usize) -> bool {
-        self.wanted_losses[loss]
+    /// What this loss counts, if the backward pass starts from it.
+    fn weight_of_loss(&self, loss: usize) -> Option<f64> {
+        self.weights_of_losses[loss]
+    }
+
+    /// What a loss that is not finite may come from: inputs, and parameters.
+    pub(crate) fn suspects(&self) -> (Vec<Tensor>, Vec<Tensor>) {
+        let parameters = self.parameters.iter();
+        let is_one = |tensor: &Tensor| {
+            parameters.clone().any(|parameters| std::sync::Arc::ptr_eq(parameters.values().buffer(), tensor.buffer()))
+        };
+        (
+            self.recorder.inputs().into_iter().filter(|tensor| !is_one(tensor)).collect(),
+            parameters.clone().flat_map(Parameters::iter).map(|(_, tensor)| tensor).collect(),
+        )
+    }
+
+    /// `[1]`, which no command writes.
+    pub(crate) fn constant(&self, value: f64) -> Result<Tensor> {
+        let constant = self.zeros("constant", &[1])?;
+        constant.write_f64(&[value])?;
+        Ok(constant)
+    }
+
+    /// Says that this graph is that of a closure of the named type, which differentiates it when the closure has returned.
+    pub(crate) fn set_closure_of(&mut self, owner: &'static str) {
+        self.closure_of = Some(owner);
     }
 
     /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
-    /// values weighted by `seeds`. Parameters that none of them depends on get the gradient 0; a [`crate::Trainer`] leaves
+    /// values weighted by `seeds`. A loss named twice, or a term that is in it twice, counts twice. Parameters that none of them depends on get the gradient 0; a [`crate::Trainer`] leaves
     /// them alone, as PyTorch does where `grad` is None.
     ///
     /// # Errors
-    /// A loss or a value of another graph; a seed of another shape than its value; a graph that records no gradients, or has
-    /// been differentiated already; a result that the device cannot hold.
+    /// A loss or a value of another graph; a loss whose weight is not finite, or a metric; a seed of another shape than its value;
+    /// a graph that records no gradients, or has been differentiated already, or is that of a closure of a [`crate::Trainer`] or an
+    /// [`crate::Evaluator`]; a result that the device cannot hold.
     pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
+        if let Some(owner) = self.closure_of {
+            let expected = match self.differentiable {
+                true => {
+                    "left to the trainer, which starts from the loss that the closure returns: add losses up, `a + 0.3 * b`"
+                }
+                false => "left out: an evaluation has no gradients, and logs the loss that the closure returns",
+            };
+            return Err(Error::argument(
+                "graph",
+                "backward",
+                expected,
+                format!("called in the closure of the {owner}"),
+            ));
+        }
+        self.differentiate(losses, seeds)
+    }
+
+    /// [`Self::backward`], also of a closure's graph.
+    pub(crate) fn differentiate(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
         if !self.differentiable {
             return Err(Error::argument(
                 "backward",
@@ -338,16 +406,14 @@ impl Graph {
             let expected = "differentiated once: name all losses, and seeds, in one call";
             return Err(Error::argument("backward", "graph", expected, "differentiated already"));
         }
-        losses.iter().try_for_each(|loss| self.check_loss(loss))?;
+        losses.iter().try_for_each(|loss| self.check_start(loss))?;
         self.check(seeds.iter().map(|&(var, _)| var))?;
         if let Some((var, gradient)) = seeds.iter().find(|&&(var, gradient)| gradient.shape() != self.shape(var)) {
             let expected = format!("{:?}", self.shape(*var));
             return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
         }
+        losses.iter().for_each(|loss| self.start_from(loss));
         self.is_differentiated = true;
-        for loss in losses {
-            self.wanted_losses[loss.index] = true;
-        }
         for &(var, gradient) in seeds {
             self.add_gradient(var, gradient, true)?;
         }

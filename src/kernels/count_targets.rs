@@ -19,7 +19,7 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `scale = 1 / number of targets below v` other than `ignore_index`, 1 if there is none. `targets` u32, `scale`
+/// Records `scale = 1 / number of targets below v` other than `ignore_index`, 0 if there is none. `targets` u32, `scale`
 /// `[1]`.
 ///
 /// # Errors
@@ -40,5 +40,5 @@ pub fn count_targets(
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [targets, scale] = args.all();
     let count = targets.read_u32().iter().filter(|&&target| target < p.V && target != p.ignore_index).count();
-    scale.write()[0] = F::of(1.0 / count.max(1) as f64);
+    scale.write()[0] = if count == 0 { F::zero() } else { F::of(1.0 / count as f64) };
 }

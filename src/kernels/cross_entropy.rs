@@ -30,7 +30,7 @@ pub struct ClassLoss<'a> {
     pub targets: &'a Tensor,
     /// A class whose rows are ignored too.
     pub ignore_index: Option<u32>,
-    /// Whether `cross_entropy` sets `scale` to 1 / the number of rows that count.
+    /// Whether `cross_entropy` sets `scale` to 1 / the number of rows that count, 0 if none does.
     pub counts: bool,
     /// What the sum of the losses is multiplied with, `[1]`.
     pub scale: &'a Tensor,
@@ -76,7 +76,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let counts = |target: u32| target < p.V && target != p.ignore_index;
     if p.counts != 0 {
         let count = targets.iter().filter(|&&target| counts(target)).count();
-        scale[0] = F::of(1.0 / count.max(1) as f64);
+        scale[0] = if count == 0 { F::zero() } else { F::of(1.0 / count as f64) };
     }
     let scale = scale[0];
     let rows = logits.read().par_chunks_exact(v).zip(targets).zip(losses.write());

@@ -4,7 +4,9 @@
 //! operations made of them are in [`crate::nn::functional`]. The kernels of cells are recorded by [`sequence`], and [`cell`]
 //! lists the cells; the kernels of optimizers are recorded by [`Update`].
 
+pub mod absolute_error;
 pub mod accumulate;
+pub mod accuracy;
 pub mod activation;
 pub mod activation_backward;
 pub mod adagrad;
@@ -37,12 +39,14 @@ pub mod reverse_index;
 pub mod rms_prop;
 pub mod rnn_backward;
 pub mod rnn_forward;
+pub mod row_weights;
 pub mod sample;
 pub mod segment_sum;
 pub mod sequence;
 pub mod sgd;
 pub mod squared_norm;
 pub mod swap_axes;
+pub mod weigh;
 pub mod windows;
 
 use crate::error::{Error, Result};
@@ -52,7 +56,9 @@ use crate::tensor::Tensor;
 
 /// All kernels.
 pub const ALL: &[&Kernel] = &[
+    &absolute_error::KERNEL,
     &accumulate::KERNEL,
+    &accuracy::KERNEL,
     &activation::KERNEL,
     &activation_backward::KERNEL,
     &adagrad::KERNEL,
@@ -84,11 +90,13 @@ pub const ALL: &[&Kernel] = &[
     &rms_prop::KERNEL,
     &rnn_backward::KERNEL,
     &rnn_forward::KERNEL,
+    &row_weights::KERNEL,
     &sample::KERNEL,
     &segment_sum::KERNEL,
     &sgd::KERNEL,
     &squared_norm::KERNEL,
     &swap_axes::KERNEL,
+    &weigh::KERNEL,
     &windows::KERNEL,
 ];
 
@@ -134,12 +142,22 @@ pub(crate) fn expect_targets(op: &'static str, targets: &Tensor, v: usize) -> Re
 }
 
 /// Lengths of a batch of sequences of at most `steps` steps, checked on every write.
-fn expect_lengths(op: &'static str, lengths: &Tensor, batch: usize, steps: usize) -> Result<()> {
-    if lengths.shape() == [batch] && lengths.longest().is_some_and(|longest| longest <= steps) {
-        return Ok(());
+pub(crate) fn expect_lengths(op: &'static str, lengths: &Tensor, batch: usize, steps: usize) -> Result<()> {
+    if lengths.shape() != [batch] {
+        let expected = format!("[{batch}], a length for each entry of the batch");
+        return Err(Error::shape(op, lengths.name(), expected, lengths.shape()));
     }
-    let expected = format!("[{batch}], from `Device::lengths` with at most {steps} steps");
-    Err(Error::shape(op, lengths.name(), expected, lengths.shape()))
+    let got = match lengths.longest() {
+        Some(longest) if longest <= steps => return Ok(()),
+        Some(longest) => format!("`{}`, which may hold up to {longest}", lengths.name()),
+        None => format!("`{}`, which is not checked", lengths.name()),
+    };
+    Err(Error::argument(
+        op,
+        "lengths",
+        format!("made by `Device::lengths` for at most the {steps} steps there are"),
+        got,
+    ))
 }
 
 /// What an optimizer's kernel works on: all parameters of a network as one block.

@@ -1,4 +1,4 @@
-//! Appends a step's loss to a log on the device, and advances the plan's clock.
+//! Appends a step's loss to a log on the device; the last of a step advances the plan's clock.
 
 use super::{column_sum, expect_len};
 use crate::error::Result;
@@ -19,8 +19,8 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `history[clock[0] mod capacity] = scale Σ losses`, and `clock += 1` if it `advances`, as the last loss of a step does.
-/// `losses` `[R]`, `scale` `[1]`, `history` `[capacity]`, `clock` `[2]` u32.
+/// Records `history[clock[0] mod capacity] = scale Σ losses`, and, if this `advances` the clock, `clock += 1`. `losses` `[R]`,
+/// `scale` `[1]`, `history` `[capacity]`, `clock` `[2]` u32.
 ///
 /// # Errors
 /// `scale` or `clock` have another size.

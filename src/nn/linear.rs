@@ -7,6 +7,7 @@ use crate::graph::{Graph, Init, ParameterId, Var};
 /// `y = x Wᵀ + b` (`torch.nn.Linear`): parameters `weight` `[O, I]` and `bias` `[O]` from U(-1/√I, 1/√I).
 #[derive(Clone, Debug)]
 pub struct Linear {
+    name: String,
     pub(super) weight: ParameterId,
     pub(super) bias: Option<ParameterId>,
 }
@@ -30,7 +31,8 @@ impl Linear {
     pub fn without_bias(init: &mut Init, name: &str, inputs: usize, outputs: usize) -> Result<Self> {
         // kaiming_uniform_ with a = √5, in PyTorch's order of operations so that the bound has its bits.
         let bound = 3f64.sqrt() * ((2f64 / (1.0 + 5.0)).sqrt() / (inputs as f64).sqrt());
-        Ok(Self { weight: init.uniform(format!("{name}.weight"), &[outputs, inputs], bound)?, bias: None })
+        let weight = init.uniform(format!("{name}.weight"), &[outputs, inputs], bound)?;
+        Ok(Self { name: name.into(), weight, bias: None })
     }
 
     /// `x` `[.., I]` to `[.., O]`.
@@ -40,6 +42,8 @@ impl Linear {
     pub fn forward(&self, g: &mut Graph, x: Var) -> Result<Var> {
         let weight = g.parameter(self.weight)?;
         let bias = self.bias.map(|bias| g.parameter(bias)).transpose()?;
-        functional::linear(g, x, weight, bias)
+        let y = functional::linear(g, x, weight, bias).map_err(|error| error.in_module(&self.name))?;
+        g.set_name(y, &self.name);
+        Ok(y)
     }
 }

@@ -5,6 +5,7 @@ use super::functional::{self, Above, Direction, InitialState, States};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Init, ParameterId, Var};
+use crate::kernels;
 use crate::kernels::cell::Cell;
 use crate::kernels::generate;
 use crate::kernels::sequence;
@@ -130,6 +131,7 @@ impl RnnOptions {
 /// A recurrent module whose cell is chosen at run time; [`Rnn`], [`Gru`] and [`Lstm`] are this with a cell of their own.
 #[derive(Clone, Debug)]
 pub struct Recurrent {
+    name: String,
     cell: Cell,
     options: RnnOptions,
     /// By layer, then by direction.
@@ -298,8 +300,8 @@ impl Recurrent {
             }
         }
         // Masks differ from module to module and from seed to seed; the generator is looked at, not drawn from.
-        let name = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-        Ok(Self { cell, options, layers, seed: [name, init.rng.clone().next_u32()] })
+        let hash = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        Ok(Self { name: name.into(), cell, options, layers, seed: [hash, init.rng.clone().next_u32()] })
     }
 
     /// What happens at each step.
@@ -361,6 +363,24 @@ impl Recurrent {
     }
 
     fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, lengths: Option<&Tensor>) -> Result<(Var, States)> {
+        let results = self.record(g, x, initial, lengths).map_err(|error| error.in_module(&self.name))?;
+        let (output, States { h, c }) = results;
+        for (var, of) in [(Some(output), "output"), (Some(h), "h_n"), (c, "c_n")] {
+            if let Some(var) = var {
+                g.set_name(var, &format!("{}.{of}", self.name));
+            }
+        }
+        Ok(results)
+    }
+
+    fn record(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        initial: InitialState<'_>,
+        lengths: Option<&Tensor>,
+    ) -> Result<(Var, States)> {
+        let op = op(self.cell);
         let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
         let given = match initial {
@@ -368,12 +388,16 @@ impl Recurrent {
             _ => None,
         };
         g.check(std::iter::once(x).chain(given.into_iter().flat_map(States::vars)))?;
-        if g.shape(x).len() != 3 {
-            let expected = if batch_first { "[B, T, I]" } else { "[T, B, I]" };
-            return Err(Error::shape("rnn", "input", expected, g.shape(x)));
+        let input_size = self.options.input_size;
+        if g.shape(x).len() != 3 || g.shape(x)[2] != input_size {
+            let expected = format!("{}, {input_size}]", if batch_first { "[B, T" } else { "[T, B" });
+            return Err(Error::shape(op, g.name(x), expected, g.shape(x)));
         }
         let mut x = if batch_first { functional::swap_axes(g, x)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
+        if let Some(lengths) = lengths {
+            kernels::expect_lengths(op, lengths, batch, steps)?;
+        }
         let shapes = self.state_shapes(batch);
         if let Some(States { h, c }) = given {
             functional::check_states(self.cell.kind(), States { h, c })?;
@@ -381,7 +405,7 @@ impl Recurrent {
                 if let Some(state) = state
                     && g.shape(state) != shape
                 {
-                    return Err(Error::shape("rnn", "initial state", format!("{shape:?}"), g.shape(state)));
+                    return Err(Error::shape(op, g.name(state), format!("{shape:?}"), g.shape(state)));
                 }
             }
         }
@@ -651,8 +675,10 @@ cell! {
 /// One step of a recurrence: a sequence of length 1.
 #[derive(Clone, Debug)]
 struct SingleStep {
+    name: String,
     cell: Cell,
     hidden: usize,
+    input: usize,
     layer: Layer,
 }
 
@@ -663,15 +689,27 @@ impl SingleStep {
             return Err(Error::argument(module, "options", "of one layer, one direction, time first", "others"));
         }
         options.check(cell)?;
-        Ok(Self { cell, hidden: hidden_size, layer: Layer::new(init, name, "", cell, input_size, &options)? })
+        let layer = Layer::new(init, name, "", cell, input_size, &options)?;
+        Ok(Self { name: name.into(), cell, hidden: hidden_size, input: input_size, layer })
     }
 
     fn forward(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
+        let next = self.record(g, x, states).map_err(|error| error.in_module(&self.name))?;
+        for (var, of) in [(Some(next.h), "h"), (next.c, "c")] {
+            if let Some(var) = var {
+                g.set_name(var, &format!("{}.{of}", self.name));
+            }
+        }
+        Ok(next)
+    }
+
+    fn record(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
         g.check(std::iter::once(x).chain(states.into_iter().flat_map(States::vars)))?;
-        let &[batch, input] = g.shape(x) else {
-            return Err(Error::shape("cell", "input", "[B, I]", g.shape(x)));
+        let batch = match *g.shape(x) {
+            [batch, input] if input == self.input => batch,
+            _ => return Err(Error::shape("cell", g.name(x), format!("[B, {}]", self.input), g.shape(x))),
         };
-        let x = functional::reshape(g, x, &[1, batch, input])?;
+        let x = functional::reshape(g, x, &[1, batch, self.input])?;
         let state = [1, batch, self.hidden];
         let start = match states {
             None => None,
@@ -680,7 +718,7 @@ impl SingleStep {
                 for state in [Some(h), c].into_iter().flatten() {
                     if g.shape(state) != [batch, self.hidden] {
                         let expected = format!("[{batch}, {}]", self.hidden);
-                        return Err(Error::shape("cell", "initial state", expected, g.shape(state)));
+                        return Err(Error::shape("cell", g.name(state), expected, g.shape(state)));
                     }
                 }
                 let h = functional::reshape(g, h, &state)?;
@@ -691,6 +729,15 @@ impl SingleStep {
         let (_, States { h, c }) = run_layer(g, self.cell, layer, x, |_, _| Ok((x, start)), None)?[0];
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
+    }
+}
+
+/// What errors call a module of this cell.
+fn op(cell: Cell) -> &'static str {
+    match cell {
+        Cell::Tanh | Cell::Relu => "rnn",
+        Cell::Gru => "gru",
+        Cell::Lstm => "lstm",
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameters};
 use crate::kernels::{Update, clip};
 use crate::plan::Recorder;
+use crate::schedule::Schedule;
 use crate::tensor::{DType, Tensor};
 
 /// How a step moves the parameters: what each file of this folder has, and all that an optimizer is. Its kernel is one of the
@@ -41,18 +42,29 @@ pub trait Rule: fmt::Debug + Send + Sync + 'static {
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()>;
 }
 
-/// Any of the optimizers, and whether the gradient is clipped before.
+/// Any of the optimizers, whether the gradient is clipped before, and the schedule of the learning rate, if there is one.
 ///
 /// ```
-/// use elman::optim::{Adam, Clip, Optimizer};
+/// use elman::optim::{Adam, Clip};
+/// use elman::schedule::CosineAnnealing;
 ///
-/// let optimizer = Optimizer::from(Adam::new(1e-3)).clip(Clip::Norm(5.0));
+/// let optimizer = Adam::default().clip(Clip::Norm(5.0)).schedule(CosineAnnealing::new(1e-3, 10_000, 0.0)?);
 /// # let _ = optimizer;
+/// # Ok::<(), elman::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Optimizer {
     rule: Arc<dyn Rule>,
     clip: Option<Clip>,
+    schedule: Option<Arc<dyn Schedule + Send + Sync>>,
+}
+
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, clip, schedule } = self;
+        let scheduled = schedule.is_some();
+        f.debug_struct("Optimizer").field("rule", rule).field("clip", clip).field("scheduled", &scheduled).finish()
+    }
 }
 
 /// How the gradient is clipped.
@@ -67,7 +79,7 @@ pub enum Clip {
 
 impl<R: Rule> From<R> for Optimizer {
     fn from(rule: R) -> Self {
-        Self { rule: Arc::new(rule), clip: None }
+        Self { rule: Arc::new(rule), clip: None, schedule: None }
     }
 }
 
@@ -77,8 +89,18 @@ impl Optimizer {
         Self { clip: Some(clip), ..self }
     }
 
+    /// Takes the learning rate of each step of a [`crate::Trainer`] from a schedule, in place of that of the optimizer.
+    pub fn schedule(self, schedule: impl Schedule + Send + Sync + 'static) -> Self {
+        Self { schedule: Some(Arc::new(schedule)), ..self }
+    }
+
+    /// The learning rate of a step, if nobody sets another.
+    fn lr(&self, step: u64) -> f64 {
+        self.schedule.as_ref().map_or(self.rule.lr(), |schedule| schedule.lr(step as usize))
+    }
+
     fn check(&self) -> Result<()> {
-        check_lr(self.rule.lr())?;
+        check_lr(self.lr(0))?;
         self.rule.check()?;
         match self.clip {
             Some(Clip::Norm(most)) => positive("clip norm", most),
@@ -87,6 +109,34 @@ impl Optimizer {
         }
     }
 }
+
+/// What [`Optimizer`] has, for each rule; and PyTorch's default learning rate.
+macro_rules! optimizers {
+    ($($rule:ty: $lr:literal),* $(,)?) => {
+        $(
+            impl $rule {
+                /// [`Optimizer::clip`].
+                pub fn clip(self, clip: Clip) -> Optimizer {
+                    Optimizer::from(self).clip(clip)
+                }
+
+                /// [`Optimizer::schedule`].
+                pub fn schedule(self, schedule: impl Schedule + Send + Sync + 'static) -> Optimizer {
+                    Optimizer::from(self).schedule(schedule)
+                }
+            }
+
+            /// PyTorch's defaults, those of the learning rate too.
+            impl Default for $rule {
+                fn default() -> Self {
+                    Self::new($lr)
+                }
+            }
+        )*
+    };
+}
+
+optimizers!(Adagrad: 1e-2, Adam: 1e-3, AdamW: 1e-3, RmsProp: 1e-2, Sgd: 1e-3);
 
 /// Checks a setting as what kernels take, an f32: in f64, 1e-46 is above 0 and 1e39 finite.
 fn require(name: &'static str, value: f64, ok: impl FnOnce(f32) -> bool, expected: &str) -> Result<()> {
@@ -126,7 +176,7 @@ impl Memory {
         let moment = |(name, used): (&str, bool)| {
             device.zeros(name, if used { parameters.values().shape() } else { &[1] }, DType::F32)
         };
-        let (lr, moments) = (optimizer.rule.lr(), optimizer.rule.moments());
+        let (lr, moments) = (optimizer.lr(0), optimizer.rule.moments());
         Ok(Self {
             optimizer,
             lr,
@@ -136,13 +186,35 @@ impl Memory {
     }
 
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_lr(lr)?;
-        self.lr = lr;
-        self.lr_tensor.write(&[lr as f32])
+        if self.optimizer.schedule.is_some() {
+            return Err(Error::argument("optimizer", "lr", "left to the schedule that the optimizer has", lr));
+        }
+        self.write_lr(lr)
     }
 
-    pub fn lr(&self) -> f64 {
-        self.lr
+    fn write_lr(&mut self, lr: f64) -> Result<()> {
+        check_lr(lr)?;
+        self.lr_tensor.write(&[lr as f32])?;
+        self.lr = lr;
+        Ok(())
+    }
+
+    /// The learning rate of this step.
+    pub fn lr(&self, step: u64) -> f64 {
+        if self.optimizer.schedule.is_some() { self.optimizer.lr(step) } else { self.lr }
+    }
+
+    /// Sets the learning rate of this step, if a schedule has another than before, and gives how many of `most` steps from here on
+    /// have the same, at most 64 where there is a schedule.
+    pub fn prepare(&mut self, step: u64, most: usize) -> Result<usize> {
+        if self.optimizer.schedule.is_none() {
+            return Ok(most);
+        }
+        let lr = self.optimizer.lr(step);
+        if lr != self.lr {
+            self.write_lr(lr)?;
+        }
+        Ok((step..).take(most.min(64)).take_while(|&step| self.optimizer.lr(step) == lr).count())
     }
 
     /// Records one update of the parameters that a gradient has flowed into; the others stay as they are.

@@ -375,6 +375,18 @@ impl Recorder {
         self.commands.len()
     }
 
+    /// The f32 tensors that commands so far read and none of them writes: what the user fills, parameters, constants.
+    pub(crate) fn inputs(&self) -> Vec<Tensor> {
+        let buffer = |tensor: &Tensor| Arc::as_ptr(tensor.buffer()) as usize;
+        let written: BTreeSet<_> = self.commands.iter().flat_map(Command::writes).map(buffer).collect();
+        let mut seen = BTreeSet::new();
+        let is_new = |tensor: &&Tensor| {
+            let is_input = tensor.dtype() == DType::F32 && !written.contains(&buffer(tensor));
+            is_input && seen.insert((buffer(tensor), tensor.offset()))
+        };
+        self.commands.iter().flat_map(Command::reads).filter(is_new).cloned().collect()
+    }
+
     /// Sets a tensor to zero.
     pub(crate) fn clear(&mut self, tensor: Tensor) {
         self.commands.push(Command::Clear { tensor });

@@ -39,18 +39,19 @@ pub(crate) fn linear_with_biases(
     biases: &[Var],
     place: Option<Tensor>,
 ) -> Result<Var> {
+    g.check([x, weight])?;
+    let &[outputs, inputs] = g.shape(weight) else {
+        return Err(Error::shape("linear", g.name(weight), "[O, I]", g.shape(weight)));
+    };
+    if g.shape(x).last() != Some(&inputs) {
+        return Err(Error::shape("linear", g.name(x), format!("[.., {inputs}]"), g.shape(x)));
+    }
     if let Some((table, index)) = table_of(g, x) {
         let table = linear_with_biases(g, table, weight, biases, place)?;
         return Ok(rows(g, table, &index));
     }
     let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
     let b = biases.iter().map(|&bias| g.tensor(bias)).collect::<Result<Vec<_>>>()?;
-    let &[outputs, inputs] = w.shape() else {
-        return Err(Error::shape("linear", w.name(), "[O, I]", w.shape()));
-    };
-    if x_tensor.shape().last() != Some(&inputs) {
-        return Err(Error::shape("linear", x_tensor.name(), format!("[.., {inputs}]"), x_tensor.shape()));
-    }
     let y_tensor = match place {
         Some(place) => place,
         None => g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &linear_shape(g, x, outputs))?,

@@ -48,11 +48,15 @@ pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
 /// # Errors
 /// The range does not lie within the axis.
 pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var> {
+    narrow_as(g, "narrow", x, start, length)
+}
+
+fn narrow_as(g: &mut Graph, op: &'static str, x: Var, start: usize, length: usize) -> Result<Var> {
     let x_tensor = g.tensor(x)?;
     let mut shape = x_tensor.shape().to_vec();
     if length == 0 || start.saturating_add(length) > shape[0] {
         return Err(Error::shape(
-            "narrow",
+            op,
             x_tensor.name(),
             format!("[at least {}, ..]", start.saturating_add(length.max(1))),
             &shape,
@@ -80,12 +84,16 @@ pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var>
 /// # Errors
 /// There is no such entry, or `x` has one dimension.
 pub fn select(g: &mut Graph, x: Var, index: usize) -> Result<Var> {
+    select_as(g, "select", x, index)
+}
+
+fn select_as(g: &mut Graph, op: &'static str, x: Var, index: usize) -> Result<Var> {
     g.check([x])?;
     let Some((_, rest)) = g.shape(x).split_first().filter(|(_, rest)| !rest.is_empty()) else {
-        return Err(Error::shape("select", "input", "at least two dimensions", g.shape(x)));
+        return Err(Error::shape(op, g.name(x), "of at least two dimensions", g.shape(x)));
     };
     let rest = rest.to_vec();
-    let entry = narrow(g, x, index, 1)?;
+    let entry = narrow_as(g, op, x, index, 1)?;
     reshape(g, entry, &rest)
 }
 
@@ -96,7 +104,7 @@ pub fn select(g: &mut Graph, x: Var, index: usize) -> Result<Var> {
 pub fn last(g: &mut Graph, x: Var) -> Result<Var> {
     g.check([x])?;
     let entries = g.shape(x)[0];
-    select(g, x, entries - 1)
+    select_as(g, "last", x, entries - 1)
 }
 
 /// Every entry of the first axis, which goes (`torch.unbind(x)`): the steps of a sequence, for a loop over them.
@@ -106,7 +114,7 @@ pub fn last(g: &mut Graph, x: Var) -> Result<Var> {
 pub fn unbind(g: &mut Graph, x: Var) -> Result<Vec<Var>> {
     let x_tensor = g.tensor(x)?;
     let Some((&entries, rest)) = x_tensor.shape().split_first().filter(|(_, rest)| !rest.is_empty()) else {
-        return Err(Error::shape("unbind", x_tensor.name(), "at least two dimensions", x_tensor.shape()));
+        return Err(Error::shape("unbind", x_tensor.name(), "of at least two dimensions", x_tensor.shape()));
     };
     let (inner, rest) = (x_tensor.len() / entries, rest.to_vec());
     let mut ys = Vec::new();
