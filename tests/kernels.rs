@@ -1226,7 +1226,13 @@ fn row_weights() {
                 want.push(if is_out { 0.0 } else { weight });
             }
             let sum = 3.0 * want.iter().sum::<f64>();
-            let scale = if !mean { 1.0 } else if sum == 0.0 { 0.0 } else { 1.0 / sum };
+            let scale = if !mean {
+                1.0
+            } else if sum == 0.0 {
+                0.0
+            } else {
+                1.0 / sum
+            };
             let mut g = Graph::without_parameters(&device);
             let got = record(&device, &mut g).unwrap();
             g.finish().unwrap().run().unwrap();
@@ -1244,7 +1250,8 @@ fn places(steps: usize, batch: usize, inner: usize) -> impl Iterator<Item = (usi
 #[test]
 fn weigh() {
     for (rows, columns) in [(1, 1), (1, 257), (5, 63), (255, 1), (257, 3)] {
-        let weights: Vec<f32> = values(3, rows).iter().enumerate().map(|(i, &w)| if i % 4 == 1 { 0.0 } else { w }).collect();
+        let weights: Vec<f32> =
+            values(3, rows).iter().enumerate().map(|(i, &w)| if i % 4 == 1 { 0.0 } else { w }).collect();
         let mut x = values(4, rows * columns);
         if rows > 1 {
             (x[columns], x[2 * columns - 1]) = (f32::INFINITY, f32::MAX);
@@ -1274,7 +1281,8 @@ fn accuracy() {
     for (rows, v) in [(1, 1), (2, 3), (5, 63), (31, 64), (70, 65), (9, 131)] {
         for ignore_index in [None, Some(0)] {
             let logits: Vec<f32> = tokens(1, rows * v, 4).iter().map(|&x| x as f32 - 2.0).collect();
-            let first_greatest = |row: &[f32]| row.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            let first_greatest =
+                |row: &[f32]| row.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
             let targets: Vec<u32> = logits
                 .chunks(v)
                 .zip(tokens(2, rows, v + 1))

@@ -238,8 +238,9 @@ fn weights_and_lengths_must_fit() {
     }
     let mut fails = |x: Var, weights: &[usize], words: &[&str]| {
         let classes = if g.shape(x).len() == 3 { targets(&[4, 3]) } else { targets(&[12]) };
-        let error =
-            cross_entropy(&mut g, x, &classes, Reduction::Mean.weighted(&tensor("w", weights))).unwrap_err().to_string();
+        let error = cross_entropy(&mut g, x, &classes, Reduction::Mean.weighted(&tensor("w", weights)))
+            .unwrap_err()
+            .to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     };
     fails(x, &[4], &["cross_entropy: `w`", "[4, 3]", "[3]", "has [4]"]);

@@ -116,7 +116,8 @@ impl Graph {
         self.check_loss(loss)?;
         match loss.terms.iter().find(|term| term.is_metric && term.weight != 0.0) {
             Some(Term { name, .. }) => {
-                let expected = "one with a gradient; a metric is for an `Evaluator`, or beside a loss, `loss + 0.0 * metric`";
+                let expected =
+                    "one with a gradient; a metric is for an `Evaluator`, or beside a loss, `loss + 0.0 * metric`";
                 Err(Error::argument("backward", "loss", expected, format!("the metric `{name}`")))
             }
             None => Ok(()),

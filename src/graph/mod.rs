@@ -267,7 +267,9 @@ impl Graph {
         match self.get(var) {
             Some(Node { name: Some(name), .. }) => name.clone(),
             Some(Node { value: Value::Dense(tensor), .. }) => tensor.name().into(),
-            Some(Node { value: Value::Rows { table, index }, .. }) => format!("{}[{}]", self.name(*table), index.name()),
+            Some(Node { value: Value::Rows { table, index }, .. }) => {
+                format!("{}[{}]", self.name(*table), index.name())
+            }
             None => "value".into(),
         }
     }
@@ -375,10 +377,17 @@ impl Graph {
     pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
         if let Some(owner) = self.closure_of {
             let expected = match self.differentiable {
-                true => "left to the trainer, which starts from the loss that the closure returns: add losses up, `a + 0.3 * b`",
+                true => {
+                    "left to the trainer, which starts from the loss that the closure returns: add losses up, `a + 0.3 * b`"
+                }
                 false => "left out: an evaluation has no gradients, and logs the loss that the closure returns",
             };
-            return Err(Error::argument("graph", "backward", expected, format!("called in the closure of the {owner}")));
+            return Err(Error::argument(
+                "graph",
+                "backward",
+                expected,
+                format!("called in the closure of the {owner}"),
+            ));
         }
         self.differentiate(losses, seeds)
     }

@@ -152,7 +152,12 @@ pub(crate) fn expect_lengths(op: &'static str, lengths: &Tensor, batch: usize, s
         Some(longest) => format!("`{}`, which may hold up to {longest}", lengths.name()),
         None => format!("`{}`, which is not checked", lengths.name()),
     };
-    Err(Error::argument(op, "lengths", format!("made by `Device::lengths` for at most the {steps} steps there are"), got))
+    Err(Error::argument(
+        op,
+        "lengths",
+        format!("made by `Device::lengths` for at most the {steps} steps there are"),
+        got,
+    ))
 }
 
 /// What an optimizer's kernel works on: all parameters of a network as one block.
