@@ -16,7 +16,7 @@ use elman::nn::functional::{InitialState, Reduction, cross_entropy, relu, reshap
 use elman::nn::{Init, Linear};
 use elman::optim::{Adam, AdamW};
 use elman::rng::{self, Rng};
-use elman::schedule::{CosineAnnealing, Schedule as _};
+use elman::schedule::CosineAnnealing;
 use elman::text::hold_out;
 use elman::{DType, Graph, Tensor, Trainer, Var};
 
@@ -120,19 +120,18 @@ fn run() -> Result<ExitCode> {
     let pictures = device.zeros("pictures", &[BATCH, VALUES], DType::F32)?;
     let teacher = Teacher::new(&device, longest, BATCH, words.len())?;
     // The decay keeps the network from learning the training scenes by heart.
-    let optimizer = AdamW(Adam { weight_decay: 1.0, ..Adam::new(LR) });
+    let schedule = CosineAnnealing::new(LR, options.steps.max(1), 0.0)?;
+    let optimizer = AdamW(Adam { weight_decay: 1.0, ..Adam::default() }).schedule(schedule);
     let mut trainer = Trainer::new(&parameters, optimizer, |g| {
         let h = network.encode(g, &pictures)?;
         let logits = network.decoder.forward(g, &teacher.input, InitialState::Given(h.into()))?;
         cross_entropy(g, logits, &teacher.target, Reduction::Mean.ignoring(PAD))
     })?;
-    let schedule = CosineAnnealing::new(LR, options.steps.max(1), 0.0)?;
     for step in 1..=options.steps {
         let draw = |_| training[init.rng.randint(training.len() as u32, 1)[0] as usize];
         let batch: Vec<Scene> = (0..BATCH).map(draw).collect();
         pictures.write(&batch.iter().flat_map(|scene| scene.draw(&mut init.rng)).collect::<Vec<_>>())?;
         teacher.write(&batch.iter().map(tokens).collect::<Vec<_>>())?;
-        trainer.set_lr(schedule.lr(step - 1))?;
         trainer.step()?;
         if step % 100 == 0 || step == options.steps {
             let losses = trainer.losses()?;

@@ -13,9 +13,9 @@ use common::decoder::{Decoder, Greedy, PAD, Teacher, time_major};
 use common::{DeviceArgs, announce, say};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Embedding, Gru, Init, RnnOptions};
-use elman::optim::{Adam, Clip, Optimizer};
+use elman::optim::{Adam, Clip};
 use elman::rng::{self, Rng};
-use elman::schedule::{OneCycle, OneCycleOptions, Schedule as _};
+use elman::schedule::{OneCycle, OneCycleOptions};
 use elman::text::hold_out;
 use elman::{Device, Graph, Tensor, Trainer, Var};
 
@@ -102,19 +102,18 @@ fn run() -> Result<ExitCode> {
 
     let written = Written::new(&device, BATCH)?;
     let teacher = Teacher::new(&device, ISO, BATCH, VOCABULARY)?;
-    let optimizer = Optimizer::from(Adam::new(LR)).clip(Clip::Norm(1.0));
+    let schedule = OneCycle::new(LR, options.steps.max(1), OneCycleOptions::default())?;
+    let optimizer = Adam::default().clip(Clip::Norm(1.0)).schedule(schedule);
     let mut trainer = Trainer::new(&parameters, optimizer, |g| {
         let h_n = network.encode(g, &written)?;
         let logits = network.decoder.forward(g, &teacher.input, InitialState::Given(h_n.into()))?;
         cross_entropy(g, logits, &teacher.target, Reduction::Mean.ignoring(PAD))
     })?;
-    let schedule = OneCycle::new(LR, options.steps.max(1), OneCycleOptions::default())?;
     for step in 1..=options.steps {
         let draw = |_| training[init.rng.randint(training.len() as u32, 1)[0] as usize];
         let batch: Vec<Date> = (0..BATCH).map(draw).collect();
         written.write(&batch.iter().map(|date| date.write(&mut init.rng)).collect::<Vec<_>>())?;
         teacher.write(&batch.iter().map(|date| tokens(&date.iso())).collect::<Vec<_>>())?;
-        trainer.set_lr(schedule.lr(step - 1))?;
         trainer.step()?;
         if step % 100 == 0 || step == options.steps {
             let losses = trainer.losses()?;

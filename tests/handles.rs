@@ -159,7 +159,7 @@ fn backward_is_for_graphs_with_gradients_and_once() {
         g.backward(&[&loss], &[])?;
         Ok(loss)
     });
-    assert!(trainer.err().unwrap().to_string().contains("already"));
+    assert!(trainer.err().unwrap().to_string().contains("in the closure of the Trainer"));
 }
 
 #[test]
