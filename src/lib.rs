@@ -42,7 +42,7 @@
 //! |---|---|---|
 //! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
 //! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
-//! | device | [`device`], [`Tensor`] | finding adapters; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers; a named, shaped range of one |
+//! | device | [`device`], [`Tensor`] | finding adapters; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
 //! | | [`kernel`] | what a kernel is |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
 //! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes |
@@ -96,7 +96,9 @@
 //!   an error before anything runs.
 //! * **A parameter that no gradient reaches is left alone**, as PyTorch leaves one whose `grad` is None: an update is recorded for
 //!   the stretches of the block that have one.
-//! * **Twins have threads of their own**, and the caller waits with the device's lock: no task of a user's pool is taken up meanwhile.
+//! * **Twins have threads of their own**, and the caller waits in its turn: no task of a user's pool is taken up meanwhile.
+//! * **On the CPU, what shares no written tensor runs at the same time**: a plan or transfer waits for what came before it, runs or
+//!   waits, and writes what it uses or uses what it writes (`device/turns`). So nobody is overtaken for good, and nobody waits in a circle.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod device;

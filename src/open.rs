@@ -2,10 +2,10 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::sync::Mutex;
 
 use crate::device::choose::{Adapter, ENVIRONMENT_VARIABLE, adapters};
 use crate::device::gpu::Gpu;
+use crate::device::turns::Turns;
 use crate::device::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::self_check::verdict;
@@ -61,7 +61,7 @@ impl Device {
                 let reason = std::iter::once(reason).chain(unused).collect::<Vec<_>>().join("; ");
                 Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason))
             }
-            Choice::Cpu(reason) => Ok(Self::new(Kind::Cpu(Mutex::default()), reason)),
+            Choice::Cpu(reason) => Ok(Self::new(Kind::Cpu(Turns::default()), reason)),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod profile;
 mod recorder;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use rayon::prelude::*;
 use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
 use crate::device::threads;
+use crate::device::turns::Footprint;
 use crate::device::{Counters, Device, Kind};
 use crate::error::Result;
 use crate::kernel::{Access, Args, AsCells, Kernel};
@@ -119,6 +122,7 @@ pub struct Plan {
     /// Filled on a GPU; the CPU interprets `commands`.
     passes: Vec<Pass>,
     dispatches: usize,
+    footprint: Footprint,
 }
 
 /// A run of commands as WebGPU wants them: dispatches inside a compute pass, the rest between passes.
@@ -183,7 +187,12 @@ impl Plan {
             None => Vec::new(),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
-        Ok(Self { device, commands, notes, passes, dispatches })
+        let uses = commands.iter().flat_map(|command| {
+            let reads = command.reads().map(|tensor| (&**tensor.buffer(), false));
+            reads.chain(command.writes().map(|tensor| (&**tensor.buffer(), true)))
+        });
+        let footprint = Footprint::new(uses);
+        Ok(Self { device, commands, notes, passes, dispatches, footprint })
     }
 
     /// The device it runs on.
@@ -233,7 +242,8 @@ impl Plan {
         &self.notes
     }
 
-    /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them.
+    /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them. On the CPU it first
+    /// waits for plans and transfers that came earlier, as far as they write what this one uses or use what it writes.
     ///
     /// # Errors
     /// The device was lost, or its driver reported an error.
@@ -255,10 +265,11 @@ impl Plan {
         let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
         let commands = || plans().flat_map(|plan| &plan.commands);
+        let uses = [first.map(|plan| &plan.footprint), Some(&self.footprint)];
         match self.device.kind() {
             Kind::Gpu(gpu) => submit(gpu, plans().flat_map(|plan| &plan.passes))?,
-            Kind::Cpu(_) => self.device.run_twins(|| commands().for_each(interpret::<f32>)),
-            Kind::Reference(_) => self.device.run_twins(|| commands().for_each(interpret::<f64>)),
+            Kind::Cpu(_) => self.device.run_twins(uses, || commands().for_each(interpret::<f32>)),
+            Kind::Reference(_) => self.device.run_twins(uses, || commands().for_each(interpret::<f64>)),
         }
         Counters::add(&counters.submits, 1);
         Counters::add(&counters.dispatches, dispatches as u64);
@@ -314,7 +325,7 @@ impl Plan {
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1e6;
         let mut times = Vec::new();
-        self.device.run_twins(|| {
+        self.device.run_twins([None, Some(&self.footprint)], || {
             for command in &self.commands {
                 let before = now();
                 interpret(command);
@@ -372,12 +383,12 @@ impl Plan {
     }
 }
 
-/// Runs a command on the CPU, the device's lock held.
+/// Runs a command on the CPU, in the turn of its plan.
 fn interpret<F: Real>(command: &Command)
 where
     Memory: AsCells<F>,
 {
-    // SAFETY: the lock is held; `Recorder` has refused commands whose tensors overlap where one is written.
+    // SAFETY: the plan's footprint has the buffers of all of its commands; `Recorder` has refused commands whose tensors overlap where one is written.
     unsafe {
         match command {
             Command::Dispatch(d) => Memory::twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
