@@ -117,6 +117,7 @@ mod product;
 mod real;
 pub mod rng;
 pub mod schedule;
+#[cfg(feature = "gpu")]
 mod self_check;
 mod tensor;
 pub mod text;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::turns::{Footprint, Turn};
-use super::{Counters, Device, Kind};
+use super::{Counters, Device, Kind, gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -18,7 +18,7 @@ pub(crate) struct Buffer {
 }
 
 pub(crate) enum Memory {
-    Gpu(wgpu::Buffer),
+    Gpu(gpu::Buffer),
     F32(Cells<f32>),
     F64(Cells<f64>),
     U32(Cells<u32>),
@@ -105,10 +105,6 @@ impl Memory {
     }
 }
 
-/// What is done with a tensor's buffer on a GPU.
-const TENSOR: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
-
 /// The element types of the host: f32, f64, u32.
 pub(crate) trait Element: bytemuck::Pod + num_traits::NumCast {}
 impl<T: bytemuck::Pod + num_traits::NumCast> Element for T {}
@@ -139,7 +135,7 @@ impl Buffer {
             });
         }
         let memory = match (device.kind(), dtype) {
-            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_buffer(name, bytes, TENSOR)?),
+            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_tensor(name, bytes)?),
             (_, DType::U32) => Memory::U32(Cells::zeros(device, name, len)?),
             (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
             (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),

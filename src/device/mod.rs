@@ -1,6 +1,7 @@
 //! Where plans run: a GPU that wgpu reaches, or the CPU twins of the same kernels.
 
-pub(crate) mod choose;
+/// Without the feature `gpu`, a module of the same names, whose types have no values.
+#[cfg_attr(not(feature = "gpu"), path = "no_gpu.rs")]
 pub(crate) mod gpu;
 pub(crate) mod memory;
 pub(crate) mod threads;
@@ -10,13 +11,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use choose::{Adapter, ENVIRONMENT_VARIABLE};
+pub use gpu::Adapter;
 
 use crate::error::Result;
 use crate::tensor::{Bounds, DType, Tensor, checked_len};
 use gpu::Gpu;
 use memory::Buffer;
 use turns::{Turn, Turns, Uses};
+
+/// The environment variable that names a device where no argument does.
+pub const ENVIRONMENT_VARIABLE: &str = "ELMAN_DEVICE";
 
 /// A place where plans run: a GPU, the CPU in f32, or the f64 reference that tests compare with.
 ///
@@ -136,7 +140,7 @@ impl Device {
 
     pub(crate) fn new(kind: Kind, reason: impl Into<String>) -> Self {
         let counters = match &kind {
-            Kind::Gpu(gpu) => gpu.counters.clone(),
+            Kind::Gpu(gpu) => gpu.counters().clone(),
             Kind::Cpu(_) | Kind::Reference(_) => Arc::default(),
         };
         Self(Arc::new(Inner { kind, reason: reason.into(), counters }))

@@ -274,7 +274,19 @@ impl Recorder {
         tensors: &[&Tensor],
         workgroups: [usize; 3],
     ) -> Result<()> {
-        assert_eq!(size_of::<P>(), 4 * kernel.params.len(), "{}: parameters", kernel.name);
+        // One body for all parameters.
+        self.dispatch_words(kernel, constants, bytemuck::pod_collect_to_vec(&[params]), tensors, workgroups)
+    }
+
+    fn dispatch_words(
+        &mut self,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, u32)],
+        params: Vec<u32>,
+        tensors: &[&Tensor],
+        workgroups: [usize; 3],
+    ) -> Result<()> {
+        assert_eq!(params.len(), kernel.params.len(), "{}: parameters", kernel.name);
         assert_eq!(tensors.len(), kernel.bindings.len(), "{}: bindings", kernel.name);
         assert!(constants.iter().all(|(name, _)| kernel.constants.contains(name)), "{}: constants", kernel.name);
         let limits = self.device.limits();
@@ -306,7 +318,7 @@ impl Recorder {
         self.commands.push(Command::Dispatch(Dispatch {
             kernel,
             constants: constants.into(),
-            params: bytemuck::pod_collect_to_vec(&[params]),
+            params,
             tensors: tensors.iter().map(|&tensor| tensor.clone()).collect(),
             workgroups: workgroups.map(|n| n as u32),
             work: Work::default(),

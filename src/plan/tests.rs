@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::device::threads;
 use crate::kernel::{Binding, Twin, params, reads, twin, writes};
 use crate::tensor::DType;
 
@@ -45,7 +46,7 @@ fn plan(kernel: &'static Kernel, x: &Tensor, y: &Tensor) -> Plan {
 }
 
 /// Runs the work on a thread of its own, and fails if it hangs.
-fn within_a_minute(work: impl FnOnce() + Send + 'static) {
+fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) {
     let (done, wait) = mpsc::channel();
     thread::spawn(move || done.send(work()));
     wait.recv_timeout(Duration::from_secs(60)).expect("it hangs, or has panicked");
