@@ -1,5 +1,6 @@
 //! The list of commands of one piece of work at fixed shapes, and the loop that runs it.
 
+mod batches;
 /// Without the feature `gpu`, a module of the same names.
 #[cfg_attr(not(feature = "gpu"), path = "no_passes.rs")]
 mod passes;
@@ -9,11 +10,13 @@ mod recorder;
 mod tests;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
 use passes::Passes;
 use profile::Timed;
 pub use profile::{Profile, ProfileRow};
+use rayon::prelude::*;
 pub use recorder::{Precision, Recorder};
 
 use crate::device::memory::Memory;
@@ -120,6 +123,8 @@ pub struct Plan {
     notes: Vec<String>,
     /// Filled on a GPU; the CPU interprets `commands`.
     passes: Passes,
+    /// Filled on a CPU device: which commands run at the same time.
+    batches: Vec<Range<usize>>,
     dispatches: usize,
     footprint: Footprint,
 }
@@ -146,9 +151,9 @@ pub struct PlanCount {
 
 impl Plan {
     pub(crate) async fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
-        let passes = match device.gpu() {
-            Some(gpu) => Passes::new(gpu, &commands).await?,
-            None => Passes::default(),
+        let (passes, batches) = match device.gpu() {
+            Some(gpu) => (Passes::new(gpu, &commands).await?, Vec::new()),
+            None => (Passes::default(), batches::batches(&commands)),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
         let uses = commands.iter().flat_map(|command| {
@@ -156,7 +161,7 @@ impl Plan {
             reads.chain(command.writes().map(|tensor| (&**tensor.buffer(), true)))
         });
         let footprint = Footprint::new(uses);
-        Ok(Self { device, commands, notes, passes, dispatches, footprint })
+        Ok(Self { device, commands, notes, passes, batches, dispatches, footprint })
     }
 
     /// The device it runs on.
@@ -228,12 +233,11 @@ impl Plan {
         let counters = self.device.counters();
         let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
-        let commands = || plans().flat_map(|plan| &plan.commands);
         let uses = [first.map(|plan| &plan.footprint), Some(&self.footprint)];
         match self.device.kind() {
             Kind::Gpu(gpu) => Passes::submit(gpu, plans().map(|plan| &plan.passes))?,
-            Kind::Cpu(_) => self.device.run_twins(uses, || commands().for_each(interpret::<f32>)),
-            Kind::Reference(_) => self.device.run_twins(uses, || commands().for_each(interpret::<f64>)),
+            Kind::Cpu(_) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f32>)),
+            Kind::Reference(_) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
         }
         Counters::add(&counters.submits, 1);
         Counters::add(&counters.dispatches, dispatches as u64);
@@ -282,6 +286,19 @@ impl Plan {
         Ok(Profile { device: self.device.describe(), commands })
     }
 
+    /// Runs all commands on the CPU, in the plan's turn and on the twins' threads.
+    fn interpret<F: Real>(&self)
+    where
+        Memory: AsCells<F>,
+    {
+        for batch in &self.batches {
+            match &self.commands[batch.clone()] {
+                [command] => interpret(command),
+                commands => commands.par_iter().with_max_len(1).for_each(interpret),
+            }
+        }
+    }
+
     fn interpret_timed<F: Real>(&self) -> Vec<Option<(f64, f64)>>
     where
         Memory: AsCells<F>,
@@ -305,7 +322,8 @@ fn interpret<F: Real>(command: &Command)
 where
     Memory: AsCells<F>,
 {
-    // SAFETY: the plan's footprint has the buffers of all of its commands; `Recorder` has refused commands whose tensors overlap where one is written.
+    // SAFETY: the plan's footprint has the buffers of all of its commands; `Recorder` has refused commands whose tensors
+    // overlap where one is written, and `batches` to run two at the same time if what one writes overlaps what the other uses.
     unsafe {
         match command {
             Command::Dispatch(d) => Memory::twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
