@@ -20,7 +20,7 @@ pub(crate) fn count() -> usize {
 }
 
 /// Runs work on these threads, and waits. A task of rayon's waits in a thread of its own: while it waits itself, it takes up other
-/// tasks, which may want what this one holds.
+/// tasks, which may wait for this one's turn to end.
 pub(crate) fn install(work: impl FnOnce() + Send) {
     match pool() {
         None => work(),

@@ -54,3 +54,30 @@ pub(super) fn batches(commands: &[Command]) -> Vec<Range<usize>> {
     let one_by_one = |batch: Range<usize>| batch.map(|i| i..i + 1).collect();
     batches.into_iter().flat_map(|batch| if is_worth_it(&batch) { vec![batch] } else { one_by_one(batch) }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::tensor::DType;
+
+    #[test]
+    fn a_batch_has_no_command_that_depends_on_another() {
+        let device = Device::cpu();
+        let tensor = |name: &str, n: usize| device.zeros(name, &[n], DType::F32).unwrap();
+        let copy = |from: &Tensor, to: &Tensor| Command::Copy { from: from.clone(), to: to.clone() };
+        let n = 1 << 16;
+        let (x, y, z) = (tensor("x", n), tensor("y", n), tensor("z", 2 * n));
+        let [low, high] = [0, n].map(|start| z.view("half", start, &[n]));
+        let both = [copy(&x, &y), copy(&x, &low), copy(&x, &high)];
+        assert_eq!(batches(&both), [0..3]);
+        assert_eq!(batches(&[copy(&x, &low), copy(&y, &high), copy(&high, &y), copy(&low, &x)]), [0..2, 2..4]);
+        for (first, second) in
+            [(copy(&x, &y), copy(&x, &y)), (copy(&x, &y), copy(&y, &low)), (copy(&x, &y), copy(&low, &x))]
+        {
+            assert_eq!(batches(&[first, second]), [0..1, 1..2]);
+        }
+        let small = ["a", "b", "c", "d"].map(|name| tensor(name, 10));
+        assert_eq!(batches(&[copy(&small[0], &small[1]), copy(&small[2], &small[3])]), [0..1, 1..2]);
+    }
+}

@@ -200,7 +200,7 @@ impl Recorder {
     /// alignment or limits do not let kernels bind them.
     pub(crate) fn adjacent(&self, name: &str, count: usize, shape: &[usize]) -> Result<Vec<Option<Tensor>>> {
         let len: usize = shape.iter().product();
-        let fits = 4 * (count * len) as u64 <= self.device.limits().tensor_bytes();
+        let fits = 4 * count as u64 * len as u64 <= self.device.limits().tensor_bytes();
         if count == 1 || !fits || !self.can_view(len) {
             return Ok(vec![None; count]);
         }
@@ -327,9 +327,9 @@ impl Recorder {
     }
 
     /// What the dispatch just recorded costs beyond reading and writing its tensors.
-    pub(crate) fn cost(&mut self, flops: usize, rereads: usize) {
+    pub(crate) fn cost(&mut self, flops: u64, rereads: u64) {
         if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
-            dispatch.work = Work { flops: flops as u64, rereads: rereads as u64, untouched: 0 };
+            dispatch.work = Work { flops, rereads, untouched: 0 };
         }
     }
 
