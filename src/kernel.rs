@@ -167,7 +167,8 @@ pub(crate) enum Arg<'a, F> {
 
 impl<'a, F: Real> Args<'a, F> {
     /// # Safety
-    /// The device's lock is held for `'a`, and no two tensors overlap where one of them is written.
+    /// For `'a` it is the caller's turn to use these tensors, and to write those that the kernel writes; no two overlap where one of
+    /// them is written.
     pub unsafe fn new(kernel: &Kernel, tensors: &'a [Tensor]) -> Self
     where
         Memory: AsCells<F>,

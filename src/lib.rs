@@ -34,6 +34,19 @@
 //! # Ok::<(), elman::Error>(())
 //! ```
 //!
+//! # Building
+//!
+//! Without the default feature `gpu` there is the CPU alone, and no wgpu to compile. A debug build computes hundreds of times slower
+//! than a release build, unless what computes is compiled as there:
+//!
+//! ```toml
+//! [dependencies]
+//! elman = { version = "0.1", default-features = false } # the CPU alone
+//!
+//! [profile.dev.package."*"] # all dependencies; where elman is a member of your workspace, `[profile.dev.package.elman]` too
+//! opt-level = 3
+//! ```
+//!
 //! # Map
 //!
 //! Floors, from the ground up: a file imports its own floor and those below it (`tests/floors.rs`).
@@ -42,10 +55,10 @@
 //! |---|---|---|
 //! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
 //! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
-//! | device | [`device`], [`Tensor`] | finding adapters; `gpu` is the only file that talks to wgpu's queue; `memory` holds the CPU's buffers; a named, shaped range of one |
+//! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu, and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
 //! | | [`kernel`] | what a kernel is |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
-//! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes |
+//! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes; `passes` for a GPU, `batches` for the CPU |
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
 //! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
 //! | open | [`Device::open`] | choosing a device by name, and what an adapter computes before it is trusted (`self_check`) |
@@ -98,7 +111,13 @@
 //!   an error before anything runs.
 //! * **A parameter that no gradient reaches is left alone**, as PyTorch leaves one whose `grad` is None: an update is recorded for
 //!   the stretches of the block that have one.
-//! * **Twins have threads of their own**, and the caller waits with the device's lock: no task of a user's pool is taken up meanwhile.
+//! * **Twins have threads of their own**, and the caller waits in its turn: no task of a user's pool is taken up meanwhile.
+//! * **On the CPU, what shares no written tensor runs at the same time**: a plan or transfer waits for what came before it, runs or
+//!   waits, and writes what it uses or uses what it writes (`device/turns`). So nobody is overtaken for good, and nobody waits in a circle.
+//! * **A batch of commands is worth two threads where each by itself is not**: on the CPU, neighbours in a plan that do not depend on each
+//!   other run at the same time (both directions' products, a weight's gradient beside an input's), if that saves what waking a thread takes.
+//! * **What only a GPU needs is behind two modules**, `device/gpu` and `plan/passes`, and the self-check; without the feature `gpu`, modules
+//!   of the same names have types without values, so the rest is written once.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 pub mod data;
@@ -124,6 +143,7 @@ pub mod pytorch {}
 mod real;
 pub mod rng;
 pub mod schedule;
+#[cfg(feature = "gpu")]
 mod self_check;
 mod tensor;
 pub mod text;

@@ -2,13 +2,15 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::sync::Mutex;
 
-use crate::device::choose::{Adapter, ENVIRONMENT_VARIABLE, adapters};
-use crate::device::gpu::Gpu;
-use crate::device::{Device, Kind};
+#[cfg(not(feature = "gpu"))]
+use crate::device::gpu::open_checked;
+use crate::device::gpu::{Adapter, NO_ADAPTER, adapters};
+use crate::device::turns::Turns;
+use crate::device::{Device, ENVIRONMENT_VARIABLE, Kind};
 use crate::error::{Error, Result};
-use crate::self_check::verdict;
+#[cfg(feature = "gpu")]
+use crate::self_check::open_checked;
 
 impl Device {
     /// All adapters of this machine, the one `auto` would prefer first.
@@ -41,6 +43,8 @@ impl Device {
     /// subgroups or f16 are, they are not used, and [`Self::reason`] says so. The answer is kept in the user's cache folder, in
     /// `self_check.json`. `ELMAN_SELF_CHECK=0` trusts every adapter.
     ///
+    /// In a build without the feature `gpu` there are no adapters.
+    ///
     /// # Errors
     /// [`Error::NoDevice`] with the list of what there is; [`Error::Gpu`] if the driver refuses to open it, or computes wrong
     /// values.
@@ -56,12 +60,12 @@ impl Device {
         if name.trim().eq_ignore_ascii_case("cpu") {
             return Ok(Self::cpu());
         }
-        match choose(name, adapters().await, open_adapter).await? {
+        match choose(name, adapters().await, open_checked).await? {
             Choice::Opened((gpu, unused), reason) => {
                 let reason = std::iter::once(reason).chain(unused).collect::<Vec<_>>().join("; ");
                 Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason))
             }
-            Choice::Cpu(reason) => Ok(Self::new(Kind::Cpu(Mutex::default()), reason)),
+            Choice::Cpu(reason) => Ok(Self::new(Kind::Cpu(Turns::default()), reason)),
         }
     }
 }
@@ -75,13 +79,6 @@ fn name_in(setting: Option<OsString>) -> Result<String> {
             Err(Error::argument("open", ENVIRONMENT_VARIABLE, "the name of a device, in UTF-8", format!("{name:?}")))
         }
     }
-}
-
-/// An adapter, opened with what of it is right, and a sentence on each thing that is not.
-async fn open_adapter(adapter: wgpu::Adapter, summary: Adapter) -> Result<(Gpu, Vec<String>)> {
-    let verdict = verdict(&adapter, &summary).await?;
-    let (without, sentences) = verdict.unused();
-    Ok((Gpu::open(&adapter, summary, without).await?, sentences))
 }
 
 /// What is chosen, and why.
@@ -129,16 +126,19 @@ async fn choose<A, T>(
         return Ok(Choice::Cpu(match (refused.is_empty(), best) {
             (false, _) => refused.iter().map(Error::to_string).collect::<Vec<_>>().join("; "),
             (true, Some(best)) => format!("the best adapter, {best}; `gpu` would take it"),
-            (true, None) => "no GPU driver answers".into(),
+            (true, None) => NO_ADAPTER.into(),
         }));
     }
     Err(refused.into_iter().next().unwrap_or_else(|| {
-        let available = names.into_iter().chain(["cpu".into()]).collect::<Vec<_>>().join(", ");
+        let mut available = names.into_iter().chain(["cpu".into()]).collect::<Vec<_>>().join(", ");
+        if !cfg!(feature = "gpu") {
+            available += &format!(", for {NO_ADAPTER}; build it with its default features");
+        }
         Error::NoDevice { wanted: name.into(), available }
     }))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gpu"))]
 mod tests {
     use wgpu::DeviceType::{self, Cpu, DiscreteGpu, IntegratedGpu, Other, VirtualGpu};
 

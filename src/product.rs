@@ -1,6 +1,6 @@
-//! Matrix products of the CPU twins, by the `gemm` crate.
+//! Matrix products of the CPU twins, by the `gemm` crates: by those of f32 and f64, since `gemm` itself compiles complex ones too.
 
-use crate::real::Real;
+use crate::real::{Parallelism, Real};
 
 /// A matrix in a slice: `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
@@ -62,18 +62,20 @@ pub(crate) fn product<F: Real>(c: &mut [F], a: Matrix<'_, F>, b: Matrix<'_, F>, 
         }
         return F::vectorize(RowProduct { c, x: &a.data[..k], b: b.data, stride: b.row_stride });
     }
-    let parallelism = if threads { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let parallelism = if threads { Parallelism::Rayon(0) } else { Parallelism::None };
     let one = F::one();
+    // Their inner loop wants a result whose columns are at least as close as its rows: of a row-major one, the transpose.
+    let (a, b, strides) = if n > 1 { (b.t(), a.t(), (n as isize, 1)) } else { (a, b, (1, 1)) };
     // SAFETY: every index i * row_stride + j * column_stride lies within the slices, as just checked; c is the only
     // mutable one.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
+        F::gemm()(
+            a.rows,
+            b.columns,
             k,
             c.as_mut_ptr(),
-            1,
-            n as isize,
+            strides.0,
+            strides.1,
             accumulate,
             a.data.as_ptr(),
             a.column_stride as isize,

@@ -3,14 +3,18 @@
 use std::fmt::Debug;
 use std::iter::Sum;
 
+pub use gemm_common::Parallelism;
+
 /// A float type of the CPU twins.
 pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     /// Converts from `f64`, rounding.
     fn of(x: f64) -> Self;
     /// The nearest value of f16.
     fn rounded_to_f16(self) -> Self {
-        Self::of(half::f16::from_f64(self.to_f64().unwrap_or(f64::NAN)).into())
+        Self::of(rounded_to_f16(self.to_f64().unwrap_or(f64::NAN)))
     }
+    /// `c = a b`, or `c += a b`: the `gemm` crates' function.
+    fn gemm() -> Gemm<Self>;
     /// `x <- tanh(x)` for each element; NaN stays NaN.
     fn tanh_in_place(xs: &mut [Self]);
     /// `x <- 1 / (1 + exp(-x))` for each element, within 4 ULP where x is above -87; NaN stays NaN.
@@ -22,7 +26,34 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>);
 }
 
+/// A product of the `gemm` crates: m, n, k; the result, its strides by column and row, and whether it is added to; both factors, each
+/// with such strides; what the result and the product are multiplied by; which of the three are conjugated; the threads.
+pub type Gemm<F> = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut F,
+    isize,
+    isize,
+    bool,
+    *const F,
+    isize,
+    isize,
+    *const F,
+    isize,
+    isize,
+    F,
+    F,
+    bool,
+    bool,
+    bool,
+    Parallelism,
+);
+
 impl Real for f32 {
+    fn gemm() -> Gemm<Self> {
+        gemm_f32::gemm::f32::get_gemm_fn()
+    }
     fn of(x: f64) -> Self {
         x as f32
     }
@@ -42,6 +73,9 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    fn gemm() -> Gemm<Self> {
+        gemm_f64::gemm::f64::get_gemm_fn()
+    }
     fn of(x: f64) -> Self {
         x
     }
@@ -63,6 +97,14 @@ impl Real for f64 {
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
         work.call();
     }
+}
+
+/// The nearest value of f16, ties to even: 11 bits, the last of them worth 2⁻²⁴ at least.
+fn rounded_to_f16(x: f64) -> f64 {
+    let exponent = (x.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let last = 2f64.powi(exponent.max(-14) - 10);
+    let rounded = (x / last).round_ties_even() * last;
+    if rounded.abs() > 65_504.0 { f64::INFINITY.copysign(x) } else { rounded }
 }
 
 /// Added to a small number, it leaves that number, rounded to an integer, in the low bits: 1.5 * 2²³.
@@ -183,6 +225,28 @@ mod tests {
                 assert!(off(sigmoid, exact, x) <= 4.0, "sigmoid({x}) is {} ULP off", off(sigmoid, exact, x));
             }
         });
+    }
+
+    #[test]
+    fn f16_has_11_bits() {
+        let tiny = 2f64.powi(-24);
+        for (x, want) in [
+            (1.0 + 1.0 / 2048.0, 1.0),
+            (1.0 + 3.0 / 2048.0, 1.0 + 4.0 / 2048.0),
+            (-1.000_5, -1.0 - 1.0 / 1024.0),
+            (0.1, 0.099_975_585_937_5),
+            (65_519.0, 65_504.0),
+            (65_520.0, f64::INFINITY),
+            (f64::NEG_INFINITY, f64::NEG_INFINITY),
+            (2.5 * tiny, 2.0 * tiny),
+            (0.5 * tiny, 0.0),
+            (0.51 * tiny, tiny),
+            (1e-300, 0.0),
+            (f64::MAX, f64::INFINITY),
+        ] {
+            assert_eq!((rounded_to_f16(x), rounded_to_f16(-x)), (want, -want), "{x}");
+        }
+        assert!(rounded_to_f16(f64::NAN).is_nan());
     }
 
     #[test]

@@ -8,8 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::choose::Adapter;
-use crate::device::gpu::{Gpu, cache_folder};
+use crate::device::gpu::{Adapter, Gpu, cache_folder};
 use crate::device::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::kernels::activation::{Activation, activation};
@@ -64,11 +63,18 @@ impl Verdict {
     }
 }
 
+/// An adapter, opened with what of it is right, and a sentence on each thing that is not.
+pub async fn open_checked(adapter: wgpu::Adapter, summary: Adapter) -> Result<(Gpu, Vec<String>)> {
+    let verdict = verdict(&adapter, &summary).await?;
+    let (without, sentences) = verdict.unused();
+    Ok((Gpu::open(&adapter, summary, without).await?, sentences))
+}
+
 /// The verdict on an adapter: the kept one, or that of a check.
 ///
 /// # Errors
 /// The adapter is not to be used, or failed.
-pub async fn verdict(adapter: &wgpu::Adapter, summary: &Adapter) -> Result<Verdict> {
+async fn verdict(adapter: &wgpu::Adapter, summary: &Adapter) -> Result<Verdict> {
     if std::env::var_os(SKIP).is_some_and(|value| value == "0") {
         return Ok(Verdict::default());
     }

@@ -83,3 +83,17 @@ fn a_verdict_is_kept_and_obeyed() {
     assert!(open("1").contains("computes wrong values (planted)"), "{}", open("1"));
     assert!(open("0").contains("reason: the best adapter\n"), "{}", open("0"));
 }
+
+/// What asks for a GPU is told why there is none, and what to do about it.
+#[test]
+#[cfg(not(feature = "gpu"))]
+fn without_the_feature_there_is_the_cpu_alone() {
+    assert!(Device::list().is_empty());
+    let device = Device::open("auto").unwrap();
+    assert!(!device.is_gpu() && device.reason().contains("without its feature `gpu`"), "{}", device.reason());
+    let error = Device::open("gpu").unwrap_err();
+    assert!(matches!(&error, Error::NoDevice { .. }), "{error}");
+    for part in ["cpu", "without its feature `gpu`", "build it with its default features"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}

@@ -44,10 +44,7 @@ pub fn pick<'a, T>(examples: &'a [T], rows: &[usize]) -> Vec<&'a T> {
 ///
 /// # Panics
 /// The iterator does.
-pub fn ahead<I: Iterator<Item: Send> + Send, R>(
-    items: I,
-    consume: impl FnOnce(mpsc::Iter<'_, I::Item>) -> R,
-) -> R {
+pub fn ahead<I: Iterator<Item: Send> + Send, R>(items: I, consume: impl FnOnce(mpsc::Iter<'_, I::Item>) -> R) -> R {
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(READY);
         let made = scope.spawn(move || items.map(|item| sender.send(item)).all(|sent| sent.is_ok()));

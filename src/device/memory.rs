@@ -4,7 +4,8 @@ use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Counters, Device, Kind};
+use super::turns::{Footprint, Turn};
+use super::{Counters, Device, Kind, gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -17,7 +18,7 @@ pub(crate) struct Buffer {
 }
 
 pub(crate) enum Memory {
-    Gpu(wgpu::Buffer),
+    Gpu(gpu::Buffer),
     F32(Cells<f32>),
     F64(Cells<f64>),
     U32(Cells<u32>),
@@ -26,12 +27,13 @@ pub(crate) enum Memory {
 /// CPU memory that plans write through a shared handle, as a GPU does.
 ///
 /// # Safety of its use
-/// Every access happens while the device's lock is held (see [`Kind::Cpu`]), so there is one user at a time; within one
-/// dispatch, `Recorder::dispatch` has refused overlapping ranges of which one is written.
+/// Every access happens in a [`Turn`] of work whose [`Footprint`] has the buffer, as written if the access writes: nobody else uses
+/// a buffer that is written meanwhile. Within one dispatch, `Recorder::dispatch` has refused overlapping ranges of which one is
+/// written.
 pub(crate) struct Cells<T>(UnsafeCell<Box<[T]>>);
 
-// SAFETY: see `Cells`: the device's lock serialises all access.
-unsafe impl<T: Send> Sync for Cells<T> {}
+// SAFETY: see `Cells`: turns let in several readers, which share `&T`, or one writer, which may have been another thread before.
+unsafe impl<T: Send + Sync> Sync for Cells<T> {}
 
 impl<T: Clone + Default> Cells<T> {
     fn zeros(device: &Device, name: &str, len: usize) -> Result<Self> {
@@ -48,14 +50,14 @@ impl<T: Clone + Default> Cells<T> {
 
 impl<T> Cells<T> {
     /// # Safety
-    /// The caller holds the device's lock, and no slice that overlaps `range` is being written.
+    /// It is the caller's turn to use the buffer, and no slice that overlaps `range` is being written.
     pub unsafe fn slice(&self, range: Range<usize>) -> &[T] {
         // SAFETY: the caller's promise; the address of the first element does not borrow the others.
         unsafe { std::slice::from_raw_parts(self.start(&range), range.len()) }
     }
 
     /// # Safety
-    /// The caller holds the device's lock, and no other slice overlaps `range`.
+    /// It is the caller's turn to write the buffer, and no other slice overlaps `range`.
     #[allow(clippy::mut_from_ref, reason = "interior mutability is the point of `Cells`")]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &mut [T] {
         // SAFETY: as above.
@@ -73,7 +75,7 @@ impl<T> Cells<T> {
 
 impl Memory {
     /// # Safety
-    /// The caller holds the device's lock, and the two ranges do not overlap.
+    /// It is the caller's turn to write this and to use `source`, and the two ranges do not overlap.
     pub unsafe fn copy_from(&self, start: usize, source: &Self, source_start: usize, len: usize) {
         let (to, from) = (start..start + len, source_start..source_start + len);
         // SAFETY: the caller's promise.
@@ -88,7 +90,7 @@ impl Memory {
     }
 
     /// # Safety
-    /// The caller holds the device's lock.
+    /// It is the caller's turn to write this.
     pub unsafe fn clear(&self, start: usize, len: usize) {
         let range = start..start + len;
         // SAFETY: the caller's promise.
@@ -102,10 +104,6 @@ impl Memory {
         }
     }
 }
-
-/// What is done with a tensor's buffer on a GPU.
-const TENSOR: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 /// The element types of the host: f32, f64, u32.
 pub(crate) trait Element: bytemuck::Pod + num_traits::NumCast {}
@@ -142,7 +140,7 @@ impl Buffer {
             });
         }
         let memory = match (device.kind(), dtype) {
-            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_buffer(name, bytes, TENSOR)?),
+            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_tensor(name, bytes)?),
             (_, DType::U32) => Memory::U32(Cells::zeros(device, name, len)?),
             (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
             (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
@@ -151,14 +149,22 @@ impl Buffer {
         Ok(Self { device: device.clone(), dtype, memory, bytes })
     }
 
+    /// Waits until it can be read or written by this call.
+    fn turn(&self, is_written: bool) -> Option<Turn<'_>> {
+        if self.device.is_gpu() {
+            return None;
+        }
+        self.device.turn([Some(&Footprint::new([(self, is_written)])), None])
+    }
+
     pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {
         fn put<T: Element, D: Element + Default>(cells: &Cells<D>, offset: usize, values: &[T]) {
-            // SAFETY: the caller holds the lock, and this is the only slice.
+            // SAFETY: it is this call's turn to write, and this is the only slice.
             let target = unsafe { cells.slice_mut(offset..offset + values.len()) };
             target.iter_mut().zip(values).for_each(|(d, &s)| *d = convert(s));
         }
         Counters::add(&self.device.counters().uploads, 1);
-        let _guard = self.device.lock();
+        let _turn = self.turn(true);
         match &self.memory {
             Memory::F32(cells) => put(cells, offset, values),
             Memory::F64(cells) => put(cells, offset, values),
@@ -187,8 +193,8 @@ impl Buffer {
                 DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(&bytes).into_iter().map(convert).collect(),
             });
         }
-        let _guard = self.device.lock();
-        // SAFETY: the lock is held, so nothing is being written.
+        let _turn = self.turn(false);
+        // SAFETY: it is this call's turn to read, so nobody writes.
         unsafe {
             Ok(match &self.memory {
                 Memory::F32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),

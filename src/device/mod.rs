@@ -1,20 +1,26 @@
 //! Where plans run: a GPU that wgpu reaches, or the CPU twins of the same kernels.
 
-pub(crate) mod choose;
+/// Without the feature `gpu`, a module of the same names, whose types have no values.
+#[cfg_attr(not(feature = "gpu"), path = "no_gpu.rs")]
 pub(crate) mod gpu;
 pub(crate) mod memory;
 pub(crate) mod threads;
+pub(crate) mod turns;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use choose::{Adapter, ENVIRONMENT_VARIABLE};
+pub use gpu::Adapter;
 
 use crate::error::Result;
 use crate::tensor::{Bounds, DType, Tensor, checked_len};
 use gpu::Gpu;
 use memory::Buffer;
+use turns::{Turn, Turns, Uses};
+
+/// The environment variable that names a device where no argument does.
+pub const ENVIRONMENT_VARIABLE: &str = "ELMAN_DEVICE";
 
 /// A place where plans run: a GPU, the CPU in f32, or the f64 reference that tests compare with.
 ///
@@ -37,10 +43,10 @@ struct Inner {
 
 pub(crate) enum Kind {
     Gpu(Box<Gpu>),
-    /// The CPU twins in f32. A plan or a transfer holds the lock while it touches memory: one at a time, as on a queue.
-    Cpu(Mutex<()>),
+    /// The CPU twins in f32. A plan or a transfer takes its turn while it touches memory.
+    Cpu(Turns),
     /// The CPU twins in f64.
-    Reference(Mutex<()>),
+    Reference(Turns),
 }
 
 /// What a device has made and done since it was opened; a steady state adds only `submits` and `dispatches`.
@@ -124,17 +130,17 @@ impl Limits {
 impl Device {
     /// The CPU: every kernel's twin in f32, on all cores.
     pub fn cpu() -> Self {
-        Self::new(Kind::Cpu(Mutex::default()), "asked for by name")
+        Self::new(Kind::Cpu(Turns::default()), "asked for by name")
     }
 
     /// The CPU twins in f64: the oracle that tests compare the other devices with. Slow.
     pub fn reference() -> Self {
-        Self::new(Kind::Reference(Mutex::default()), "asked for by name")
+        Self::new(Kind::Reference(Turns::default()), "asked for by name")
     }
 
     pub(crate) fn new(kind: Kind, reason: impl Into<String>) -> Self {
         let counters = match &kind {
-            Kind::Gpu(gpu) => gpu.counters.clone(),
+            Kind::Gpu(gpu) => gpu.counters().clone(),
             Kind::Cpu(_) | Kind::Reference(_) => Arc::default(),
         };
         Self(Arc::new(Inner { kind, reason: reason.into(), counters }))
@@ -151,12 +157,12 @@ impl Device {
         }
     }
 
-    /// Takes the CPU memory for the time of one plan or transfer; a GPU orders its own work. A panic in a twin leaves no
-    /// broken invariant behind, so a poisoned lock is as good as any.
-    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, ()>> {
+    /// Waits for the turn of a plan or transfer that uses this, which ends with the value, be it by a panic in a twin; a GPU
+    /// orders its own work.
+    pub(crate) fn turn(&self, uses: Uses<'_>) -> Option<Turn<'_>> {
         match &self.0.kind {
             Kind::Gpu(_) => None,
-            Kind::Cpu(mutex) | Kind::Reference(mutex) => Some(mutex.lock().unwrap_or_else(PoisonError::into_inner)),
+            Kind::Cpu(turns) | Kind::Reference(turns) => Some(turns.take(uses)),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Device;
+use super::turns::Uses;
 
 /// A pool of their own, so that no task of a user's is taken up in the midst of a twin; none where there are no threads.
 fn pool() -> Option<&'static ThreadPool> {
@@ -14,12 +15,12 @@ fn pool() -> Option<&'static ThreadPool> {
 }
 
 /// How many there are.
-pub(super) fn count() -> usize {
+pub(crate) fn count() -> usize {
     pool().map_or(1, ThreadPool::current_num_threads)
 }
 
 /// Runs work on these threads, and waits. A task of rayon's waits in a thread of its own: while it waits itself, it takes up other
-/// tasks, which may want what this one holds.
+/// tasks, which may wait for this one's turn to end.
 pub(crate) fn install(work: impl FnOnce() + Send) {
     match pool() {
         None => work(),
@@ -32,9 +33,9 @@ pub(crate) fn install(work: impl FnOnce() + Send) {
 }
 
 impl Device {
-    /// Runs twins while the device's lock is held.
-    pub(crate) fn run_twins(&self, work: impl FnOnce() + Send) {
-        let _guard = self.lock();
+    /// Runs twins that use this when it is their turn.
+    pub(crate) fn run_twins(&self, uses: Uses<'_>, work: impl FnOnce() + Send) {
+        let _turn = self.turn(uses);
         install(work);
     }
 }

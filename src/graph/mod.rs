@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use loss::Loss;
 pub use parameters::{Init, ParameterId, Parameters};
 
-use wgpu::WasmNotSend;
-
 use crate::device::Device;
+use crate::device::gpu::WasmNotSend;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::kernels::generate::Network;

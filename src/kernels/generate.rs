@@ -3,7 +3,7 @@
 use super::cell::Cell;
 use super::sample::{Draw, Lanes, turns_of_a_draw};
 use super::sequence::Generated;
-use super::{expect, expect_indices, expect_len, matmul, pack};
+use super::{expect, expect_indices, expect_len, matmul, pack, product};
 use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes, writes_u32};
@@ -248,7 +248,7 @@ pub fn generate(
     r.dispatch(&KERNEL, &sizes.constants(), params, &tensors, [lanes, 1, 1])?;
     // All matrices for every token of every lane.
     let matrices = weights.len() - sizes.parts()[0];
-    r.cost(2 * steps * lanes * matrices, 4 * (steps * lanes - 1) * matrices);
+    r.cost(product(&[2, steps, lanes, matrices]), product(&[4, steps * lanes - 1, matrices]));
     Ok(())
 }
 

@@ -78,7 +78,7 @@ pub fn t(tensor: &Tensor) -> Factor<'_> {
 
 /// Multiplications and additions of a product.
 fn flops(m: usize, n: usize, k: usize) -> u64 {
-    2 * m as u64 * n as u64 * k as u64
+    super::product(&[2, m, n, k])
 }
 
 /// Terms that a workgroup keeps at a time.
@@ -195,8 +195,8 @@ fn product_of_rows(
         r.dispatch(&KERNEL, &constants, params, &tensors, [across, down, slices])?;
         let k = (slices * slice).min(k - params.first as usize * slice);
         // Each row of tiles reads b, each column of tiles a.
-        let rereads = (down - 1) * k * n + (across - 1) * m * k;
-        r.cost(2 * m * n * k, 4 * rereads);
+        let rereads = super::product(&[down - 1, k, n]) + super::product(&[across - 1, m, k]);
+        r.cost(flops(m, n, k), 4 * rereads);
         r.touches(|tensor| if tensor.is(a.tensor) { Some(m * k) } else { tensor.is(b.tensor).then_some(k * n) });
         Ok(())
     };

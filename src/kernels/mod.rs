@@ -227,6 +227,11 @@ fn folded_grid(n: usize) -> (usize, usize) {
     (x, n.div_ceil(x))
 }
 
+/// The product of sizes, which may be more than 32 bits hold.
+fn product(sizes: &[usize]) -> u64 {
+    sizes.iter().map(|&size| size as u64).product()
+}
+
 /// Multiplications and additions from which on a larger tile, slower to compile, is worth it on a software driver.
 const LARGE_TILE_FLOPS: u64 = 100_000_000;
 

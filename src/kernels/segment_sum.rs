@@ -1,5 +1,7 @@
 //! `dtable[v, :] = Σ_{i: index[i] = v} dy[i, :]`: the gradient of [`super::gather`].
 
+use rayon::prelude::*;
+
 use super::{column_sum, expect_indices, expect_len, slices};
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes};
@@ -53,21 +55,31 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
     column_sum::column_sum(r, &parts.reshape(&[slices, v * columns])?, dtable, accumulate)
 }
 
+/// Parts of a table that threads of the twin may take.
+const PARTS: usize = 4;
+
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [dy, index, dtable] = args.all();
     let (dy, index, dtable, columns) = (dy.read(), index.read_u32(), dtable.write(), p.columns as usize);
     let (slice, start) = (p.slice as usize, p.first as usize * p.slice as usize);
-    if p.accumulate == 0 {
-        dtable.fill(F::zero());
-    }
     let rows = dy[start * columns..].chunks(slice * columns).zip(index[start..].chunks(slice));
     let per_slice =
         dtable.chunks_exact_mut(p.V as usize * columns).zip(rows).map(|(table, (dy, index))| ((table, dy), index));
     for ((dtable, dy), index) in per_slice {
-        for (dy, &v) in dy.chunks_exact(columns).zip(index) {
-            for (sum, &d) in dtable[v as usize * columns..][..columns].iter_mut().zip(dy) {
-                *sum = *sum + d;
+        // Each part of the table looks through all rows for its own.
+        let each = (p.V as usize).div_ceil(PARTS);
+        dtable.par_chunks_mut(each * columns).enumerate().for_each(|(part, sums)| {
+            if p.accumulate == 0 {
+                sums.fill(F::zero());
             }
-        }
+            for (dy, &v) in dy.chunks_exact(columns).zip(index) {
+                let Some(v) = (v as usize).checked_sub(part * each).filter(|&v| v < sums.len() / columns) else {
+                    continue;
+                };
+                for (sum, &d) in sums[v * columns..][..columns].iter_mut().zip(dy) {
+                    *sum = *sum + d;
+                }
+            }
+        });
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::functional::{self, InitialState};
 use super::{Cell, Embedding, Linear, Recurrent, RnnOptions, State};
 use crate::device::Device;
+use crate::device::gpu::WasmNotSync;
 use crate::error::Result;
 use crate::graph::{Graph, Init, NextToken, Var};
 use crate::kernels::generate::Network;
@@ -12,7 +13,7 @@ use crate::tensor::Tensor;
 
 /// A network that predicts the token after a sequence of tokens. It is `Sync`, but for the browser, so that the futures of a
 /// [`crate::Generator`] can move between threads.
-pub trait LanguageModel: wgpu::WasmNotSync {
+pub trait LanguageModel: WasmNotSync {
     /// The number of tokens.
     fn vocabulary(&self) -> usize;
 

@@ -1,22 +1,28 @@
 //! The list of commands of one piece of work at fixed shapes, and the loop that runs it.
 
+mod batches;
+/// Without the feature `gpu`, a module of the same names.
+#[cfg_attr(not(feature = "gpu"), path = "no_passes.rs")]
+mod passes;
 mod profile;
 mod recorder;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use passes::Passes;
 use profile::Timed;
 pub use profile::{Profile, ProfileRow};
+use rayon::prelude::*;
 pub use recorder::{Precision, Recorder};
 
-use rayon::prelude::*;
-
-use crate::device::gpu::{Gpu, Pipeline};
 use crate::device::memory::Memory;
-use crate::device::threads;
+use crate::device::turns::Footprint;
 use crate::device::{Counters, Device, Kind};
 use crate::error::Result;
 use crate::kernel::{Access, Args, AsCells, Kernel};
@@ -122,40 +128,11 @@ pub struct Plan {
     commands: Vec<Command>,
     notes: Vec<String>,
     /// Filled on a GPU; the CPU interprets `commands`.
-    passes: Vec<Pass>,
+    passes: Passes,
+    /// Filled on a CPU device: which commands run at the same time.
+    batches: Vec<Range<usize>>,
     dispatches: usize,
-}
-
-/// A run of commands as WebGPU wants them: dispatches inside a compute pass, the rest between passes.
-enum Pass {
-    Compute(Vec<PreparedDispatch>),
-    Copy { from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64 },
-    Clear { buffer: wgpu::Buffer, offset: u64, bytes: u64 },
-}
-
-type PreparedDispatch = (Arc<Pipeline>, wgpu::BindGroup, [u32; 3]);
-
-impl Pass {
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        match self {
-            Self::Compute(dispatches) => encode_dispatches(encoder, dispatches, None),
-            Self::Clear { buffer, offset, bytes } => encoder.clear_buffer(buffer, *offset, Some(*bytes)),
-            Self::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
-        }
-    }
-}
-
-fn encode_dispatches(
-    encoder: &mut wgpu::CommandEncoder,
-    dispatches: &[PreparedDispatch],
-    timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
-) {
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-    for (pipeline, bind_group, [x, y, z]) in dispatches {
-        pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, bind_group, &[]);
-        pass.dispatch_workgroups(*x, *y, *z);
-    }
+    footprint: Footprint,
 }
 
 /// How many commands a plan has, by kind.
@@ -178,17 +155,19 @@ pub struct PlanCount {
     pub flops: u64,
 }
 
-/// wgpu's alignment of a uniform binding's offset (the default limit, which every adapter meets).
-const UNIFORM_ALIGNMENT: usize = 256;
-
 impl Plan {
     pub(crate) async fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
-        let passes = match device.gpu() {
-            Some(gpu) => passes(gpu, &commands).await?,
-            None => Vec::new(),
+        let (passes, batches) = match device.gpu() {
+            Some(gpu) => (Passes::new(gpu, &commands).await?, Vec::new()),
+            None => (Passes::default(), batches::batches(&commands)),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
-        Ok(Self { device, commands, notes, passes, dispatches })
+        let uses = commands.iter().flat_map(|command| {
+            let reads = command.reads().map(|tensor| (&**tensor.buffer(), false));
+            reads.chain(command.writes().map(|tensor| (&**tensor.buffer(), true)))
+        });
+        let footprint = Footprint::new(uses);
+        Ok(Self { device, commands, notes, passes, batches, dispatches, footprint })
     }
 
     /// The device it runs on.
@@ -261,7 +240,8 @@ impl Plan {
         own.map(|(buffer, _)| buffer.bytes()).sum()
     }
 
-    /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them.
+    /// Runs all commands once. On a GPU this returns when they are submitted; reading a tensor waits for them. On the CPU it first
+    /// waits for plans and transfers that came earlier, as far as they write what this one uses or use what it writes.
     ///
     /// # Errors
     /// The device was lost, or its driver reported an error.
@@ -282,11 +262,11 @@ impl Plan {
         let counters = self.device.counters();
         let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
-        let commands = || plans().flat_map(|plan| &plan.commands);
+        let uses = [first.map(|plan| &plan.footprint), Some(&self.footprint)];
         match self.device.kind() {
-            Kind::Gpu(gpu) => submit(gpu, plans().flat_map(|plan| &plan.passes))?,
-            Kind::Cpu(_) => self.device.run_twins(|| commands().for_each(interpret::<f32>)),
-            Kind::Reference(_) => self.device.run_twins(|| commands().for_each(interpret::<f64>)),
+            Kind::Gpu(gpu) => Passes::submit(gpu, plans().map(|plan| &plan.passes))?,
+            Kind::Cpu(_) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f32>)),
+            Kind::Reference(_) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
         }
         Counters::add(&counters.submits, 1);
         Counters::add(&counters.dispatches, dispatches as u64);
@@ -326,13 +306,26 @@ impl Plan {
         let mut commands: Vec<Timed> = self.commands.iter().map(timed).collect();
         for _ in 0..runs.max(1) {
             let times = match self.device.kind() {
-                Kind::Gpu(gpu) => self.run_with_timestamps(gpu)?,
+                Kind::Gpu(gpu) => self.passes.run_with_timestamps(gpu, &self.commands)?,
                 Kind::Cpu(_) => self.interpret_timed::<f32>(),
                 Kind::Reference(_) => self.interpret_timed::<f64>(),
             };
             commands.iter_mut().zip(times).for_each(|(command, time)| command.times.extend(time));
         }
         Ok(Profile { device: self.device.describe(), commands })
+    }
+
+    /// Runs all commands on the CPU, in the plan's turn and on the twins' threads.
+    fn interpret<F: Real>(&self)
+    where
+        Memory: AsCells<F>,
+    {
+        for batch in &self.batches {
+            match &self.commands[batch.clone()] {
+                [command] => interpret(command),
+                commands => commands.par_iter().with_max_len(1).for_each(interpret),
+            }
+        }
     }
 
     fn interpret_timed<F: Real>(&self) -> Vec<Option<(f64, f64)>>
@@ -342,7 +335,7 @@ impl Plan {
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1e6;
         let mut times = Vec::new();
-        self.device.run_twins(|| {
+        self.device.run_twins([None, Some(&self.footprint)], || {
             for command in &self.commands {
                 let before = now();
                 interpret(command);
@@ -351,61 +344,15 @@ impl Plan {
         });
         times
     }
-
-    /// A pass of its own for each dispatch, between two timestamps; copies and clears have none.
-    fn run_with_timestamps(&self, gpu: &Gpu) -> Result<Vec<Option<(f64, f64)>>> {
-        let dispatches = self.count().dispatches as u32;
-        if dispatches == 0 {
-            self.run()?;
-            return Ok(vec![None; self.commands.len()]);
-        }
-        let timestamps = gpu.timestamps(2 * dispatches)?;
-        let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
-        let (mut commands, mut next, mut ticks) = (encoder(), 0, Vec::new());
-        for pass in &self.passes {
-            let Pass::Compute(dispatches) = pass else {
-                pass.encode(&mut commands);
-                continue;
-            };
-            for dispatch in dispatches {
-                if next == timestamps.count {
-                    let full = std::mem::replace(&mut commands, encoder());
-                    ticks.extend(pollster::block_on(gpu.read_timestamps(full, &timestamps, next))?);
-                    next = 0;
-                }
-                let writes = wgpu::ComputePassTimestampWrites {
-                    query_set: &timestamps.queries,
-                    beginning_of_pass_write_index: Some(next),
-                    end_of_pass_write_index: Some(next + 1),
-                };
-                next += 2;
-                encode_dispatches(&mut commands, std::slice::from_ref(dispatch), Some(writes));
-            }
-        }
-        ticks.extend(pollster::block_on(gpu.read_timestamps(commands, &timestamps, next))?);
-        let first = ticks.first().copied().unwrap_or(0);
-        let microseconds = |tick: u64| tick.wrapping_sub(first) as f64 * timestamps.nanoseconds_per_tick / 1e3;
-        let mut pairs = ticks.chunks_exact(2).map(|pair| {
-            let (start, end) = (microseconds(pair[0]), microseconds(pair[1]));
-            (start, (end - start).max(0.0))
-        });
-        Ok(self
-            .commands
-            .iter()
-            .map(|command| match command {
-                Command::Dispatch(_) => pairs.next(),
-                Command::Copy { .. } | Command::Clear { .. } => None,
-            })
-            .collect())
-    }
 }
 
-/// Runs a command on the CPU, the device's lock held.
+/// Runs a command on the CPU, in the turn of its plan.
 fn interpret<F: Real>(command: &Command)
 where
     Memory: AsCells<F>,
 {
-    // SAFETY: the lock is held; `Recorder` has refused commands whose tensors overlap where one is written.
+    // SAFETY: the plan's footprint has the buffers of all of its commands; `Recorder` has refused commands whose tensors
+    // overlap where one is written, and `batches` to run two at the same time if what one writes overlaps what the other uses.
     unsafe {
         match command {
             Command::Dispatch(d) => Memory::twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
@@ -415,116 +362,6 @@ where
             Command::Clear { tensor } => tensor.buffer().memory.clear(tensor.offset(), tensor.len()),
         }
     }
-}
-
-fn submit<'a>(gpu: &Gpu, passes: impl Iterator<Item = &'a Pass>) -> Result<()> {
-    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
-    passes.for_each(|pass| pass.encode(&mut encoder));
-    gpu.submit(encoder.finish())
-}
-
-/// Compiles what a plan needs, on all threads where there are threads: a driver takes a tenth of a second to seconds for
-/// one pipeline. An error is found again, and reported, where the pipeline is used.
-fn compile(gpu: &Gpu, commands: &[Command]) {
-    if cfg!(target_arch = "wasm32") {
-        return;
-    }
-    let mut wanted: Vec<(&'static Kernel, &[(&'static str, u32)])> = Vec::new();
-    for command in commands {
-        if let Command::Dispatch(d) = command
-            && !wanted.iter().any(|(kernel, constants)| kernel.name == d.kernel.name && *constants == d.constants)
-        {
-            wanted.push((d.kernel, &d.constants));
-        }
-    }
-    threads::install(|| {
-        wanted.into_par_iter().for_each(|(kernel, constants)| {
-            let _ = pollster::block_on(gpu.pipeline(kernel, constants));
-        });
-    });
-}
-
-/// Compiles the pipelines and makes the bind groups.
-async fn passes(gpu: &Gpu, commands: &[Command]) -> Result<Vec<Pass>> {
-    compile(gpu, commands);
-    let uniforms = upload_params(gpu, commands)?;
-    let mut uniform_offset = 0;
-    let mut passes = Vec::new();
-    for command in commands {
-        match command {
-            Command::Dispatch(dispatch) => {
-                let pipeline = gpu.pipeline(dispatch.kernel, &dispatch.constants).await?;
-                let params = wgpu::BufferBinding {
-                    buffer: &uniforms,
-                    offset: uniform_offset as u64,
-                    size: std::num::NonZero::new(4 * dispatch.params.len() as u64),
-                };
-                uniform_offset += UNIFORM_ALIGNMENT;
-                let bindings = std::iter::once(params).chain(dispatch.tensors.iter().map(binding));
-                let entries: Vec<_> = bindings
-                    .zip(0..)
-                    .map(|(buffer, binding)| wgpu::BindGroupEntry {
-                        binding,
-                        resource: wgpu::BindingResource::Buffer(buffer),
-                    })
-                    .collect();
-                let label = dispatch.kernel.name;
-                let layout = &pipeline.layout;
-                let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries };
-                let bind_group = gpu.create(label, 0, |device| device.create_bind_group(&descriptor))?;
-                Counters::add(&gpu.counters.bind_groups, 1);
-                let item = (pipeline, bind_group, dispatch.workgroups);
-                match passes.last_mut() {
-                    Some(Pass::Compute(dispatches)) => dispatches.push(item),
-                    _ => passes.push(Pass::Compute(vec![item])),
-                }
-            }
-            Command::Copy { from, to } => {
-                passes.push(Pass::Copy { from: place(from), to: place(to), bytes: 4 * from.len() as u64 });
-            }
-            Command::Clear { tensor } => {
-                let (buffer, offset) = place(tensor);
-                passes.push(Pass::Clear { buffer, offset, bytes: 4 * tensor.len() as u64 });
-            }
-        }
-    }
-    gpu.check()?;
-    gpu.keep_pipelines();
-    Ok(passes)
-}
-
-/// All parameter structs of a plan in one uniform buffer, in the order of the dispatches.
-fn upload_params(gpu: &Gpu, commands: &[Command]) -> Result<wgpu::Buffer> {
-    let mut bytes = Vec::new();
-    for command in commands {
-        if let Command::Dispatch(dispatch) = command {
-            bytes.extend_from_slice(bytemuck::cast_slice(&dispatch.params));
-            bytes.resize(bytes.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
-        }
-    }
-    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-    let buffer = gpu.create_buffer("params", bytes.len().max(UNIFORM_ALIGNMENT) as u64, usage)?;
-    Counters::add(&gpu.counters.buffers, 1);
-    Counters::add(&gpu.counters.bytes, buffer.size());
-    gpu.write(&buffer, 0, &bytes)?;
-    Ok(buffer)
-}
-
-fn gpu_buffer(tensor: &Tensor) -> &wgpu::Buffer {
-    let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!("`Recorder` checks the device") };
-    buffer
-}
-
-fn binding(tensor: &Tensor) -> wgpu::BufferBinding<'_> {
-    wgpu::BufferBinding {
-        buffer: gpu_buffer(tensor),
-        offset: 4 * tensor.offset() as u64,
-        size: std::num::NonZero::new(4 * tensor.len() as u64),
-    }
-}
-
-fn place(tensor: &Tensor) -> (wgpu::Buffer, u64) {
-    (gpu_buffer(tensor).clone(), 4 * tensor.offset() as u64)
 }
 
 impl fmt::Display for Plan {

@@ -200,7 +200,7 @@ impl Recorder {
     /// alignment or limits do not let kernels bind them.
     pub(crate) fn adjacent(&self, name: &str, count: usize, shape: &[usize]) -> Result<Vec<Option<Tensor>>> {
         let len: usize = shape.iter().product();
-        let fits = 4 * (count * len) as u64 <= self.device.limits().tensor_bytes();
+        let fits = 4 * count as u64 * len as u64 <= self.device.limits().tensor_bytes();
         if count == 1 || !fits || !self.can_view(len) {
             return Ok(vec![None; count]);
         }
@@ -279,7 +279,19 @@ impl Recorder {
         tensors: &[&Tensor],
         workgroups: [usize; 3],
     ) -> Result<()> {
-        assert_eq!(size_of::<P>(), 4 * kernel.params.len(), "{}: parameters", kernel.name);
+        // One body for all parameters.
+        self.dispatch_words(kernel, constants, bytemuck::pod_collect_to_vec(&[params]), tensors, workgroups)
+    }
+
+    fn dispatch_words(
+        &mut self,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, u32)],
+        params: Vec<u32>,
+        tensors: &[&Tensor],
+        workgroups: [usize; 3],
+    ) -> Result<()> {
+        assert_eq!(params.len(), kernel.params.len(), "{}: parameters", kernel.name);
         assert_eq!(tensors.len(), kernel.bindings.len(), "{}: bindings", kernel.name);
         assert!(constants.iter().all(|(name, _)| kernel.constants.contains(name)), "{}: constants", kernel.name);
         let limits = self.device.limits();
@@ -311,7 +323,7 @@ impl Recorder {
         self.commands.push(Command::Dispatch(Dispatch {
             kernel,
             constants: constants.into(),
-            params: bytemuck::pod_collect_to_vec(&[params]),
+            params,
             tensors: tensors.iter().map(|&tensor| tensor.clone()).collect(),
             workgroups: workgroups.map(|n| n as u32),
             work: Work::default(),
@@ -320,9 +332,9 @@ impl Recorder {
     }
 
     /// What the dispatch just recorded costs beyond reading and writing its tensors.
-    pub(crate) fn cost(&mut self, flops: usize, rereads: usize) {
+    pub(crate) fn cost(&mut self, flops: u64, rereads: u64) {
         if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
-            dispatch.work = Work { flops: flops as u64, rereads: rereads as u64, untouched: 0 };
+            dispatch.work = Work { flops, rereads, untouched: 0 };
         }
     }
 

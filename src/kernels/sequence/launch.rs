@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{RowTile, Sequence, Sizes};
 use crate::error::Result;
 use crate::kernel::Kernel;
-use crate::kernels::pack;
+use crate::kernels::{pack, product};
 use crate::plan::Recorder;
 use crate::tensor::Tensor;
 
@@ -43,7 +43,8 @@ impl Launch<'_> {
         let (weights, matrices) = (gates * hidden * hidden, sizes.matrices());
         let bytes = tile.precision.bytes();
         let reads = tile.grid(sizes)[0] * if tile.keeps_weights { matrices } else { products };
-        r.cost(2 * products * batch * weights, bytes * reads.saturating_sub(matrices) * weights);
+        let rereads = product(&[bytes, reads.saturating_sub(matrices), weights]);
+        r.cost(product(&[2, products, batch, weights]), rereads);
         r.touches(|tensor| {
             if tensor.is(w) {
                 return Some(w.len() * bytes / 4);
@@ -71,7 +72,7 @@ pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -
 impl Sizes {
     /// Multiplications and additions of a step.
     fn flops_of_a_step(self) -> u64 {
-        [2, self.directions, self.state(), self.gates, self.hidden].iter().map(|&n| n as u64).product()
+        product(&[2, self.directions, self.state(), self.gates, self.hidden])
     }
 
     /// Recurrent matrices, and input matrices of stacked layers.

@@ -2,7 +2,7 @@
 
 use super::Sizes;
 use super::path::{TILE_VALUES, why_stepwise};
-use crate::kernels::LARGE_TILE_FLOPS;
+use crate::kernels::{LARGE_TILE_FLOPS, product};
 use crate::plan::{Precision, Recorder};
 
 /// How `shaders/lib/rows.wgsl` lays batch entries over workgroups.
@@ -88,7 +88,7 @@ impl RowTile {
         if let Some(why) = why_stepwise(r, sizes) {
             return Self::stepwise(r, sizes, why);
         }
-        let flops = [2, directions, steps, batch, gates, hidden, hidden].iter().map(|&n| n as u64).product::<u64>();
+        let flops = product(&[2, directions, steps, batch, gates, hidden, hidden]);
         let large = !r.is_wide() && flops >= LARGE_TILE_FLOPS;
         let weights = gates * padded * padded * precision.bytes();
         let adds_up = has_subgroups(r, 8, slices_of(8, vectors, 256 / vectors.min(256)), vectors.min(256));

@@ -12,8 +12,7 @@ pub use product::*;
 pub use recurrence::*;
 pub use shape::*;
 
-use wgpu::WasmNotSend;
-
+use crate::device::gpu::WasmNotSend;
 use crate::error::Result;
 pub use crate::graph::Loss;
 use crate::graph::{Graph, Var};

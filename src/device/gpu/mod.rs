@@ -1,4 +1,7 @@
-//! The part that talks to wgpu: opening, buffers, pipelines, submitting, reading back.
+//! The part that talks to wgpu: opening, buffers, pipelines, submitting, reading back. `no_gpu.rs` stands for it in a build without
+//! the feature `gpu`.
+
+mod adapters;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -8,9 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_intrusive::channel::shared::oneshot_channel;
 
-use super::{Adapter, Counters, Limits};
+pub use adapters::Adapter;
+pub(crate) use adapters::adapters;
+pub use wgpu::{Buffer, WasmNotSend, WasmNotSync};
+
+use super::{Counters, Limits};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
+
+/// Why no adapter is found.
+pub(crate) const NO_ADAPTER: &str = "no GPU driver answers";
 
 /// How many submissions may be queued before the next one waits: enough to hide the host, little enough that memory
 /// stays flat and a stop is prompt.
@@ -163,6 +173,10 @@ impl Gpu {
         })
     }
 
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
     }
@@ -231,6 +245,12 @@ impl Gpu {
     pub fn create_buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
         let descriptor = wgpu::BufferDescriptor { label: Some(name), size: bytes, usage, mapped_at_creation: false };
         self.create(name, bytes, |device| device.create_buffer(&descriptor))
+    }
+
+    /// A tensor's buffer.
+    pub fn create_tensor(&self, name: &str, bytes: u64) -> Result<Buffer> {
+        use wgpu::BufferUsages as Usages;
+        self.create_buffer(name, bytes, Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST)
     }
 
     /// Queues a write. The driver keeps a copy until it is done, for which it may have no memory.

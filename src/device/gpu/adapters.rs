@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-/// The environment variable that names a device where no argument does.
-pub const ENVIRONMENT_VARIABLE: &str = "ELMAN_DEVICE";
-
 /// A GPU, or a software driver that acts as one.
 #[derive(Clone, Debug)]
 pub struct Adapter {
