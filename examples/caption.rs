@@ -10,15 +10,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use common::decoder::{Decoder, Greedy, PAD, Teacher};
-use common::{DeviceArgs, announce, say};
-use elman::nn::functional::{InitialState, Reduction, cross_entropy, relu, reshape, tanh};
+use common::decoder::Decoder;
+use common::{DeviceArgs, announce, say, say_loss};
+use elman::data::{self, Array};
+use elman::nn::functional::{Reduction, cross_entropy, relu, reshape, tanh};
 use elman::nn::{Init, Linear};
 use elman::optim::{Adam, AdamW};
 use elman::rng::{self, Rng};
 use elman::schedule::CosineAnnealing;
-use elman::text::hold_out;
-use elman::{DType, Graph, Tensor, Trainer, Var};
+use elman::{Graph, Predictor, Tensor, Trainer, Var};
 
 const SIDE: usize = 19;
 /// Red, green and blue of each pixel.
@@ -97,10 +97,9 @@ fn run() -> Result<ExitCode> {
     announce(&device)?;
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
     let scenes: Vec<Scene> = (0..SIZES.len() * COLOURS.len() * SHAPES.len() * PLACES.len()).map(Scene::new).collect();
-    let (training, held_out) = hold_out(&init.rng.randperm(scenes.len()), 0.2);
-    let pick = |indices: &[u32]| indices.iter().map(|&i| scenes[i as usize]).collect::<Vec<_>>();
-    let (training, held_out) = (pick(&training), pick(&held_out).repeat(DRAWINGS));
-    say!("{} scenes to learn, {} held out", training.len(), held_out.len() / DRAWINGS);
+    let (training, held_out) = data::split(&mut init.rng, &scenes, 0.2);
+    say!("{} scenes to learn, {} held out", training.len(), held_out.len());
+    let held_out = held_out.repeat(DRAWINGS);
 
     let sentences: Vec<String> = scenes.iter().map(Scene::sentence).collect();
     let words: BTreeSet<&str> = sentences.iter().flat_map(|sentence| sentence.split(' ')).collect();
@@ -117,33 +116,28 @@ fn run() -> Result<ExitCode> {
     };
     let parameters = init.upload(&device)?;
 
-    let pictures = device.zeros("pictures", &[BATCH, VALUES], DType::F32)?;
-    let teacher = Teacher::new(&device, longest, BATCH, words.len())?;
     // The decay keeps the network from learning the training scenes by heart.
     let schedule = CosineAnnealing::new(LR, options.steps.max(1), 0.0)?;
     let optimizer = AdamW(Adam { weight_decay: 1.0, ..Adam::default() }).schedule(schedule);
-    let mut trainer = Trainer::new(&parameters, optimizer, |g| {
-        let h = network.encode(g, &pictures)?;
-        let logits = network.decoder.forward(g, &teacher.input, InitialState::Given(h.into()))?;
-        cross_entropy(g, logits, &teacher.target, Reduction::Mean.ignoring(PAD))
+    let mut trainer = Trainer::on_batches(&parameters, optimizer, |g, [pictures, input, target]| {
+        let h = network.encode(g, pictures)?;
+        let [logits, _] = network.decoder.forward(g, input, h)?;
+        cross_entropy(g, logits, target, Reduction::Mean)
     })?;
-    for step in 1..=options.steps {
+    for _ in 0..options.steps {
         let draw = |_| training[init.rng.randint(training.len() as u32, 1)[0] as usize];
         let batch: Vec<Scene> = (0..BATCH).map(draw).collect();
-        pictures.write(&batch.iter().flat_map(|scene| scene.draw(&mut init.rng)).collect::<Vec<_>>())?;
-        teacher.write(&batch.iter().map(tokens).collect::<Vec<_>>())?;
-        trainer.step()?;
-        if step % 100 == 0 || step == options.steps {
-            let losses = trainer.losses()?;
-            say!("step {step}: loss {:.4}", losses.iter().sum::<f32>() / losses.len() as f32);
-        }
+        let sentences: Vec<_> = batch.iter().map(tokens).collect();
+        let [input, target] = network.decoder.lesson(&sentences)?;
+        trainer.step_on(&[drawn(&batch, &mut init.rng)?, input, target])?;
+        say_loss(&mut trainer, 100, options.steps)?;
     }
 
-    let drawn: Vec<f32> = held_out.iter().flat_map(|scene| scene.draw(&mut init.rng)).collect();
-    let pictures = device.upload("held-out pictures", &[held_out.len(), VALUES], &drawn)?;
-    let greedy = Greedy::new(&parameters, &network.decoder, held_out.len(), |g| network.encode(g, &pictures))?;
-    let said = greedy.decode(longest)?;
-    for (picture, sentence) in drawn.chunks(VALUES).zip(&said).take(3) {
+    let pictures = drawn(&held_out, &mut init.rng)?;
+    let mut encoder = Predictor::new(&parameters, |g, [pictures]| Ok([network.encode(g, pictures)?]));
+    let [h] = encoder.run(std::array::from_ref(&pictures))?;
+    let said = network.decoder.greedy(&parameters, h, longest)?;
+    for (picture, sentence) in pictures.values().chunks(VALUES).zip(&said).take(3) {
         let sentence: Vec<&str> = sentence.iter().map(|&token| words[token as usize]).collect();
         say!("{}\n-> {}", art(picture), sentence.join(" "));
     }
@@ -190,6 +184,11 @@ impl Scene {
         }
         picture
     }
+}
+
+/// A picture of each scene, `[B, 3 SIDE SIDE]`.
+fn drawn(scenes: &[Scene], rng: &mut Rng) -> elman::Result<Array> {
+    Array::new("pictures", &[scenes.len(), VALUES], scenes.iter().flat_map(|scene| scene.draw(rng)).collect())
 }
 
 /// The picture in letters: the first letter of each pixel's colour.

@@ -11,12 +11,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use common::plot::{Line, lines};
-use common::{DeviceArgs, announce, say};
+use common::{DeviceArgs, announce, mean, say, say_loss};
+use elman::data::{self, Array};
 use elman::nn::functional::{InitialState, Reduction, last, mse_loss};
 use elman::nn::{Gru, Init, Linear, RnnOptions};
 use elman::optim::Adam;
 use elman::rng::{self, Rng};
-use elman::{DType, Device, Graph, Tensor, Trainer, Var};
+use elman::{Graph, Predictor, Tensor, Trainer, Var};
 use plotters::style::{BLACK, RED};
 
 const DAY: usize = 24;
@@ -53,14 +54,6 @@ struct Network {
     output: Linear,
 }
 
-/// Windows of the series on a device, each in its own units.
-struct Batch {
-    /// `[PAST, B, 1]`
-    past: Tensor,
-    /// `[B, HORIZON]`
-    future: Tensor,
-}
-
 fn main() -> ExitCode {
     common::exit_code(run())
 }
@@ -79,36 +72,30 @@ fn run() -> Result<ExitCode> {
     };
     let parameters = init.upload(&device)?;
 
-    let training = Batch::new(&device, BATCH)?;
-    let mut trainer = Trainer::new(&parameters, Adam::new(3e-3), |g| {
-        let forecast = network.forward(g, &training)?;
-        mse_loss(g, forecast, &training.future, Reduction::Mean)
+    let mut trainer = Trainer::on_batches(&parameters, Adam::new(3e-3), |g, [past, future]| {
+        let forecast = network.forward(g, past)?;
+        mse_loss(g, forecast, future, Reduction::Mean)
     })?;
     // A window to learn from ends before the held-out stretch starts.
     let start = HOURS - HELD_OUT;
     let windows = start - HORIZON - PAST + 1;
-    for step in 1..=options.steps {
-        let origins = init.rng.randint(windows as u32, BATCH);
-        let origins: Vec<_> = origins.into_iter().map(|at| PAST + at as usize).collect();
-        training.write(&series, &origins)?;
-        trainer.step()?;
-        if step % 50 == 0 || step == options.steps {
-            let losses = trainer.losses()?;
-            say!("step {step}: loss {:.4}", losses.iter().sum::<f32>() / losses.len() as f32);
-        }
+    let epochs = std::iter::repeat_with(|| data::batches(&mut init.rng, windows, BATCH));
+    for first_hours in epochs.flatten().take(options.steps) {
+        let origins: Vec<_> = first_hours.iter().map(|hour| hour + PAST).collect();
+        trainer.step_on(&batch(&series, &origins)?)?;
+        say_loss(&mut trainer, 50, options.steps)?;
     }
 
     // One horizon after the other, each from the true past.
     let origins: Vec<_> = (start..HOURS).step_by(HORIZON).collect();
-    let held_out = Batch::new(&device, origins.len())?;
-    let mut g = Graph::inference(&parameters);
-    let forecast = network.forward(&mut g, &held_out)?;
-    let forecast = g.tensor(forecast)?;
-    let units = held_out.write(&series, &origins)?;
-    g.finish()?.run()?;
-    let forecast = forecast.to_vec()?;
-    let days = forecast.chunks(HORIZON).zip(&units);
-    let forecast: Vec<f32> = days.flat_map(|(day, units)| day.iter().map(|&y| units.back(y))).collect();
+    let mut predictor = Predictor::new(&parameters, |g, [past]| Ok([network.forward(g, past)?]));
+    let [past, _] = batch(&series, &origins)?;
+    let [days] = predictor.run(&[past])?;
+    let mut forecast = Vec::new();
+    for (day, &origin) in days.values().chunks(HORIZON).zip(&origins) {
+        let (mean, deviation) = units(&series, origin);
+        forecast.extend(day.iter().map(|y| y * deviation + mean));
+    }
 
     let truth = &series[start..];
     let naive = |season: usize| errors(&series[start - season..HOURS - season], truth);
@@ -133,55 +120,35 @@ fn run() -> Result<ExitCode> {
 
 impl Network {
     /// `[B, HORIZON]`
-    fn forward(&self, g: &mut Graph, batch: &Batch) -> elman::Result<Var> {
-        let x = g.input(&batch.past)?;
+    fn forward(&self, g: &mut Graph, past: &Tensor) -> elman::Result<Var> {
+        let x = g.input(past)?;
         let out = self.gru.forward(g, x, InitialState::Zero)?;
         let state = last(g, out.output)?;
         self.output.forward(g, state)
     }
 }
 
-/// The units of a window: the network sees and says how far a value is from the mean of the past, in its standard
+/// Mean and standard deviation of the past of an hour: the network sees and says how far a value is from the mean, in
 /// deviations. So it never sees how far the trend has come, only what it does within the window.
-struct Units {
-    mean: f32,
-    deviation: f32,
+fn units(series: &[f32], origin: usize) -> (f32, f32) {
+    let past = &series[origin - PAST..origin];
+    let mean = mean(past);
+    let variance = past.iter().map(|y| (y - mean).powi(2)).sum::<f32>() / PAST as f32;
+    (mean, variance.sqrt())
 }
 
-impl Units {
-    fn of(past: &[f32]) -> Self {
-        let mean = past.iter().sum::<f32>() / past.len() as f32;
-        let variance = past.iter().map(|y| (y - mean).powi(2)).sum::<f32>() / past.len() as f32;
-        Self { mean, deviation: variance.sqrt() }
-    }
-
-    fn to(&self, y: f32) -> f32 {
-        (y - self.mean) / self.deviation
-    }
-
-    fn back(&self, y: f32) -> f32 {
-        y * self.deviation + self.mean
-    }
-}
-
-impl Batch {
-    fn new(device: &Device, windows: usize) -> elman::Result<Self> {
-        Ok(Self {
-            past: device.zeros("past", &[PAST, windows, 1], DType::F32)?,
-            future: device.zeros("future", &[windows, HORIZON], DType::F32)?,
-        })
-    }
-
-    /// Puts the windows around these hours side by side, the past time first; the units of each.
-    fn write(&self, series: &[f32], origins: &[usize]) -> elman::Result<Vec<Units>> {
-        let units: Vec<_> = origins.iter().map(|&at| Units::of(&series[at - PAST..at])).collect();
-        let windows = || origins.iter().zip(&units);
-        let past = (0..PAST).flat_map(|t| windows().map(move |(&at, units)| units.to(series[at - PAST + t])));
-        let future = windows().flat_map(|(&at, units)| series[at..at + HORIZON].iter().map(|&y| units.to(y)));
-        self.past.write(&past.collect::<Vec<_>>())?;
-        self.future.write(&future.collect::<Vec<_>>())?;
-        Ok(units)
-    }
+/// The windows around these hours, each in its own units: the past `[PAST, B, 1]`, and the future `[B, HORIZON]`.
+fn batch(series: &[f32], origins: &[usize]) -> elman::Result<[Array; 2]> {
+    let window = |&origin: &usize| -> Vec<f32> {
+        let (mean, deviation) = units(series, origin);
+        series[origin - PAST..origin + HORIZON].iter().map(|y| (y - mean) / deviation).collect()
+    };
+    let windows: Vec<_> = origins.iter().map(window).collect();
+    let future = windows.iter().flat_map(|window| &window[PAST..]).copied().collect();
+    Ok([
+        Array::pad("past", windows.iter().map(|window| &window[..PAST]), 1)?,
+        Array::new("future", &[origins.len(), HORIZON], future)?,
+    ])
 }
 
 /// A trend, a day that rises fast and falls slowly, a week, and noise that no one can foresee.

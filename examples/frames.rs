@@ -10,12 +10,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use common::{DeviceArgs, announce, argmax, say};
+use common::{DeviceArgs, announce, say, say_loss};
+use elman::data::Array;
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Init, Linear, Lstm, RnnOptions};
 use elman::optim::Adam;
 use elman::rng::{self, Rng};
-use elman::{DType, Device, Graph, NO_TARGET, Tensor, Trainer, Var};
+use elman::{Graph, Predictor, Tensor, Trainer, Var};
 
 /// A picture is this wide and this high.
 const SIDE: usize = 6;
@@ -50,20 +51,11 @@ struct Network {
     output: Linear,
 }
 
-struct Frame {
-    pixels: [f32; PIXELS],
-    /// What the dot does next: an index of `MOVES`.
-    label: u32,
-}
-
-/// Films of different lengths on a device.
-struct Batch {
-    /// `[T, B, PIXELS]`, padded with 0
-    frames: Tensor,
-    /// `[B]`
-    lengths: Tensor,
-    /// `[T, B]`, padded with `NO_TARGET`
-    labels: Tensor,
+struct Film {
+    /// `PIXELS` a frame
+    frames: Vec<f32>,
+    /// What the dot does next: indices of `MOVES`.
+    labels: Vec<u32>,
 }
 
 fn main() -> ExitCode {
@@ -80,100 +72,79 @@ fn run() -> Result<ExitCode> {
         output: Linear::new(&mut init, "output", 2 * HIDDEN, MOVES.len())?,
     };
     let parameters = init.upload(&device)?;
-    let (training, held_out) = (Batch::new(&device, BATCH)?, Batch::new(&device, HELD_OUT)?);
-    let films: Vec<_> = (0..HELD_OUT).map(|_| film(&mut init.rng)).collect();
-    held_out.write(&films)?;
+    let mut films = |count| (0..count).map(|_| Film::draw(&mut init.rng)).collect::<Vec<_>>();
+    let held_out = films(HELD_OUT);
 
-    let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
-        let logits = network.forward(g, &training)?;
-        cross_entropy(g, logits, &training.labels, Reduction::Mean)
+    let mut trainer = Trainer::on_batches(&parameters, Adam::new(1e-2), |g, [frames, lengths, labels]| {
+        let logits = network.forward(g, frames, lengths)?;
+        cross_entropy(g, logits, labels, Reduction::Mean)
     })?;
-    let mut g = Graph::inference(&parameters);
-    let logits = network.forward(&mut g, &held_out)?;
-    let logits = g.tensor(logits)?;
-    let evaluation = g.finish()?;
-
-    for step in 1..=options.steps {
-        training.write(&(0..BATCH).map(|_| film(&mut init.rng)).collect::<Vec<_>>())?;
-        trainer.step()?;
-        if step % 100 == 0 || step == options.steps {
-            let losses = trainer.losses()?;
-            say!("step {step}: loss {:.4}", losses.iter().sum::<f32>() / losses.len() as f32);
-        }
+    for _ in 0..options.steps {
+        trainer.step_on(&batch(&films(BATCH))?)?;
+        say_loss(&mut trainer, 100, options.steps)?;
     }
 
-    evaluation.run()?;
-    let predicted: Vec<_> = logits.to_vec()?.chunks(MOVES.len()).map(|row| argmax(row) as u32).collect();
-    let labels = held_out.labels.to_vec_u32()?;
-    let real = labels.iter().filter(|&&label| label != NO_TARGET).count();
-    let right = labels.iter().zip(&predicted).filter(|(label, predicted)| label == predicted).count();
-    // The first film is every HELD_OUT-th entry.
-    let print = |labels: &[u32]| -> String {
-        let first = labels.iter().step_by(HELD_OUT).take(films[0].len());
-        first.map(|&label| MOVES[label as usize].0).collect()
-    };
-    say!("a held-out film: {}", print(&labels));
-    say!("the network says: {}", print(&predicted));
-    say!("held-out frame accuracy: {:.3}", right as f64 / real as f64);
+    let mut predictor = Predictor::new(&parameters, |g, [frames, lengths]| Ok([network.forward(g, frames, lengths)?]));
+    let [frames, lengths, labels] = batch(&held_out)?;
+    let [logits] = predictor.run(&[frames, lengths])?;
+    let accuracy = logits.accuracy(&labels)?;
+    // Film by film, where the network has them frame by frame.
+    let predicted = logits.swap_axes()?.argmax();
+    let first = &held_out[0].labels;
+    let print = |labels: &[u32]| labels.iter().map(|&label| MOVES[label as usize].0).collect::<String>();
+    say!("a held-out film: {}", print(first));
+    say!("the network says: {}", print(&predicted[..first.len()]));
+    say!("held-out frame accuracy: {accuracy:.3}");
     Ok(ExitCode::SUCCESS)
 }
 
 impl Network {
     /// `[T, B, 5]`: each frame's output is both directions' side by side, the past and the future of that frame.
-    fn forward(&self, g: &mut Graph, batch: &Batch) -> elman::Result<Var> {
-        let x = g.input(&batch.frames)?;
-        let out = self.lstm.forward_with_lengths(g, x, InitialState::Zero, &batch.lengths)?;
+    fn forward(&self, g: &mut Graph, frames: &Tensor, lengths: &Tensor) -> elman::Result<Var> {
+        let x = g.input(frames)?;
+        let out = self.lstm.forward_with_lengths(g, x, InitialState::Zero, lengths)?;
         self.output.forward(g, out.output)
     }
 }
 
-impl Batch {
-    fn new(device: &Device, films: usize) -> elman::Result<Self> {
-        let steps = FRAMES[1];
-        Ok(Self {
-            frames: device.zeros("frames", &[steps, films, PIXELS], DType::F32)?,
-            lengths: device.lengths("lengths", films, steps)?,
-            labels: device.targets("labels", &[steps, films], MOVES.len())?,
-        })
-    }
-
-    /// Puts the films side by side, time first.
-    fn write(&self, films: &[Vec<Frame>]) -> elman::Result<()> {
-        let frames = (0..FRAMES[1]).flat_map(|t| films.iter().map(move |film| film.get(t)));
-        let pixels = frames.clone().flat_map(|frame| frame.map_or([0.0; PIXELS], |frame| frame.pixels));
-        let labels = frames.map(|frame| frame.map_or(NO_TARGET, |frame| frame.label));
-        self.frames.write(&pixels.collect::<Vec<_>>())?;
-        self.labels.write_u32(&labels.collect::<Vec<_>>())?;
-        self.lengths.write_u32(&films.iter().map(|film| film.len() as u32).collect::<Vec<_>>())
-    }
+/// Films side by side, time first: frames `[T, B, PIXELS]`, lengths `[B]`, labels `[T, B]`.
+fn batch(films: &[Film]) -> elman::Result<[Array; 3]> {
+    let labels = || films.iter().map(|film| &film.labels);
+    Ok([
+        Array::pad("frames", films.iter().map(|film| &film.frames), PIXELS)?,
+        Array::lengths_of("lengths", labels())?,
+        Array::pad_targets("labels", labels(), MOVES.len())?,
+    ])
 }
 
-/// Stretches of random length and direction, until the film is full. What would leave the picture is drawn again.
-fn film(rng: &mut Rng) -> Vec<Frame> {
-    let [shortest, longest] = FRAMES;
-    let length = shortest + below(rng, longest - shortest + 1);
-    let mut dot = [below(rng, SIDE), below(rng, SIDE)];
-    let mut film = Vec::new();
-    let (mut label, mut left) = (REST, 0);
-    while film.len() < length {
-        let mut pixels = [0.0; PIXELS];
-        pixels.iter_mut().zip(rng.randn(PIXELS)).for_each(|(pixel, noise)| *pixel = NOISE * noise);
-        pixels[dot[1] * SIDE + dot[0]] += 1.0;
-        let next = loop {
-            if left == 0 {
-                (label, left) = (below(rng, MOVES.len()) as u32, 1 + below(rng, LONGEST_STRETCH));
-            }
-            match moved(dot, label) {
-                Some(next) => break next,
-                None => left = 0,
-            }
-        };
-        film.push(Frame { pixels, label });
-        (dot, left) = (next, left - 1);
+impl Film {
+    /// Stretches of random length and direction, until the film is full. What would leave the picture is drawn again.
+    fn draw(rng: &mut Rng) -> Self {
+        let [shortest, longest] = FRAMES;
+        let length = shortest + below(rng, longest - shortest + 1);
+        let mut dot = [below(rng, SIDE), below(rng, SIDE)];
+        let (mut frames, mut labels) = (Vec::new(), Vec::new());
+        let (mut label, mut left) = (REST, 0);
+        while labels.len() < length {
+            let mut pixels: Vec<f32> = rng.randn(PIXELS).into_iter().map(|noise| NOISE * noise).collect();
+            pixels[dot[1] * SIDE + dot[0]] += 1.0;
+            let next = loop {
+                if left == 0 {
+                    (label, left) = (below(rng, MOVES.len()) as u32, 1 + below(rng, LONGEST_STRETCH));
+                }
+                match moved(dot, label) {
+                    Some(next) => break next,
+                    None => left = 0,
+                }
+            };
+            frames.extend(pixels);
+            labels.push(label);
+            (dot, left) = (next, left - 1);
+        }
+        // What comes after the last frame is not in the film: there the dot rests.
+        labels[length - 1] = REST;
+        Self { frames, labels }
     }
-    // What comes after the last frame is not in the film: there the dot rests.
-    film[length - 1].label = REST;
-    film
 }
 
 /// Where the dot is after a move, if that is in the picture.

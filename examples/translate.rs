@@ -9,15 +9,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use common::decoder::{Decoder, Greedy, PAD, Teacher, time_major};
-use common::{DeviceArgs, announce, say};
+use common::decoder::Decoder;
+use common::{DeviceArgs, announce, say, say_loss};
+use elman::data::{self, Array};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{Embedding, Gru, Init, RnnOptions};
 use elman::optim::{Adam, Clip};
 use elman::rng::{self, Rng};
 use elman::schedule::{OneCycle, OneCycleOptions};
-use elman::text::hold_out;
-use elman::{Device, Graph, Tensor, Trainer, Var};
+use elman::{Graph, Predictor, Tensor, Trainer, Var};
 
 #[rustfmt::skip]
 const MONTHS: [&str; 12] = [
@@ -31,10 +31,8 @@ const ORDINALS: [&str; 20] = [
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
     "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth",
 ];
-/// Characters are their ASCII codes; those of PAD, START and END stand for no character.
+/// Characters are their ASCII codes; those of padding, start and end stand for no character.
 const VOCABULARY: usize = 128;
-/// Characters of the longest date that is read: `Wednesday, the twenty-seventh of September 1968`.
-const LONGEST: usize = 47;
 /// Characters of `1968-05-03`.
 const ISO: usize = 10;
 const BATCH: usize = 64;
@@ -71,14 +69,6 @@ struct Network {
     decoder: Decoder,
 }
 
-/// Written dates on a device.
-struct Written {
-    /// `[T, B]`
-    characters: Tensor,
-    /// `[B]`
-    lengths: Tensor,
-}
-
 fn main() -> ExitCode {
     common::exit_code(run())
 }
@@ -88,10 +78,7 @@ fn run() -> Result<ExitCode> {
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
     announce(&device)?;
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
-    let dates = Date::all();
-    let (training, held_out) = hold_out(&init.rng.randperm(dates.len()), 0.01);
-    let pick = |indices: &[u32]| indices.iter().map(|&i| dates[i as usize]).collect::<Vec<_>>();
-    let (training, held_out) = (pick(&training), pick(&held_out));
+    let (training, held_out) = data::split(&mut init.rng, &Date::all(), 0.01);
     say!("{} dates to learn from, {} held out", training.len(), held_out.len());
     let network = Network {
         embedding: Embedding::new(&mut init, "encoder.embedding", VOCABULARY, EMBEDDING)?,
@@ -100,33 +87,29 @@ fn run() -> Result<ExitCode> {
     };
     let parameters = init.upload(&device)?;
 
-    let written = Written::new(&device, BATCH)?;
-    let teacher = Teacher::new(&device, ISO, BATCH, VOCABULARY)?;
     let schedule = OneCycle::new(LR, options.steps.max(1), OneCycleOptions::default())?;
     let optimizer = Adam::default().clip(Clip::Norm(1.0)).schedule(schedule);
-    let mut trainer = Trainer::new(&parameters, optimizer, |g| {
-        let h_n = network.encode(g, &written)?;
-        let logits = network.decoder.forward(g, &teacher.input, InitialState::Given(h_n.into()))?;
-        cross_entropy(g, logits, &teacher.target, Reduction::Mean.ignoring(PAD))
+    let mut trainer = Trainer::on_batches(&parameters, optimizer, |g, [written, lengths, input, target]| {
+        let h = network.encode(g, written, lengths)?;
+        let [logits, _] = network.decoder.forward(g, input, h)?;
+        cross_entropy(g, logits, target, Reduction::Mean)
     })?;
-    for step in 1..=options.steps {
+    for _ in 0..options.steps {
         let draw = |_| training[init.rng.randint(training.len() as u32, 1)[0] as usize];
         let batch: Vec<Date> = (0..BATCH).map(draw).collect();
-        written.write(&batch.iter().map(|date| date.write(&mut init.rng)).collect::<Vec<_>>())?;
-        teacher.write(&batch.iter().map(|date| tokens(&date.iso())).collect::<Vec<_>>())?;
-        trainer.step()?;
-        if step % 100 == 0 || step == options.steps {
-            let losses = trainer.losses()?;
-            say!("step {step}: loss {:.4}", losses.iter().sum::<f32>() / losses.len() as f32);
-        }
+        let texts: Vec<String> = batch.iter().map(|date| date.write(&mut init.rng)).collect();
+        let isos: Vec<_> = batch.iter().map(|date| tokens(&date.iso())).collect();
+        let [written, lengths] = padded(&texts)?;
+        let [input, target] = network.decoder.lesson(&isos)?;
+        trainer.step_on(&[written, lengths, input, target])?;
+        say_loss(&mut trainer, 100, options.steps)?;
     }
 
     let texts: Vec<String> = held_out.iter().map(|date| date.write(&mut init.rng)).collect();
-    let written = Written::new(&device, held_out.len())?;
-    written.write(&texts)?;
-    let greedy = Greedy::new(&parameters, &network.decoder, held_out.len(), |g| network.encode(g, &written))?;
+    let mut encoder = Predictor::new(&parameters, |g, [written, lengths]| Ok([network.encode(g, written, lengths)?]));
+    let [h] = encoder.run(&padded(&texts)?)?;
     let text = |tokens: &Vec<u32>| tokens.iter().map(|&token| token as u8 as char).collect::<String>();
-    let translated: Vec<String> = greedy.decode(ISO)?.iter().map(text).collect();
+    let translated: Vec<String> = network.decoder.greedy(&parameters, h, ISO)?.iter().map(text).collect();
     for (text, iso) in texts.iter().zip(&translated).take(8) {
         say!("{text:?} -> {}", iso.escape_default());
     }
@@ -137,22 +120,9 @@ fn run() -> Result<ExitCode> {
 
 impl Network {
     /// The state after each date's last character, `[1, B, H]`.
-    fn encode(&self, g: &mut Graph, written: &Written) -> elman::Result<Var> {
-        let x = self.embedding.forward(g, &written.characters)?;
-        Ok(self.encoder.forward_with_lengths(g, x, InitialState::Zero, &written.lengths)?.h_n)
-    }
-}
-
-impl Written {
-    fn new(device: &Device, batch: usize) -> elman::Result<Self> {
-        let characters = device.tokens("characters", &[LONGEST, batch], VOCABULARY)?;
-        Ok(Self { characters, lengths: device.lengths("lengths", batch, LONGEST)? })
-    }
-
-    fn write(&self, texts: &[String]) -> elman::Result<()> {
-        let rows: Vec<_> = texts.iter().map(|text| tokens(text)).collect();
-        self.characters.write_u32(&time_major(&rows, LONGEST))?;
-        self.lengths.write_u32(&rows.iter().map(|row| row.len() as u32).collect::<Vec<_>>())
+    fn encode(&self, g: &mut Graph, written: &Tensor, lengths: &Tensor) -> elman::Result<Var> {
+        let x = self.embedding.forward(g, written)?;
+        Ok(self.encoder.forward_with_lengths(g, x, InitialState::Zero, lengths)?.h_n)
     }
 }
 
@@ -203,4 +173,10 @@ impl Date {
 
 fn tokens(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
+}
+
+/// Characters `[T, B]` and how many each text has, `[B]`.
+fn padded(texts: &[String]) -> elman::Result<[Array; 2]> {
+    let texts: Vec<_> = texts.iter().map(|text| tokens(text)).collect();
+    Ok([Array::pad_tokens("written", &texts, 0, VOCABULARY)?, Array::lengths_of("lengths", &texts)?])
 }

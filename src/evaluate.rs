@@ -151,7 +151,7 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
                 *weights = losses.each_ref().map(|loss| loss.terms().iter().map(|term| term.weight).collect());
                 log.record(g, &losses, true).map(|()| Vec::new())
             };
-            let kept = plan.load(batch.borrow(), |parameters| graph(parameters, &clock), record).await?;
+            let kept = plan.load(batch.borrow().each_ref(), |parameters| graph(parameters, &clock), record).await?;
             log.step_up_to(&kept.plan, 1).await?;
         }
         let values = log.take_all().await?;

@@ -83,12 +83,12 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
     /// completed by `complete`, which says what is read when it has run.
     pub(crate) async fn load(
         &mut self,
-        batch: &[Array; N],
+        batch: [&Array; N],
         graph: impl FnOnce(&Parameters) -> Graph,
         complete: impl FnOnce(&mut Graph, B) -> Result<Vec<Tensor>>,
     ) -> Result<&Kept<N>> {
         self.uses += 1;
-        let signature = batch.each_ref().map(Array::signature);
+        let signature = batch.map(Array::signature);
         let known = self.kept.iter().position(|kept| kept.signature == signature);
         let place = match known {
             Some(place) => place,
@@ -105,7 +105,7 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
 
     async fn record(
         &mut self,
-        batch: &[Array; N],
+        batch: [&Array; N],
         signature: [Signature; N],
         graph: impl FnOnce(&Parameters) -> Graph,
         complete: impl FnOnce(&mut Graph, B) -> Result<Vec<Tensor>>,

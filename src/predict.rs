@@ -1,5 +1,7 @@
 //! Predictions: values in, values out.
 
+use std::borrow::Borrow;
+
 use crate::data::Array;
 use crate::error::Result;
 use crate::graph::{Graph, Parameters, Var};
@@ -49,11 +51,11 @@ impl<'a, const N: usize, const M: usize> Predictor<'a, N, M> {
         Self { plans: Plans::new(parameters, build) }
     }
 
-    /// The network's values for these. Waits for the device.
+    /// The network's values for these, arrays or references to such. Waits for the device.
     ///
     /// # Errors
     /// Values outside their bounds; whatever `build` refuses, for a new shape; the device failed.
-    pub fn run(&mut self, batch: &[Array; N]) -> Result<[Array; M]> {
+    pub fn run(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<[Array; M]> {
         pollster::block_on(self.run_async(batch))
     }
 
@@ -61,9 +63,9 @@ impl<'a, const N: usize, const M: usize> Predictor<'a, N, M> {
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub async fn run_async(&mut self, batch: &[Array; N]) -> Result<[Array; M]> {
+    pub async fn run_async(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<[Array; M]> {
         let tensors = |g: &mut Graph, values: [Var; M]| values.into_iter().map(|value| g.tensor(value)).collect();
-        let kept = self.plans.load(batch, Graph::inference, tensors).await?;
+        let kept = self.plans.load(batch.each_ref().map(Borrow::borrow), Graph::inference, tensors).await?;
         kept.plan.run()?;
         let mut arrays = Vec::new();
         for tensor in &kept.results {

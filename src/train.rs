@@ -1,5 +1,7 @@
 //! Training steps as plans: forward, backward, update.
 
+use std::borrow::Borrow;
+
 use crate::data::Array;
 use crate::error::Result;
 use crate::graph::{Graph, Loss, Parameters};
@@ -157,11 +159,11 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
         Ok(Self { plan: Plans::new(parameters, build), parameters: parameters.clone(), optimizer, log })
     }
 
-    /// Runs one step on this batch. On a GPU this returns when it is submitted.
+    /// Runs one step on this batch, of arrays or references to such. On a GPU this returns when it is submitted.
     ///
     /// # Errors
     /// As [`Trainer::step`]; values outside their bounds, NaN or infinite; whatever `build` refuses, for a new shape.
-    pub fn step_on(&mut self, batch: &[Array; N]) -> Result<()> {
+    pub fn step_on(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<()> {
         pollster::block_on(self.step_on_async(batch))
     }
 
@@ -169,9 +171,10 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
     ///
     /// # Errors
     /// As [`Self::step_on`].
-    pub async fn step_on_async(&mut self, batch: &[Array; N]) -> Result<()> {
+    pub async fn step_on_async(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<()> {
         let Self { plan, parameters, optimizer, log } = self;
-        batch.iter().try_for_each(Array::check_finite)?;
+        let batch = batch.each_ref().map(Borrow::borrow);
+        batch.iter().try_for_each(|array| array.check_finite())?;
         let clock = log.clock().clone();
         let record = |g: &mut Graph, loss| complete(g, loss, optimizer, log, parameters).map(|()| Vec::new());
         let kept = plan.load(batch, |parameters| graph(parameters, &clock), record).await?;

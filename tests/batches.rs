@@ -384,6 +384,34 @@ fn every_example_is_in_one_batch() {
     assert!(data::batches(&mut rng, 0, 8).is_empty() && data::batches(&mut rng, 3, 0).len() == 3);
 }
 
+#[test]
+fn a_share_of_the_examples_is_held_out() {
+    let examples: Vec<String> = (0..103).map(|i| i.to_string()).collect();
+    let split = |seed, share| data::split(&mut rng::manual_seed(seed), &examples, share);
+    let (training, held_out) = split(5, 0.2);
+    assert_eq!((training.len(), held_out.len()), (83, 20));
+    let mut all = [training, held_out].concat();
+    assert_ne!(all, examples, "in random order");
+    all.sort_by_key(|example| example.parse::<usize>().unwrap());
+    assert_eq!(all, examples);
+    assert!(split(5, 0.2) == split(5, 0.2) && split(5, 0.2) != split(6, 0.2));
+    assert!(split(5, 0.0).1.is_empty() && split(5, 2.0).0.is_empty());
+}
+
+#[test]
+fn an_accuracy_is_of_what_counts() {
+    let logits = Array::new("logits", &[2, 2, 3], vec![0., 1., 2., 5., 4., 3., -1., 0., -1., 1., 1., 0.]).unwrap();
+    let targets = |values: [u32; 4]| Array::targets("tags", &[2, 2], values.to_vec(), 3).unwrap();
+    assert_eq!(logits.accuracy(&targets([2, 0, 1, 0])).unwrap(), 1.0);
+    assert_eq!(logits.accuracy(&targets([2, 1, NO_TARGET, NO_TARGET])).unwrap(), 0.5);
+    assert_eq!(logits.accuracy(&targets([NO_TARGET; 4])).unwrap(), 0.0);
+    let flat = targets([2, 0, 0, 1]).reshape(&[4]).unwrap();
+    assert_eq!(logits.accuracy(&flat).unwrap(), 0.5);
+    let few = Array::targets("tags", &[3], vec![0; 3], 3).unwrap();
+    let error = logits.accuracy(&few).unwrap_err().to_string();
+    assert!(error.contains("`tags`") && error.contains("one of 4 targets"), "{error}");
+}
+
 /// What is drawn ahead comes in order, a few items before it is used; what is not used is not drawn; a panic comes through.
 #[test]
 fn batches_are_drawn_ahead() {

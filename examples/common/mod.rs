@@ -49,7 +49,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use elman::Device;
+use elman::{Device, Trainer};
 
 /// `--device`, for every example.
 #[derive(Args, Clone, Debug)]
@@ -95,6 +95,19 @@ pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
 /// The index of the largest value, the first of equals.
 pub fn argmax(values: &[f32]) -> usize {
     (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
+pub fn mean(values: &[f32]) -> f32 {
+    values.iter().sum::<f32>() / values.len() as f32
+}
+
+/// The mean loss since it was said last, every so many steps, and after the last of them.
+pub fn say_loss<P>(trainer: &mut Trainer<P>, every: usize, steps: usize) -> Result<()> {
+    let step = trainer.steps() as usize;
+    if step.is_multiple_of(every) || step == steps {
+        say!("step {step}: loss {:.4}", mean(&trainer.losses()?));
+    }
+    Ok(())
 }
 
 /// One line that says where the example runs, and why.

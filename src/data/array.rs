@@ -129,7 +129,7 @@ impl Array {
         starts: &[usize],
         window: Range<usize>,
     ) -> Result<Self> {
-        let steps = if features == 0 { 0 } else { series.len() / features };
+        let steps = series.len().checked_div(features).unwrap_or(0);
         let most = steps.saturating_sub(window.end);
         if let Some(start) = starts.iter().find(|&&start| start.saturating_add(window.end) > steps) {
             let expected = format!("at most {most}, for a window of the steps {window:?} in a series of {steps}");
@@ -207,6 +207,31 @@ impl Array {
         let columns = *self.shape.last().unwrap_or(&1);
         let greatest = |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
         self.values().chunks(columns).map(|row| greatest(row) as u32).collect()
+    }
+
+    /// How often logits `[.., V]` are right: the share of rows whose greatest value is that of the target, of those that count,
+    /// which are all but those of [`NO_TARGET`]. 0 if none counts.
+    ///
+    /// ```
+    /// use elman::{NO_TARGET, data::Array};
+    ///
+    /// let logits = Array::new("logits", &[3, 2], vec![0.1, 0.9, 0.8, 0.2, 0.7, 0.3])?;
+    /// let targets = Array::targets("targets", &[3], vec![1, 1, NO_TARGET], 2)?;
+    /// assert_eq!(logits.accuracy(&targets)?, 0.5);
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Not one target for each row.
+    pub fn accuracy(&self, targets: &Self) -> Result<f64> {
+        let (said, wanted) = (self.argmax(), targets.values_u32());
+        if said.len() != wanted.len() {
+            let expected = format!("one of {} targets", said.len());
+            return Err(Error::shape("accuracy", &targets.name, expected, &targets.shape));
+        }
+        let counted = wanted.iter().filter(|&&target| target != NO_TARGET).count();
+        let right = said.iter().zip(wanted).filter(|(said, wanted)| said == wanted).count();
+        Ok(right as f64 / counted.max(1) as f64)
     }
 
     // ---- on a device -------------------------------------------------------------------------------------------

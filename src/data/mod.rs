@@ -28,4 +28,4 @@ mod order;
 
 pub use array::Array;
 pub(crate) use array::Signature;
-pub use order::{ahead, batches, batches_by_length, pick};
+pub use order::{ahead, batches, batches_by_length, pick, split};

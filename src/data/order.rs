@@ -7,6 +7,20 @@ use crate::rng::Rng;
 /// How many batches lie ready at most.
 const READY: usize = 4;
 
+/// Examples in random order, in two parts: to learn from, and a share of them, from 0 to 1, that is held out
+/// (`torch.utils.data.random_split`).
+///
+/// ```
+/// let words = ["one", "two", "three", "four", "five"];
+/// let (training, held_out) = elman::data::split(&mut elman::rng::manual_seed(1), &words, 0.2);
+/// assert_eq!((training.len(), held_out.len()), (4, 1));
+/// ```
+pub fn split<T: Clone>(rng: &mut Rng, examples: &[T], share: f64) -> (Vec<T>, Vec<T>) {
+    let order: Vec<T> = rng.randperm(examples.len()).into_iter().map(|i| examples[i as usize].clone()).collect();
+    let (held_out, training) = order.split_at((order.len() as f64 * share.clamp(0.0, 1.0)) as usize);
+    (training.into(), held_out.into())
+}
+
 /// The numbers 0 to `examples` in random order, `batch` of them at a time, the last ones perhaps fewer: the batches of an epoch
 /// (PyTorch's `DataLoader` with `shuffle=True`).
 pub fn batches(rng: &mut Rng, examples: usize, batch: usize) -> Vec<Vec<usize>> {
