@@ -82,10 +82,10 @@ impl Trainer {
         self.step_up_to_async(1).await.map(|_| ())
     }
 
-    /// Runs as many steps as one submission to a GPU shall have, at least one and at most `most`, and gives how many. They are
-    /// the steps that as many calls of [`Self::step`] run with nothing written to a tensor in between; the host takes part in them
-    /// once. On the CPU, and in a browser, it is one; all have one learning rate, so where a schedule changes it in every step it is
-    /// one too.
+    /// Runs as many steps as one submission to a GPU shall have, at least one and at most `most`, and gives how many.
+    /// They are the steps that as many calls of [`Self::step`] run with nothing written to a tensor in between; the
+    /// host takes part in them once. On the CPU, and in a browser, it is one; all have one learning rate, so where a
+    /// schedule changes it in every step it is one too.
     ///
     /// A submission takes some hundredths of a second: how long a step takes is known from when the losses were read last.
     ///
@@ -131,7 +131,8 @@ impl Trainer {
         self.log.take().await
     }
 
-    /// [`Self::losses`], and the terms that they are the weighted sums of: a loss is read by one of the two, not by both.
+    /// [`Self::losses`], and the terms that they are the weighted sums of: a loss is read by one of the two, not by
+    /// both.
     ///
     /// ```no_run
     /// # fn read(trainer: &mut elman::Trainer) -> elman::Result<()> {
@@ -274,7 +275,8 @@ impl Losses {
     }
 }
 
-/// The losses of a plan's runs: a ring on the device for each term, that the plan appends to, and what has been read of them.
+/// The losses of a plan's runs: a ring on the device for each term, that the plan appends to, and what has been read of
+/// them.
 struct LossLog {
     /// `[terms, LOG_CAPACITY]`
     history: Tensor,
