@@ -6,7 +6,8 @@
 // params   R, V
 //          ignore_index 2³² - 1 if no class is ignored
 //          gradient     whether dlogits is written; a dummy is bound otherwise
-//          counts       whether scale is set here, to 1 / the number of rows that count, 0 if none does; each workgroup counts all
+//          counts       whether scale is set here, to 1 / the number of rows that count, 0 if none does; each
+//                       workgroup counts all
 // logits   [R, V]
 // targets  [R] u32
 // scale    [1]          1 / number of rows for the mean

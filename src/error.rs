@@ -160,7 +160,8 @@ pub enum Error {
         step: u64,
         /// The value read.
         value: f32,
-        /// What was found when the loss was read, and what to do about it: an input that is not finite, or parameters, or neither.
+        /// What was found when the loss was read, and what to do about it: an input that is not finite, or parameters,
+        /// or neither.
         cause: String,
     },
 

@@ -91,8 +91,8 @@
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side.
-//! * **Weights of rows are passes of their own** after a loss's kernel: one makes the weights from tensors, lengths and targets, one
-//!   multiplies; what has weight 0 is 0, whatever was computed there. Without weights, the kernel alone.
+//! * **Weights of rows are passes of their own** around a loss's kernel: one makes the weights from tensors, lengths and
+//!   targets, one multiplies; what has weight 0 is 0, whatever was computed there. Without weights, the kernel alone.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely, and
 //!   submits several steps at once ([`Trainer::step_up_to`]). A sum of losses, `a + 0.3 * b`, has a ring for each of them.

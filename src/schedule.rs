@@ -1,9 +1,9 @@
 //! Learning-rate schedules and early stopping, with PyTorch's formulas and defaults.
 //!
-//! A [`Schedule`] knows the learning rate of each step beforehand: given to an optimizer, `Adam::default().schedule(..)`, it sets
-//! the learning rate of every step of a [`crate::Trainer`]. [`ReduceOnPlateau`] and [`EarlyStopping`] are told a metric after each
-//! epoch and react to it. What comes out is a number or a `bool`; setting the learning rate and leaving the loop stay with the
-//! caller.
+//! A [`Schedule`] knows the learning rate of each step beforehand: given to an optimizer,
+//! `Adam::default().schedule(..)`, it sets the learning rate of every step of a [`crate::Trainer`]. [`ReduceOnPlateau`]
+//! and [`EarlyStopping`] are told a metric after each epoch and react to it. What comes out is a number or a `bool`;
+//! setting the learning rate and leaving the loop stay with the caller.
 //!
 //! ```
 //! use elman::optim::Adam;
@@ -38,7 +38,8 @@ pub trait Schedule {
     /// A step is what PyTorch calls `scheduler.step()` after: an epoch or an update, as the caller likes.
     fn lr(&self, step: usize) -> f64;
 
-    /// This schedule with a step every `steps` steps: counted in epochs of so many updates, in an optimizer that counts updates.
+    /// This schedule with a step every `steps` steps: counted in epochs of so many updates, in an optimizer that counts
+    /// updates.
     ///
     /// ```
     /// use elman::schedule::{Schedule, Step};

@@ -50,14 +50,14 @@ pub(crate) struct Term {
 }
 
 impl Loss {
-    /// The loss of each row, not scaled, of the first term: valid when the plan has run. Rows that are weighted have their weights
-    /// in them.
+    /// The loss of each row, not scaled, of the first term: valid when the plan has run. Rows that are weighted have
+    /// their weights in them.
     pub fn rows(&self) -> &Tensor {
         &self.terms[0].rows
     }
 
-    /// Names the loss in the log of a [`crate::Trainer`] or an [`crate::Evaluator`]; without it, the name is that of the operation:
-    /// `"mse_loss"`. The terms of a sum get the name in front of their own: `"name.mse_loss"`.
+    /// Names the loss in the log of a [`crate::Trainer`] or an [`crate::Evaluator`]; without it, the name is that of
+    /// the operation: `"mse_loss"`. The terms of a sum get the name in front of their own: `"name.mse_loss"`.
     pub fn named(mut self, name: &str) -> Self {
         let is_sum = self.terms.len() > 1;
         for term in &mut self.terms {
@@ -66,9 +66,9 @@ impl Loss {
         self
     }
 
-    /// What it is the sum of, in order. A term is `weight scale Σ rows`. For a mean, `scale` is one over how many rows (elements,
-    /// for a loss of each element) count in this run, or over the sum of their weights, and 0 if none counts: means of batches of
-    /// different sizes are averaged exactly with the weights `1 / scale`.
+    /// What it is the sum of, in order. A term is `weight scale Σ rows`. For a mean, `scale` is one over how many rows
+    /// (elements, for a loss of each element) count in this run, or over the sum of their weights, and 0 if none
+    /// counts: means of batches of different sizes are averaged exactly with the weights `1 / scale`.
     pub(crate) fn terms(&self) -> &[Term] {
         &self.terms
     }

@@ -360,19 +360,21 @@ impl Graph {
         Ok(constant)
     }
 
-    /// Says that this graph is that of a closure of the named type, which differentiates it when the closure has returned.
+    /// Says that this graph is that of a closure of the named type, which differentiates it when the closure has
+    /// returned.
     pub(crate) fn set_closure_of(&mut self, owner: &'static str) {
         self.closure_of = Some(owner);
     }
 
     /// Records the backward commands of everything recorded so far, for the gradient of the sum of these losses, and of
-    /// values weighted by `seeds`. A loss named twice, or a term that is in it twice, counts twice. Parameters that none of them depends on get the gradient 0; a [`crate::Trainer`] leaves
-    /// them alone, as PyTorch does where `grad` is None.
+    /// values weighted by `seeds`. A loss named twice, or a term that is in it twice, counts twice. Parameters that
+    /// none of them depends on get the gradient 0; a [`crate::Trainer`] leaves them alone, as PyTorch does where `grad`
+    /// is None.
     ///
     /// # Errors
-    /// A loss or a value of another graph; a loss whose weight is not finite, or a metric; a seed of another shape than its value;
-    /// a graph that records no gradients, or has been differentiated already, or is that of a closure of a [`crate::Trainer`] or an
-    /// [`crate::Evaluator`]; a result that the device cannot hold.
+    /// A loss or a value of another graph; a loss whose weight is not finite, or a metric; a seed of another shape than
+    /// its value; a graph that records no gradients, or has been differentiated already, or is that of a closure of a
+    /// [`crate::Trainer`] or an [`crate::Evaluator`]; a result that the device cannot hold.
     pub fn backward(&mut self, losses: &[&Loss], seeds: &[(Var, &Tensor)]) -> Result<()> {
         if let Some(owner) = self.closure_of {
             let expected = match self.differentiable {

@@ -19,8 +19,8 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records for each row of `logits` `[.., V]` 1 if the first greatest of them is that of its target, 0 if not, or if the target
-/// is V or more, or `ignore_index`: `targets` u32, `hits`, one each.
+/// Records for each row of `logits` `[.., V]` 1 if the first greatest of them is that of its target, 0 if not, or if
+/// the target is V or more, or `ignore_index`: `targets` u32, `hits`, one each.
 ///
 /// # Errors
 /// The sizes do not fit.

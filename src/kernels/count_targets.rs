@@ -19,8 +19,8 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `scale = 1 / number of targets below v` other than `ignore_index`, 0 if there is none. `targets` u32, `scale`
-/// `[1]`.
+/// Records `scale = 1 / number of targets below v` other than `ignore_index`, 0 if there is none. `targets` u32,
+/// `scale` `[1]`.
 ///
 /// # Errors
 /// `scale` has more than one element.

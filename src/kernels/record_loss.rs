@@ -19,8 +19,8 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `history[clock[0] mod capacity] = scale Σ losses`, and, if this `advances` the clock, `clock += 1`. `losses` `[R]`,
-/// `scale` `[1]`, `history` `[capacity]`, `clock` `[2]` u32.
+/// Records `history[clock[0] mod capacity] = scale Σ losses`, and, if this `advances` the clock, `clock += 1`. `losses`
+/// `[R]`, `scale` `[1]`, `history` `[capacity]`, `clock` `[2]` u32.
 ///
 /// # Errors
 /// `scale` or `clock` have another size.

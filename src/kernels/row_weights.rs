@@ -36,8 +36,8 @@ pub struct RowWeights<'a> {
     pub mean: bool,
 }
 
-/// Records the weight of each row, `w` `[R]`, and `scale` `[1]`: 1 / (columns Σ w), 0 if that sum is 0; 1 if it is to make no
-/// mean.
+/// Records the weight of each row, `w` `[R]`, and `scale` `[1]`: 1 / (columns Σ w), 0 if that sum is 0; 1 if it is to
+/// make no mean.
 ///
 /// # Errors
 /// The sizes do not fit.

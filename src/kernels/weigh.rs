@@ -19,8 +19,8 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records `x[i, j] = weights[i] scale x[i, j]`, 0 where the weight is 0, whatever stands there: `weights` `[R]`, `scale` `[1]`,
-/// `x` of R rows.
+/// Records `x[i, j] = weights[i] scale x[i, j]`, 0 where the weight is 0, whatever stands there: `weights` `[R]`,
+/// `scale` `[1]`, `x` of R rows.
 ///
 /// # Errors
 /// The sizes do not fit.

@@ -42,7 +42,8 @@ pub trait Rule: fmt::Debug + Send + Sync + 'static {
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()>;
 }
 
-/// Any of the optimizers, whether the gradient is clipped before, and the schedule of the learning rate, if there is one.
+/// Any of the optimizers, whether the gradient is clipped before, and the schedule of the learning rate, if there is
+/// one.
 ///
 /// ```
 /// use elman::optim::{Adam, Clip};
@@ -204,8 +205,8 @@ impl Memory {
         if self.optimizer.schedule.is_some() { self.optimizer.lr(step) } else { self.lr }
     }
 
-    /// Sets the learning rate of this step, if a schedule has another than before, and gives how many of `most` steps from here on
-    /// have the same, at most 64 where there is a schedule.
+    /// Sets the learning rate of this step, if a schedule has another than before, and gives how many of `most` steps
+    /// from here on have the same, at most 64 where there is a schedule.
     pub fn prepare(&mut self, step: u64, most: usize) -> Result<usize> {
         if self.optimizer.schedule.is_none() {
             return Ok(most);

@@ -26,12 +26,13 @@ impl Reduction {
         WeightedReduction::from(self).ignoring(class)
     }
 
-    /// This one, with weights `w` of 0 or above, f32: the mean is `Σ w l / Σ w`, the sum `Σ w l`. A weight counts for all that it
-    /// is not given for: `weights` have the shape of the rows, `[T, B]`, or of their leading axes, or are one for each entry of the
-    /// batch, `[B]`, where `x` is `[B, ..]` of up to two axes, or `[T, B, ..]`. Of a loss of each element, the mean is over all
-    /// elements, each with the weight of its row.
+    /// This one, with weights `w` of 0 or above, f32: the mean is `Σ w l / Σ w`, the sum `Σ w l`. A weight counts for
+    /// all that it is not given for: `weights` have the shape of the rows, `[T, B]`, or of their leading axes, or are
+    /// one for each entry of the batch, `[B]`, where `x` is `[B, ..]` of up to two axes, or `[T, B, ..]`. Of a loss of
+    /// each element, the mean is over all elements, each with the weight of its row.
     ///
-    /// What has weight 0 counts neither in the loss nor in the gradient, whatever stands there; if all have, both are 0.
+    /// What has weight 0 counts neither in the loss nor in the gradient, whatever stands there; if all have, both are
+    /// 0.
     ///
     /// ```
     /// # use elman::{Device, Graph, nn::functional::{Reduction, mse_loss}};
@@ -47,9 +48,9 @@ impl Reduction {
         WeightedReduction::from(self).weighted(weights)
     }
 
-    /// This one, over the steps of each sequence up to its length: `lengths` `[B]` from [`crate::Device::lengths`], where `x` is
-    /// time first, `[T, B, ..]` ([`super::swap_axes`] makes it so). What stands past a length counts neither in the loss nor in
-    /// the gradient.
+    /// This one, over the steps of each sequence up to its length: `lengths` `[B]` from [`crate::Device::lengths`],
+    /// where `x` is time first, `[T, B, ..]` ([`super::swap_axes`] makes it so). What stands past a length counts
+    /// neither in the loss nor in the gradient.
     ///
     /// ```
     /// # use elman::{Device, Graph, nn::functional::{Reduction, cross_entropy}};
@@ -91,8 +92,8 @@ impl<'a> WeightedReduction<'a> {
         Self { lengths: Some(lengths), ..self }
     }
 
-    /// The weight of each row, and the scale of the whole, if rows differ. Rows are the elements of the first `axes` axes of
-    /// `x`, or, if it does not say, of as few as the weights are given for.
+    /// The weight of each row, and the scale of the whole, if rows differ. Rows are the elements of the first `axes`
+    /// axes of `x`, or, if it does not say, of as few as the weights are given for.
     fn rows(
         self,
         g: &mut Graph,
@@ -155,8 +156,8 @@ impl From<Reduction> for WeightedReduction<'_> {
     }
 }
 
-/// How the losses of rows with a class each become one number: a [`Reduction`], perhaps [`Reduction::ignoring`] a class, perhaps
-/// [`Reduction::weighted`].
+/// How the losses of rows with a class each become one number: a [`Reduction`], perhaps [`Reduction::ignoring`] a
+/// class, perhaps [`Reduction::weighted`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClassReduction<'a> {
     weighted: WeightedReduction<'a>,
@@ -194,8 +195,8 @@ impl<'a> From<WeightedReduction<'a>> for ClassReduction<'a> {
 /// Its gradient is computed on the way; [`Graph::backward`] goes on from it if the loss is named there.
 ///
 /// # Errors
-/// The targets' shape is neither that of the rows, axes of size 1 aside, nor flat; targets may be V or more; or weights or lengths
-/// do not fit.
+/// The targets' shape is neither that of the rows, axes of size 1 aside, nor flat; targets may be V or more; or weights
+/// or lengths do not fit.
 pub fn cross_entropy<'a>(
     g: &mut Graph,
     logits: Var,
@@ -222,8 +223,8 @@ pub fn nll_loss<'a>(
 }
 
 /// The share of the rows whose greatest logit, the first of several, is that of the target: a metric, for the log of an
-/// [`crate::Evaluator`], or of a [`crate::Trainer`] beside a loss, `loss + 0.0 * accuracy`. It takes what [`cross_entropy`] takes,
-/// and counts the rows that it counts.
+/// [`crate::Evaluator`], or of a [`crate::Trainer`] beside a loss, `loss + 0.0 * accuracy`. It takes what
+/// [`cross_entropy`] takes, and counts the rows that it counts.
 ///
 /// ```
 /// # use elman::nn::{Init, Linear, functional::{Reduction, accuracy}};
@@ -405,7 +406,8 @@ pub fn mean(g: &mut Graph, x: Var) -> Result<Loss> {
     reduce(g, x, Reduction::Mean)
 }
 
-/// The mean of all elements of a value, or their sum (`torch.mean`, `torch.sum`): the value is a loss of each element already.
+/// The mean of all elements of a value, or their sum (`torch.mean`, `torch.sum`): the value is a loss of each element
+/// already.
 ///
 /// # Errors
 /// Weights or lengths do not fit, or the device cannot hold the result.
