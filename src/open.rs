@@ -138,7 +138,8 @@ async fn choose<A, T>(
     }))
 }
 
-#[cfg(all(test, feature = "gpu"))]
+#[cfg(feature = "gpu")]
+#[cfg(test)]
 mod tests {
     use wgpu::DeviceType::{self, Cpu, DiscreteGpu, IntegratedGpu, Other, VirtualGpu};
 

@@ -66,18 +66,20 @@ mod tests {
         let device = Device::cpu();
         let tensor = |name: &str, n: usize| device.zeros(name, &[n], DType::F32).unwrap();
         let copy = |from: &Tensor, to: &Tensor| Command::Copy { from: from.clone(), to: to.clone() };
+        let sizes =
+            |commands: &[Command]| -> Vec<usize> { batches(commands).iter().map(|batch| batch.len()).collect() };
         let n = 1 << 16;
         let (x, y, z) = (tensor("x", n), tensor("y", n), tensor("z", 2 * n));
         let [low, high] = [0, n].map(|start| z.view("half", start, &[n]));
         let both = [copy(&x, &y), copy(&x, &low), copy(&x, &high)];
-        assert_eq!(batches(&both), [0..3]);
-        assert_eq!(batches(&[copy(&x, &low), copy(&y, &high), copy(&high, &y), copy(&low, &x)]), [0..2, 2..4]);
+        assert_eq!(sizes(&both), [3]);
+        assert_eq!(sizes(&[copy(&x, &low), copy(&y, &high), copy(&high, &y), copy(&low, &x)]), [2, 2]);
         for (first, second) in
             [(copy(&x, &y), copy(&x, &y)), (copy(&x, &y), copy(&y, &low)), (copy(&x, &y), copy(&low, &x))]
         {
-            assert_eq!(batches(&[first, second]), [0..1, 1..2]);
+            assert_eq!(sizes(&[first, second]), [1, 1]);
         }
         let small = ["a", "b", "c", "d"].map(|name| tensor(name, 10));
-        assert_eq!(batches(&[copy(&small[0], &small[1]), copy(&small[2], &small[3])]), [0..1, 1..2]);
+        assert_eq!(sizes(&[copy(&small[0], &small[1]), copy(&small[2], &small[3])]), [1, 1]);
     }
 }
