@@ -17,6 +17,9 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
+/// Elements that a thread takes at a time.
+const CHUNK: usize = 4096;
+
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, clock, parameters, mean, square] = args.all();
     let real = |x: f32| F::of(x.into());
@@ -26,13 +29,19 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (beta2, rest1, rest2, epsilon, one) = (real(p.beta2), real(p.rest1), real(p.rest2), real(p.epsilon), F::one());
     let decay = real(p.weight_decay);
     let (decay, keep) = if p.decoupled == 0 { (decay, one) } else { (F::zero(), one - lr * decay) };
-    let moments = mean.write().par_iter_mut().zip(square.write());
-    parameters.write().par_iter_mut().zip(gradient.read()).zip(moments).with_min_len(4096).for_each(
-        |((w, &g), (m, v))| {
-            let g = g + decay * *w;
-            *m = *m + rest1 * (g - *m);
-            *v = beta2 * *v + rest2 * g * g;
-            *w = keep * *w - step * *m / (v.sqrt() / root + epsilon);
-        },
-    );
+    let moments = mean.write().par_chunks_mut(CHUNK).zip(square.write().par_chunks_mut(CHUNK));
+    let chunks = parameters.write().par_chunks_mut(CHUNK).zip(gradient.read().par_chunks(CHUNK)).zip(moments);
+    chunks.for_each(|((w, g), (m, v))| {
+        F::vectorize(
+            #[inline(always)]
+            || {
+                for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
+                    let g = g + decay * *w;
+                    *m = *m + rest1 * (g - *m);
+                    *v = beta2 * *v + rest2 * g * g;
+                    *w = keep * *w - step * *m / (v.sqrt() / root + epsilon);
+                }
+            },
+        );
+    });
 }

@@ -1,25 +1,24 @@
 //! The list of commands of one piece of work at fixed shapes, and the loop that runs it.
 
-mod batches;
 /// Without the feature `gpu`, a module of the same names.
 #[cfg_attr(not(feature = "gpu"), path = "no_passes.rs")]
 mod passes;
 mod profile;
 mod recorder;
+mod stretches;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use passes::Passes;
 use profile::Timed;
 pub use profile::{Profile, ProfileRow};
-use rayon::prelude::*;
 pub use recorder::{Precision, Recorder};
+use stretches::Stretch;
 
 use crate::device::memory::Memory;
 use crate::device::turns::Footprint;
@@ -130,7 +129,7 @@ pub struct Plan {
     /// Filled on a GPU; the CPU interprets `commands`.
     passes: Passes,
     /// Filled on a CPU device: which commands run at the same time.
-    batches: Vec<Range<usize>>,
+    stretches: Vec<Stretch>,
     dispatches: usize,
     footprint: Footprint,
 }
@@ -157,9 +156,9 @@ pub struct PlanCount {
 
 impl Plan {
     pub(crate) async fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
-        let (passes, batches) = match device.gpu() {
+        let (passes, stretches) = match device.gpu() {
             Some(gpu) => (Passes::new(gpu, &commands).await?, Vec::new()),
-            None => (Passes::default(), batches::batches(&commands)),
+            None => (Passes::default(), stretches::stretches(&commands)),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
         let uses = commands.iter().flat_map(|command| {
@@ -167,7 +166,7 @@ impl Plan {
             reads.chain(command.writes().map(|tensor| (&**tensor.buffer(), true)))
         });
         let footprint = Footprint::new(uses);
-        Ok(Self { device, commands, notes, passes, batches, dispatches, footprint })
+        Ok(Self { device, commands, notes, passes, stretches, dispatches, footprint })
     }
 
     /// The device it runs on.
@@ -320,12 +319,7 @@ impl Plan {
     where
         Memory: AsCells<F>,
     {
-        for batch in &self.batches {
-            match &self.commands[batch.clone()] {
-                [command] => interpret(command),
-                commands => commands.par_iter().with_max_len(1).for_each(interpret),
-            }
-        }
+        self.stretches.iter().for_each(|stretch| stretch.run(&self.commands, interpret));
     }
 
     fn interpret_timed<F: Real>(&self) -> Vec<Option<(f64, f64)>>
@@ -352,7 +346,7 @@ where
     Memory: AsCells<F>,
 {
     // SAFETY: the plan's footprint has the buffers of all of its commands; `Recorder` has refused commands whose tensors
-    // overlap where one is written, and `batches` to run two at the same time if what one writes overlaps what the other uses.
+    // overlap where one is written, and `stretches` to run two at the same time if what one writes overlaps what the other uses.
     unsafe {
         match command {
             Command::Dispatch(d) => Memory::twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
