@@ -3,8 +3,7 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -26,29 +25,22 @@ struct Options {
     /// Foresee each next value of the series on standard input, with the model and the state that earlier runs left
     #[arg(long)]
     follow: bool,
-    /// Passes over a third of the windows at most
-    #[arg(long, default_value_t = 40)]
-    epochs: usize,
     /// File for the model; the held-out series (.txt) and the state (.state) lie beside it
     #[arg(long, default_value = "target/stream.safetensors", value_name = "FILE")]
     model: PathBuf,
 }
 
-struct Network(Gru, Linear, Parameters);
+type Network = (Gru, Linear, Parameters);
+fn network(device: &Device, hidden: usize) -> elman::Result<Network> {
+    let mut init = Init::new(rng::manual_seed(777));
+    let gru = Gru::new(&mut init, "gru", RnnOptions::new(1, hidden).num_layers(2))?;
+    Ok((gru, Linear::new(&mut init, "output", hidden, 1)?, init.upload(device)?))
+}
 
-impl Network {
-    fn new(device: &Device, hidden: usize) -> elman::Result<Self> {
-        let mut init = Init::new(rng::manual_seed(777));
-        let gru = Gru::new(&mut init, "gru", RnnOptions::new(1, hidden).num_layers(2))?;
-        Ok(Self(gru, Linear::new(&mut init, "output", hidden, 1)?, init.upload(device)?))
-    }
-
-    /// What comes after each value, `[T, B, 1]`.
-    fn forward(&self, g: &mut Graph, x: &Tensor, initial: InitialState<'_>) -> elman::Result<Var> {
-        let x = g.input(x)?;
-        let out = self.0.forward(g, x, initial)?;
-        self.1.forward(g, out.output)
-    }
+fn forward((gru, output, _): &Network, g: &mut Graph, x: &Tensor, initial: InitialState<'_>) -> elman::Result<Var> {
+    let x = g.input(x)?;
+    let out = gru.forward(g, x, initial)?;
+    output.forward(g, out.output)
 }
 
 fn main() -> ExitCode {
@@ -58,49 +50,46 @@ fn main() -> ExitCode {
     common::exit_code(done.map(|()| ExitCode::SUCCESS))
 }
 
-fn train(device: &Device, Options { epochs, model, .. }: &Options) -> Result<()> {
+fn train(device: &Device, Options { model, .. }: &Options) -> Result<()> {
     announce(device)?;
     let mut rng = rng::manual_seed(1);
     let wave = |t: usize, period: f32| (std::f32::consts::TAU * t as f32 / period).sin();
-    let noise = (0..STEPS).zip(rng.randn(STEPS));
-    let series: Vec<f32> = noise.map(|(t, noise)| wave(t, 25.0) * wave(t, 310.0) + 0.1 * noise).collect();
+    let noise = rng.randn(STEPS);
+    let series: Vec<f32> = (0..STEPS).map(|t| wave(t, 25.0) * wave(t, 310.0) + 0.1 * noise[t]).collect();
     let lines: String = series[HELD_OUT..].iter().map(|value| format!("{value}\n")).collect();
     io::write_atomically(model.with_extension("txt"), lines.as_bytes())?;
     let batch = |starts: &[usize]| -> elman::Result<[Array; 2]> {
         let windows = |name, from| Array::windows(name, &series, 1, starts, from..from + WINDOW);
         Ok([windows("x", 0)?, windows("y", 1)?])
     };
-    let network = Network::new(device, 32)?;
+    let network = network(device, 32)?;
     let loss = |g: &mut Graph, [x, y]: &[Tensor; 2]| {
-        let foreseen = network.forward(g, x, InitialState::Zero)?;
+        let foreseen = forward(&network, g, x, InitialState::Zero)?;
         mse_loss(g, foreseen, y, Reduction::Mean)
     };
     let mut trainer = Trainer::on_batches(&network.2, Adam::new(5e-3), loss)?;
     let mut evaluator = Evaluator::on_batches(&network.2, |g, batch| Ok([loss(g, batch)?]))?;
     let held_out = batch(&(HELD_OUT..STEPS - WINDOW).step_by(WINDOW / 2).collect::<Vec<_>>())?;
     let mut stopping = EarlyStopping::new(Mode::Min, 5, 0.0)?;
-    for epoch in 1..=*epochs {
+    loop {
         let batches = data::batches(&mut rng, HELD_OUT - WINDOW, 64);
         batches.iter().step_by(3).try_for_each(|starts| trainer.step_on(&batch(starts)?))?;
         let [loss] = evaluator.means([&held_out])?;
-        say!("epoch {epoch}: held-out error {:.4}; the noise alone: 0.1", loss.sqrt());
+        say!("after {} steps: held-out error {:.4}; the noise alone: 0.1", trainer.steps(), loss.sqrt());
         if stopping.stop(loss) {
-            break;
+            return Ok(());
         } else if stopping.best() == Some(loss) {
             io::save_with_config(model, &network.2, &32)?;
         }
     }
-    Ok(())
 }
 
 fn follow(device: &Device, Options { model, .. }: &Options) -> Result<()> {
-    let network = Network::new(device, io::config(model)?)?;
+    let network = network(device, io::config(model)?)?;
     io::load(model, &network.2)?;
     let (state, file) = (network.0.state(device, 1)?, model.with_extension("state"));
-    if file.exists() {
-        io::load_state(&file, &state)?;
-    }
-    let build = |g: &mut Graph, [x]: &[Tensor; 1]| Ok([network.forward(g, x, InitialState::Carried(&state))?]);
+    file.exists().then(|| io::load_state(&file, &state)).transpose()?;
+    let build = |g: &mut Graph, [x]: &[Tensor; 1]| Ok([forward(&network, g, x, InitialState::Carried(&state))?]);
     let mut predictor = Predictor::new(&network.2, build);
     for line in std::io::stdin().lines() {
         let value = line?.trim().parse().context("a line of the series must be a number")?;

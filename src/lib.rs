@@ -3,7 +3,8 @@
 //!
 //! A network is written forward only. [`Trainer::new`] records it, once and for one shape, into a [`Plan`]: a fixed list
 //! of kernels for forward pass, backward pass and update. A step submits that list; nothing is allocated or uploaded,
-//! and the hidden state stays on the device.
+//! and the hidden state stays on the device. [`Trainer::on_batches`] does so for each shape of batch that comes. [`pytorch`] says in
+//! these terms what a PyTorch program says.
 //!
 //! ```
 //! use elman::nn::functional::{InitialState, Reduction, cross_entropy};
@@ -58,14 +59,15 @@
 //! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu, and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
 //! | | [`kernel`] | what a kernel is |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
-//! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes; `passes` for a GPU, `batches` for the CPU |
+//! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes; `passes` for a GPU, `stretches` for the CPU |
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
 //! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
 //! | open | [`Device::open`] | choosing a device by name, and what an adapter computes before it is trusted (`self_check`) |
 //! | graph | [`Graph`] | a recorder with values, gradients, and the tape that writes the backward commands; parameters and losses |
 //! | nn | [`nn`] | modules, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations, by kind |
-//! | | [`optim`], [`schedule`], [`io`], [`text`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size |
-//! | use | [`Trainer`], [`Evaluator`], [`generate`] | a training step and an evaluation as plans over the same parameters; text, drawn and fed back on the device |
+//! | | [`optim`], [`schedule`], [`io`], [`text`], [`data`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size; batches of arrays on the host |
+//! | use | [`Trainer`], [`Evaluator`], [`Predictor`] | a training step, an evaluation, a prediction as plans over the same parameters; [`Plans`] keeps one for each shape, `log` the losses of their runs |
+//! | | [`generate`] | text, drawn and fed back on the device |
 //!
 //! # Decisions
 //!
@@ -96,8 +98,11 @@
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
 //! * **The loss is a log on the device.** Each step appends to it and advances the clock; the host reads it rarely, and
 //!   submits several steps at once ([`Trainer::step_up_to`]). A sum of losses, `a + 0.3 * b`, has a ring for each of them.
-//! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values that builds and keeps
-//!   one by itself, no cutting of long plans but those of generators.
+//! * **Other shapes are other plans** of the same network ([`Plans`]): recorded when the first batch of a shape comes, kept while
+//!   memory lasts, and sharing what a training is made of: moments, learning rate, clock and log are tensors that all of them bind.
+//!   A plan takes some hundred microseconds to record, less than a step.
+//! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values, but a [`Predictor`]'s closure;
+//!   no cutting of long plans but those of generators.
 //! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
 //!   runs once for each piece of text, the rest once for each token.
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,

@@ -177,3 +177,48 @@ fn the_forecast_beats_the_season() {
     run("forecast", &["--device", "cpu", "--steps", "1", "--out", folder.path().to_str().unwrap()]);
     assert!(std::fs::read_to_string(folder.path().join("forecast.svg")).unwrap().starts_with("<svg"));
 }
+
+/// Many to many, in batches of any shape.
+#[test]
+fn words_are_tagged() {
+    let accuracy = |stdout: &str| number(stdout.lines().last().unwrap(), "epoch 4:");
+    assert!(accuracy(&run("tag", &["--device", "cpu"])) >= 0.99);
+}
+
+/// A second process follows the series with nothing but the files of the first, and a third goes on where it ended.
+#[test]
+fn a_series_is_followed_in_another_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("stream.safetensors");
+    let model = model.to_str().unwrap();
+    let stdout = run("stream", &["--device", "cpu", "--model", model]);
+    let series = std::fs::read_to_string(folder.path().join("stream.txt")).unwrap();
+    let lines: Vec<_> = series.lines().collect();
+    let follow = |lines: &[&str]| {
+        let input = folder.path().join("input");
+        std::fs::write(&input, lines.join("\n")).unwrap();
+        let input = std::fs::File::open(&input).unwrap();
+        let mut command = example("stream");
+        let output = command.args(["--device", "cpu", "--follow", "--model", model]).stdin(input).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let state = folder.path().join("stream.state");
+    let whole = follow(&lines);
+    std::fs::remove_file(&state).unwrap();
+    let [first, second] = [&lines[..400], &lines[400..]].map(follow);
+    assert_eq!(first + &second, whole);
+    let said: Vec<[f64; 2]> = whole
+        .lines()
+        .map(|line| {
+            let (value, next) = line.split_once(", and next").unwrap();
+            [value, next].map(|number| number.trim().parse().unwrap())
+        })
+        .collect();
+    let squares: f64 = said.windows(2).map(|pair| (pair[0][1] - pair[1][0]).powi(2)).sum();
+    let error = (squares / (said.len() - 1) as f64).sqrt();
+    assert!(said.len() == 1000 && error < 0.13, "{error}\n{stdout}");
+    // Without a model: a sentence.
+    let output = example("stream").args(["--device", "cpu", "--follow", "--model", "missing"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: missing: "));
+}
