@@ -110,7 +110,7 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
     ///     let x = g.input(x)?;
     ///     let output = layer.forward(g, x)?;
     ///     Ok([mse_loss(g, output, y, Reduction::Mean)?])
-    /// });
+    /// })?;
     /// let batch = |rows| -> elman::Result<_> {
     ///     let (x, y) = (vec![0.5; 2 * rows], vec![1.0; rows]);
     ///     Ok([Array::new("x", &[rows, 2], x)?, Array::new("y", &[rows, 1], y)?])
