@@ -17,6 +17,12 @@ use crate::tensor::Tensor;
 /// Strings kept beside the parameters: configuration, vocabulary.
 pub type Metadata = HashMap<String, String>;
 
+/// The key in the metadata of a [`crate::Checkpoint`].
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// What stands in a checkpoint before the names of tensors that are no parameters: moments, carried states, an epoch's order.
+pub(crate) const NOT_PARAMETERS: [&str; 3] = ["optimizer.", "state.", "data."];
+
 /// The key of [`config`] in the metadata.
 const CONFIG: &str = "config";
 
@@ -243,6 +249,8 @@ pub fn load_with(path: impl AsRef<Path>, parameters: &Parameters, asked: Load) -
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
+    let is_checkpoint = header.metadata().as_ref().is_some_and(|metadata| metadata.contains_key(CHECKPOINT));
     let (mut found, mut report) = (Vec::new(), Loaded::default());
     let (mut unfit, mut infinite) = (Vec::new(), Vec::new());
     for (name, tensor) in parameters.iter() {
@@ -261,7 +269,10 @@ pub fn load_with(path: impl AsRef<Path>, parameters: &Parameters, asked: Load) -
         found.push((place(&tensor), values));
     }
     let known: HashSet<_> = parameters.names().collect();
-    report.unexpected = file.names().into_iter().filter(|name| !known.contains(name)).map(str::to_owned).collect();
+    // Of a checkpoint, the parameters alone.
+    let is_more = |name: &str| is_checkpoint && NOT_PARAMETERS.iter().any(|start| name.starts_with(start));
+    let others = file.names().into_iter().filter(|name| !known.contains(name) && !is_more(name));
+    report.unexpected = others.map(str::to_owned).collect();
     report.unexpected.sort();
     let matched = report.missing.is_empty() && report.unexpected.is_empty();
     if !unfit.is_empty() || !infinite.is_empty() || found.is_empty() || (asked.strict && !matched) {
@@ -283,7 +294,7 @@ fn place(tensor: &Tensor) -> std::ops::Range<usize> {
     tensor.offset()..tensor.offset() + tensor.len()
 }
 
-fn not_finite(name: &str, values: &[f32]) -> Option<String> {
+pub(crate) fn not_finite(name: &str, values: &[f32]) -> Option<String> {
     let bad = values.iter().position(|value| !value.is_finite())?;
     Some(format!("{} at index {bad} of `{name}`", values[bad]))
 }

@@ -125,6 +125,7 @@
 //!   of the same names have types without values, so the rest is written once.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
+mod checkpoint;
 pub mod data;
 pub mod device;
 mod error;
@@ -154,6 +155,7 @@ mod tensor;
 pub mod text;
 mod train;
 
+pub use checkpoint::Checkpoint;
 pub use device::Device;
 pub use error::{Error, Result};
 pub use evaluate::Evaluator;

@@ -129,6 +129,20 @@ impl Log {
         self.clock.write_u32(&[0, 0])
     }
 
+    /// Steps done, and batches of the epoch.
+    pub async fn clock_async(&self) -> Result<[u32; 2]> {
+        let clock = self.clock.to_vec_u32_async().await?;
+        Ok([clock[0], clock[1]])
+    }
+
+    /// Goes on as an earlier run would have.
+    pub fn restore(&mut self, clock: [u32; 2]) -> Result<()> {
+        self.restart()?;
+        self.clock.write_u32(&clock)?;
+        (self.written, self.read) = (clock[0].into(), clock[0].into());
+        Ok(())
+    }
+
     /// Steps until the rings are full.
     fn room(&self) -> usize {
         CAPACITY - (self.written - self.read) as usize

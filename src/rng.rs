@@ -5,6 +5,8 @@
 //! Written by hand because no crate reproduces PyTorch's transformations (24-bit uniforms, Box-Muller in blocks of
 //! 16, the cached second normal); the raw draws are Matsumoto and Nishimura's mt19937 (1998).
 
+use serde::{Deserialize, Serialize};
+
 const N: usize = 624;
 const M: usize = 397;
 
@@ -27,12 +29,39 @@ pub fn manual_seed(seed: u64) -> Rng {
     Rng { state, used: N, spare_normal: None }
 }
 
-/// The generator; see [`manual_seed`].
-#[derive(Clone, Debug)]
+/// The generator; see [`manual_seed`]. What serde keeps of it goes on with the same draws.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Saved", into = "Saved")]
 pub struct Rng {
     state: [u32; N],
     used: usize,
     spare_normal: Option<f64>,
+}
+
+/// A generator as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    state: Vec<u32>,
+    used: usize,
+    spare_normal: Option<f64>,
+}
+
+impl From<Rng> for Saved {
+    fn from(Rng { state, used, spare_normal }: Rng) -> Self {
+        Self { state: state.into(), used, spare_normal }
+    }
+}
+
+impl TryFrom<Saved> for Rng {
+    type Error = &'static str;
+
+    fn try_from(Saved { state, used, spare_normal }: Saved) -> Result<Self, Self::Error> {
+        let state: [u32; N] = state.try_into().map_err(|_| "a generator has 624 words")?;
+        if used > N || state.iter().all(|&word| word == 0) || spare_normal.is_some_and(|spare| !spare.is_finite()) {
+            return Err("no generator has this state");
+        }
+        Ok(Self { state, used, spare_normal })
+    }
 }
 
 impl Rng {

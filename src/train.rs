@@ -1,9 +1,11 @@
 //! Training steps as plans: forward, backward, update.
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 
+use crate::checkpoint::{Checkpoint, OPTIMIZER};
 use crate::data::Array;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss, Parameters};
 use crate::log::{Log, Losses};
 use crate::optim::{Memory, Optimizer};
@@ -261,10 +263,76 @@ impl<P> Trainer<P> {
         self.optimizer.lr(self.log.written())
     }
 
+    /// All that the training is now: parameters, moments, learning rate, the count of steps. The program adds what is its own.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        pollster::block_on(self.checkpoint_async())
+    }
+
+    /// [`Self::checkpoint`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    pub async fn checkpoint_async(&self) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::new(self.log.clock_async().await?, self.optimizer.lr(self.log.written()));
+        let blocks = [("", self.parameters.values())].into_iter().chain(self.optimizer.moments());
+        for (block, tensor) in blocks {
+            let values = tensor.to_vec_async().await?;
+            for (name, view) in self.parameters.iter() {
+                let values = &values[view.offset()..view.offset() + view.len()];
+                checkpoint.put(in_checkpoint(block, name), view.shape(), values);
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// Goes on from a checkpoint, as if the training had never been interrupted: losses that were not read are dropped. Settings of
+    /// the optimizer are those that this trainer was made with, but for a learning rate that [`Self::set_lr`] set.
+    ///
+    /// # Errors
+    /// The checkpoint is of other parameters, or of an optimizer that remembers something else; then nothing is changed.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let names: BTreeSet<_> = self.parameters.names().collect();
+        let theirs: BTreeSet<_> = checkpoint.parameters().collect();
+        let blocks: Vec<_> = [("", self.parameters.values())].into_iter().chain(self.optimizer.moments()).collect();
+        let expected: BTreeSet<_> = blocks[1..]
+            .iter()
+            .flat_map(|(block, _)| names.iter().map(move |name| in_checkpoint(block, name)))
+            .collect();
+        let moments: BTreeSet<_> = checkpoint.names(OPTIMIZER).map(str::to_owned).collect();
+        for (what, ours, theirs) in [
+            ("parameters", format!("{names:?}"), format!("{theirs:?}")),
+            ("moments", format!("{expected:?}"), format!("{moments:?}")),
+        ] {
+            if ours != theirs {
+                return Err(Error::argument("restore", what, ours, theirs));
+            }
+        }
+        let mut values = Vec::new();
+        for (block, tensor) in &blocks {
+            let mut all = vec![0.0; tensor.len()];
+            for (name, view) in self.parameters.iter() {
+                let new = checkpoint.get_f32(&in_checkpoint(block, name), view.shape())?;
+                all[view.offset()..view.offset() + view.len()].copy_from_slice(&new);
+            }
+            values.push(all);
+        }
+        blocks.iter().zip(values).try_for_each(|((_, tensor), values)| tensor.write(&values))?;
+        self.optimizer.restore_lr(checkpoint.header.lr)?;
+        self.log.restore(checkpoint.header.clock)
+    }
+
     /// The parameters that it trains.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
+}
+
+/// What a block's values of a parameter are called in a checkpoint.
+fn in_checkpoint(block: &str, name: &str) -> String {
+    if block.is_empty() { name.into() } else { format!("{OPTIMIZER}{block}.{name}") }
 }
 
 /// A graph to be differentiated, of which a log's clock counts the steps.

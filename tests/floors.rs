@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 13] = [
     &["kernels::generate"],
     &["graph"],
     &["data", "io", "nn", "optim", "schedule", "text"],
-    &["evaluate", "generate", "log", "plans", "predict", "train"],
+    &["checkpoint", "evaluate", "generate", "log", "plans", "predict", "train"],
 ];
 
 /// The floor of a path like `kernels::gru_forward::KERNEL`.

@@ -38,7 +38,7 @@ impl Rule for Adagrad {
     }
 
     fn moments(&self) -> Vec<(&'static str, bool)> {
-        vec![("sum of squares", true)]
+        vec![("sum", true)]
     }
 
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()> {

@@ -57,7 +57,7 @@ impl Rule for Adam {
     }
 
     fn moments(&self) -> Vec<(&'static str, bool)> {
-        vec![("mean of the gradient", true), ("mean of its square", true)]
+        vec![("exp_avg", true), ("exp_avg_sq", true)]
     }
 
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()> {

@@ -32,7 +32,7 @@ pub trait Rule: fmt::Debug + Send + Sync + 'static {
     /// Names the setting.
     fn check(&self) -> Result<()>;
 
-    /// The name of each block that it remembers from step to step, and whether its settings have a use for it.
+    /// The name of each block that it remembers from step to step, PyTorch's, and whether its settings have a use for it.
     fn moments(&self) -> Vec<(&'static str, bool)>;
 
     /// Records one update; the moments are in the order of [`Self::moments`].
@@ -184,6 +184,17 @@ impl Memory {
             lr_tensor: device.upload("lr", &[1], &[lr as f32])?,
             moments: moments.into_iter().map(moment).collect::<Result<_>>()?,
         })
+    }
+
+    /// What it remembers from step to step: the name of each block in use, and the block, laid out like the parameters.
+    pub fn moments(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let used = self.optimizer.rule.moments().into_iter().zip(&self.moments);
+        used.filter(|((_, used), _)| *used).map(|((name, _), tensor)| (name, tensor))
+    }
+
+    /// Goes on with a learning rate that an earlier run had.
+    pub fn restore_lr(&mut self, lr: f64) -> Result<()> {
+        if self.optimizer.schedule.is_some() { Ok(()) } else { self.write_lr(lr) }
     }
 
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {

@@ -43,7 +43,7 @@ impl Rule for RmsProp {
     }
 
     fn moments(&self) -> Vec<(&'static str, bool)> {
-        vec![("mean square", true), ("mean", self.centered), ("velocity", self.momentum != 0.0)]
+        vec![("square_avg", true), ("grad_avg", self.centered), ("momentum_buffer", self.momentum != 0.0)]
     }
 
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()> {

@@ -42,7 +42,7 @@ impl Rule for Sgd {
     }
 
     fn moments(&self) -> Vec<(&'static str, bool)> {
-        vec![("velocity", self.momentum != 0.0)]
+        vec![("momentum_buffer", self.momentum != 0.0)]
     }
 
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()> {
