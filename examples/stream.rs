@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::{path::PathBuf, process::ExitCode};
-
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use common::{DeviceArgs, announce, say};
@@ -13,6 +11,7 @@ use elman::nn::functional::{InitialState, Reduction, mse_loss};
 use elman::nn::{Gru, Init, Linear, Parameters, RnnOptions};
 use elman::schedule::{EarlyStopping, Mode};
 use elman::{Device, Evaluator, Graph, Predictor, Tensor, Trainer, Var, io, optim::Adam, rng};
+use std::{path::PathBuf, process::ExitCode};
 
 const STEPS: usize = 6000;
 const HELD_OUT: usize = 5000;
@@ -58,6 +57,7 @@ fn train(device: &Device, Options { model, .. }: &Options) -> Result<()> {
     let series: Vec<f32> = (0..STEPS).map(|t| wave(t, 25.0) * wave(t, 310.0) + 0.1 * noise[t]).collect();
     let lines: String = series[HELD_OUT..].iter().map(|value| format!("{value}\n")).collect();
     io::write_atomically(model.with_extension("txt"), lines.as_bytes())?;
+    let _ = std::fs::remove_file(model.with_extension("state")); // of another model
     let batch = |starts: &[usize]| -> elman::Result<[Array; 2]> {
         let windows = |name, from| Array::windows(name, &series, 1, starts, from..from + WINDOW);
         Ok([windows("x", 0)?, windows("y", 1)?])

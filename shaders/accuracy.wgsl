@@ -34,6 +34,8 @@ fn accuracy(
     if counts {
         let start = row * p.V;
         let own = logits[start + tgt];
+        // A NaN is no hit; by its bits, since compilers may take it that there are none.
+        if (bitcast<u32>(own) & 0x7fffffffu) > 0x7f800000u { beaten = 1.0; }
         for (var v = local; v < p.V; v += THREADS) {
             let other = logits[start + v];
             if other > own || (other == own && v < tgt) { beaten = 1.0; }

@@ -40,13 +40,15 @@ pub enum Error {
 
     /// A token is not in the vocabulary.
     #[error(
-        "token {token}{} at position {position} is outside the vocabulary of {vocabulary}; {}", as_i32(*token), cure(*token)
+        "token {token}{} at position {position} of `{tensor}` is outside the vocabulary of {vocabulary}; {}", as_i32(*token), cure(*token)
     )]
     Token {
         /// The offending token.
         token: u32,
         /// Its index in the data.
         position: usize,
+        /// What it is in.
+        tensor: String,
         /// The number of tokens the vocabulary has.
         vocabulary: usize,
     },

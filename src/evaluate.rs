@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use crate::data::Array;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss, Parameters};
-use crate::log::{Log, Losses};
+use crate::log::{Appenders, Log, Losses};
 use crate::plan::Plan;
 use crate::plans::Plans;
 use crate::tensor::Tensor;
@@ -15,11 +15,9 @@ use crate::tensor::Tensor;
 ///
 /// * [`Evaluator::new`] has one plan, over windows that are cut from a corpus on the device, or tensors that the user fills.
 /// * [`Evaluator::on_batches`] takes batches of any shape from the host, and gives the means over all of them.
-pub struct Evaluator<P = Plan, const M: usize = 1> {
+pub struct Evaluator<P = Plan> {
     plan: P,
     log: Log,
-    /// Of the terms of each loss.
-    weights: [Vec<f64>; M],
 }
 
 impl Evaluator {
@@ -36,12 +34,12 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::new`].
     pub async fn new_async(parameters: &Parameters, build: impl FnOnce(&mut Graph) -> Result<Loss>) -> Result<Self> {
-        let mut log = Log::new(parameters.device())?;
+        let mut log = Log::new(parameters.device(), Appenders::One)?;
         let mut g = graph(parameters, log.clock());
         let loss = build(&mut g)?;
-        log.record(&mut g, &[loss], false)?;
+        log.record(&mut g, &[loss])?;
         log.set_suspects(g.suspects());
-        Ok(Self { plan: g.finish_async().await?, log, weights: [Vec::new()] })
+        Ok(Self { plan: g.finish_async().await?, log })
     }
 
     /// The losses of the first `batches` batches of the data.
@@ -93,9 +91,9 @@ impl Evaluator {
     }
 }
 
-impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
+impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>> {
     /// An evaluation of batches of `N` arrays each, of any shape. `build` records the network and `M` losses or metrics for one
-    /// shape; it is called when the first batch of a shape comes, and the plan is kept ([`Plans`]).
+    /// shape; it is called when the first batch of a shape comes, and again where a plan had to go ([`Plans`]).
     ///
     /// ```
     /// use elman::data::Array;
@@ -119,13 +117,16 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
     /// assert!(loss.is_finite());
     /// # Ok::<(), elman::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// The device failed.
     pub fn on_batches(
         parameters: &Parameters,
         build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<[Loss; M]> + Send + 'a,
     ) -> Result<Self> {
-        let mut log = Log::new(parameters.device())?;
+        let mut log = Log::new(parameters.device(), Appenders::Many)?;
         log.set_suspects((Vec::new(), parameters.iter().map(|(_, tensor)| tensor).collect()));
-        Ok(Self { plan: Plans::new(parameters, build), log, weights: [const { Vec::new() }; M] })
+        Ok(Self { plan: Plans::new(parameters, build), log })
     }
 
     /// The mean of each loss over all that these batches hold: batches of other sizes, and with other numbers of targets that
@@ -143,24 +144,19 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
     /// # Errors
     /// As [`Self::means`].
     pub async fn means_async(&mut self, batches: impl IntoIterator<Item: Borrow<[Array; N]>>) -> Result<[f64; M]> {
-        let Self { plan, log, weights } = self;
+        let Self { plan, log } = self;
         log.restart()?;
         for batch in batches {
+            let batch = batch.borrow().each_ref();
+            batch.iter().try_for_each(|array| array.check_finite())?;
             let clock = log.clock().clone();
-            let record = |g: &mut Graph, losses: [Loss; M]| {
-                *weights = losses.each_ref().map(|loss| loss.terms().iter().map(|term| term.weight).collect());
-                log.record(g, &losses, true).map(|()| Vec::new())
-            };
-            let kept = plan.load(batch.borrow().each_ref(), |parameters| graph(parameters, &clock), record).await?;
+            let record = |g: &mut Graph, losses: [Loss; M]| log.record(g, &losses).map(|()| Vec::new());
+            let kept = plan.load(batch, |parameters| graph(parameters, &clock), record).await?;
             log.step_up_to(&kept.plan, 1).await?;
         }
-        let values = log.take_all().await?;
-        if values.first().is_none_or(Vec::is_empty) {
-            return Err(Error::argument("means", "batches", "at least one", "none"));
-        }
-        // Of each term, its means and its scales.
-        let mut means = values.chunks_exact(2).map(|pair| weighted_mean(&pair[0], &pair[1]));
-        Ok(weights.each_ref().map(|weights| weights.iter().zip(&mut means).map(|(weight, mean)| weight * mean).sum()))
+        let means = log.take_means().await?;
+        let means = means.ok_or_else(|| Error::argument("means", "batches", "at least one", "none"))?;
+        Ok(means.try_into().expect("as many means as losses"))
     }
 
     /// The plans, one for each shape that has come.
@@ -172,14 +168,6 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>, M> {
     pub fn plans_mut(&mut self) -> &mut Plans<'a, N, [Loss; M]> {
         &mut self.plan
     }
-}
-
-/// The mean of all from the mean of each batch, and one over what counts in it (0: nothing does).
-fn weighted_mean(means: &[f32], scales: &[f32]) -> f64 {
-    let weights = || scales.iter().map(|&scale| if scale == 0.0 { 0.0 } else { 1.0 / f64::from(scale) });
-    let sum: f64 = means.iter().zip(weights()).map(|(&mean, weight)| f64::from(mean) * weight).sum();
-    let all: f64 = weights().sum();
-    if all == 0.0 { 0.0 } else { sum / all }
 }
 
 /// A graph without gradients, of which a log's clock counts the runs.

@@ -243,7 +243,7 @@ impl Generator {
         let lanes = self.lanes.tokens.len();
         let vocabulary = self.lanes.tokens.vocabulary().unwrap_or(0);
         if let Some(position) = prompt.iter().position(|&token| token as usize >= vocabulary) {
-            return Err(Error::Token { token: prompt[position], position, vocabulary });
+            return Err(Error::Token { token: prompt[position], position, tensor: "prompt".into(), vocabulary });
         }
         self.state.zero()?;
         let mut first = Some(&self.constants);

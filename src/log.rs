@@ -40,11 +40,21 @@ impl Losses {
     }
 }
 
+/// How many plans append to a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Appenders {
+    One,
+    Many,
+}
+
 /// The terms of some losses in each run of some plans: a ring on the device for each, which the plans append to, one clock that
 /// counts their runs, and what has been read.
 pub(crate) struct Log {
-    /// Name and weight of each ring's term.
-    terms: Vec<(String, f64)>,
+    /// The names of the terms of each loss.
+    names: Vec<Vec<String>>,
+    /// Of the terms, where one plan alone appends: known when it is recorded.
+    weights: Option<Vec<f64>>,
+    /// For each term its value; where there are many plans, also its scale and its weight, which may differ from plan to plan.
     rings: Vec<Tensor>,
     clock: Tensor,
     suspects: Suspects,
@@ -59,10 +69,12 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub fn new(device: &Device) -> Result<Self> {
+    /// For one plan, or for many.
+    pub fn new(device: &Device, plans: Appenders) -> Result<Self> {
         let clock = device.zeros("clock", &[2], DType::U32)?;
         Ok(Self {
-            terms: Vec::new(),
+            names: Vec::new(),
+            weights: (plans == Appenders::One).then(Vec::new),
             rings: Vec::new(),
             clock,
             suspects: Suspects::default(),
@@ -84,33 +96,37 @@ impl Log {
         self.written
     }
 
-    /// What a loss that is not finite may come from: inputs, and parameters.
+    /// What a loss that is not finite may come from: inputs that the user fills, and parameters.
     pub fn set_suspects(&mut self, (inputs, parameters): (Vec<Tensor>, Vec<Tensor>)) {
         self.suspects = Suspects { inputs, parameters };
     }
 
-    /// Records in a plan that it appends the terms of these losses, the same in every plan, and goes on by one step; with `scales`,
-    /// the scale of each term too, in a ring after its own.
-    pub fn record(&mut self, g: &mut Graph, losses: &[Loss], scales: bool) -> Result<()> {
+    /// Records in a plan that it appends the terms of these losses, which have the same names in every plan, and goes on by one step.
+    pub fn record(&mut self, g: &mut Graph, losses: &[Loss]) -> Result<()> {
         losses.iter().try_for_each(|loss| g.check_loss(loss))?;
-        let (mut terms, mut numbers) = (Vec::new(), Vec::new());
+        let terms = || losses.iter().flat_map(Loss::terms);
+        let names: Vec<Vec<_>> =
+            losses.iter().map(|loss| loss.terms().iter().map(|term| term.name.clone()).collect()).collect();
         let one = g.constant(1.0)?;
-        for term in losses.iter().flat_map(Loss::terms) {
-            numbers.push((&term.rows, &term.scale));
-            terms.push((term.name.clone(), term.weight));
-            if scales {
-                numbers.push((&term.scale, &one));
-                terms.push((format!("scale of {}", term.name), 0.0));
+        let mut numbers = Vec::new();
+        for term in terms() {
+            numbers.push((term.rows.clone(), term.scale.clone()));
+            if self.weights.is_none() {
+                numbers.push((term.scale.clone(), one.clone()));
+                numbers.push((g.constant(term.weight)?, one.clone()));
             }
         }
         if self.rings.is_empty() {
             let ring = |_| g.device().zeros("losses by step", &[CAPACITY], DType::F32);
             self.rings = (0..numbers.len()).map(ring).collect::<Result<_>>()?;
             self.pending = vec![Vec::new(); numbers.len()];
-            self.terms = terms;
-        } else if self.terms != terms {
-            let expected = format!("of the same terms, with the same weights, for every shape: {:?}", self.terms);
-            return Err(Error::argument("plan", "loss", expected, format!("{terms:?}")));
+            self.names = names;
+        } else if self.names != names {
+            let expected = format!("of the same terms for every shape: {:?}", self.names);
+            return Err(Error::argument("plan", "loss", expected, format!("{names:?}")));
+        }
+        if let Some(weights) = &mut self.weights {
+            *weights = terms().map(|term| term.weight).collect();
         }
         for (i, ((rows, scale), ring)) in numbers.iter().zip(&self.rings).enumerate() {
             record_loss::record_loss(g, rows, scale, ring, &self.clock, i + 1 == numbers.len())?;
@@ -176,23 +192,45 @@ impl Log {
         Ok(steps)
     }
 
-    /// The losses since the last call, of a log of one loss without scales.
-    pub async fn take(&mut self) -> Result<Losses> {
-        let values = self.take_all().await?;
-        let steps = values.first().map_or(0, Vec::len);
-        let total = (0..steps).map(|step| self.total(values.iter().map(|values| values[step])));
-        let total = total.collect();
-        Ok(Losses { total, terms: self.terms.iter().map(|(name, _)| name.clone()).zip(values).collect() })
+    /// Rings of a term.
+    fn each(&self) -> usize {
+        if self.weights.is_some() { 1 } else { 3 }
     }
 
-    /// The weighted sum of the terms; of one term of weight 1, that term, in its bits.
-    fn total(&self, values: impl Iterator<Item = f32>) -> f32 {
-        let weighted = self.terms.iter().zip(values).map(|((_, weight), value)| weight * f64::from(value));
+    /// The weighted sum of the terms of a step, from the values of all rings; of one term of weight 1, that term, in its bits.
+    fn total(&self, values: &[f32]) -> f32 {
+        let weight = |term: usize| match &self.weights {
+            Some(weights) => weights[term],
+            None => f64::from(values[3 * term + 2]),
+        };
+        let terms = values.iter().step_by(self.each()).enumerate();
+        let weighted = terms.map(|(term, &value)| weight(term) * f64::from(value));
         weighted.reduce(|sum, value| sum + value).unwrap_or(0.0) as f32
     }
 
+    /// The losses since the last call, of a log of one loss.
+    pub async fn take(&mut self) -> Result<Losses> {
+        let values = self.take_all().await?;
+        let steps = values.first().map_or(0, Vec::len);
+        let of_step = |step: usize| values.iter().map(|values| values[step]).collect::<Vec<_>>();
+        let total = (0..steps).map(|step| self.total(&of_step(step))).collect();
+        let terms = values.into_iter().step_by(self.each());
+        Ok(Losses { total, terms: self.names.concat().into_iter().zip(terms).collect() })
+    }
+
+    /// Of a log of many plans: the mean of each loss since the last call, over all that counted; None if nothing ran.
+    pub async fn take_means(&mut self) -> Result<Option<Vec<f64>>> {
+        let values = self.take_all().await?;
+        if values.first().is_none_or(Vec::is_empty) {
+            return Ok(None);
+        }
+        let mut terms = values.chunks_exact(3);
+        let mut mean = || terms.next().map_or(0.0, |rings| weighted_mean(&rings[0], &rings[1], &rings[2]));
+        Ok(Some(self.names.iter().map(|names| names.iter().map(|_| mean()).sum()).collect()))
+    }
+
     /// The values since the last call, by ring, oldest first.
-    pub async fn take_all(&mut self) -> Result<Vec<Vec<f32>>> {
+    async fn take_all(&mut self) -> Result<Vec<Vec<f32>>> {
         self.drain().await?;
         Ok(self.pending.iter_mut().map(std::mem::take).collect())
     }
@@ -215,9 +253,10 @@ impl Log {
         // One error for all that are not finite: where one is NaN, those after it are too.
         let mut first = None;
         for step in steps {
-            let values = || rings.iter().map(|ring| ring[(step % CAPACITY as u64) as usize]);
-            match values().chain([self.total(values())]).find(|value| !value.is_finite()) {
-                None => self.pending.iter_mut().zip(values()).for_each(|(pending, value)| pending.push(value)),
+            let values: Vec<_> = rings.iter().map(|ring| ring[(step % CAPACITY as u64) as usize]).collect();
+            let total = self.total(&values);
+            match values.iter().copied().chain([total]).find(|value| !value.is_finite()) {
+                None => self.pending.iter_mut().zip(values).for_each(|(pending, value)| pending.push(value)),
                 Some(value) => first = first.or(Some((step, value))),
             }
         }
@@ -229,6 +268,17 @@ impl Log {
     pub fn fill(&mut self) {
         self.written = CAPACITY as u64;
     }
+}
+
+/// The mean of all from the mean of each batch, one over what counts in it (0: nothing does), and what it is multiplied by.
+fn weighted_mean(means: &[f32], scales: &[f32], weights: &[f32]) -> f64 {
+    let (mut sum, mut all) = (0.0, 0.0);
+    for ((&mean, &scale), &weight) in means.iter().zip(scales).zip(weights).filter(|((_, scale), _)| **scale != 0.0) {
+        let counts = 1.0 / f64::from(scale);
+        sum += f64::from(mean) * f64::from(weight) * counts;
+        all += counts;
+    }
+    if all == 0.0 { 0.0 } else { sum / all }
 }
 
 /// What a loss that is not finite may come from.
@@ -247,7 +297,7 @@ impl Suspects {
             return Ok(format!("the input {found}: mend the data, and go on from a model that has not seen it"));
         }
         Ok(match not_finite(&self.parameters).await? {
-            Some(found) => format!("no input is to blame; the parameter {found}: {cure}"),
+            Some(found) => format!("the parameter {found}: {cure}"),
             None => format!("the parameters can no longer be trusted: {cure}"),
         })
     }

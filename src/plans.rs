@@ -1,7 +1,7 @@
 //! Plans of one network for batches of any shape.
 
 use crate::data::{Array, Signature};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Parameters};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -9,8 +9,12 @@ use crate::tensor::Tensor;
 /// What the plans of one network may hold on the device, if nothing else is said: a GiB.
 const MOST_BYTES: u64 = 1 << 30;
 
+/// What a dispatch takes beside its tensors, about: its parameters, on a GPU in a place of their own, and the host's part.
+const BYTES_OF_A_DISPATCH: u64 = 1024;
+
 /// Plans of one network for batches of any shape. Each is recorded when the first batch of its shape comes, and kept: the least
-/// recently used go where all together hold more memory than [`Self::set_most_bytes`] allows (1 GiB if nothing is said).
+/// recently used go where all together hold more memory than [`Self::set_most_bytes`] allows (1 GiB if nothing is said), or where
+/// the device has none left. A plan that is larger than that by itself goes first.
 ///
 /// A batch is `N` arrays; the network makes a `B` of it.
 pub struct Plans<'a, const N: usize, B> {
@@ -84,8 +88,8 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
     pub(crate) async fn load(
         &mut self,
         batch: [&Array; N],
-        graph: impl FnOnce(&Parameters) -> Graph,
-        complete: impl FnOnce(&mut Graph, B) -> Result<Vec<Tensor>>,
+        graph: impl Fn(&Parameters) -> Graph,
+        mut complete: impl FnMut(&mut Graph, B) -> Result<Vec<Tensor>>,
     ) -> Result<&Kept<N>> {
         self.uses += 1;
         let signature = batch.map(Array::signature);
@@ -93,7 +97,15 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
         let place = match known {
             Some(place) => place,
             None => {
-                self.record(batch, signature, graph, complete).await?;
+                let made = self.record(batch, signature.clone(), &graph, &mut complete).await;
+                match made {
+                    Err(Error::OutOfMemory { .. }) if !self.kept.is_empty() => {
+                        self.kept.clear();
+                        self.parameters.device().synchronize()?;
+                        self.record(batch, signature, &graph, &mut complete).await?;
+                    }
+                    made => made?,
+                }
                 self.kept.len() - 1
             }
         };
@@ -107,8 +119,8 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
         &mut self,
         batch: [&Array; N],
         signature: [Signature; N],
-        graph: impl FnOnce(&Parameters) -> Graph,
-        complete: impl FnOnce(&mut Graph, B) -> Result<Vec<Tensor>>,
+        graph: &impl Fn(&Parameters) -> Graph,
+        complete: &mut impl FnMut(&mut Graph, B) -> Result<Vec<Tensor>>,
     ) -> Result<()> {
         let device = self.parameters.device();
         let inputs = batch.iter().map(|array| array.tensor(device)).collect::<Result<Vec<_>>>()?;
@@ -117,10 +129,14 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
         let built = (self.build)(&mut g, &inputs)?;
         let results = complete(&mut g, built)?;
         let plan = g.finish_async().await?;
-        let bytes = plan.own_bytes(inputs.iter().chain(&results));
-        while !self.kept.is_empty() && self.bytes() + bytes > self.most_bytes {
-            let oldest = self.kept.iter().enumerate().min_by_key(|(_, kept)| kept.last_use);
-            self.kept.swap_remove(oldest.map_or(0, |(place, _)| place));
+        let bytes =
+            plan.own_bytes(inputs.iter().chain(&results)) + BYTES_OF_A_DISPATCH * plan.count().dispatches as u64;
+        // One that is too large by itself is no reason for others to go.
+        let wanted = if bytes > self.most_bytes { 0 } else { bytes };
+        while !self.kept.is_empty() && self.bytes() + wanted > self.most_bytes {
+            let too_large = |kept: &Kept<N>| kept.bytes > self.most_bytes;
+            let first = self.kept.iter().enumerate().min_by_key(|(_, kept)| (!too_large(kept), kept.last_use));
+            self.kept.swap_remove(first.map_or(0, |(place, _)| place));
         }
         self.recorded += 1;
         self.kept.push(Kept { signature, inputs, plan, results, bytes, last_use: self.uses });

@@ -43,7 +43,8 @@ pub struct Predictor<'a, const N: usize, const M: usize> {
 }
 
 impl<'a, const N: usize, const M: usize> Predictor<'a, N, M> {
-    /// `build` records the network for one shape; it is called when the first batch of a shape comes, and the plan is kept.
+    /// `build` records the network for one shape; it is called when the first batch of a shape comes, and again
+    /// where a plan had to go.
     pub fn new(
         parameters: &Parameters,
         build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<[Var; M]> + Send + 'a,

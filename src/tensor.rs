@@ -210,7 +210,12 @@ impl Tensor {
                     let expected = format!("from 1 to {most} in `{}`", self.name);
                     Error::argument("write", "length", expected, format!("{value} at position {position}"))
                 }
-                _ => Error::Token { token: value, position, vocabulary: self.classes().unwrap_or(0) },
+                _ => Error::Token {
+                    token: value,
+                    position,
+                    tensor: self.name.to_string(),
+                    vocabulary: self.classes().unwrap_or(0),
+                },
             });
         }
         self.write_as(values, DType::U32)
@@ -221,7 +226,16 @@ impl Tensor {
         if values.len() != self.len() {
             return Err(Error::shape("write", self.name(), format!("{:?}", self.shape), &[values.len()]));
         }
+        if let Some(position) = self.buffer.refused_nan(values) {
+            let expected = format!("free of NaN, since a training reads `{}`: clean the data", self.name);
+            return Err(Error::argument("write", "values", expected, format!("NaN at position {position}")));
+        }
         self.buffer.write(self.offset, values)
+    }
+
+    /// From here on, writes of NaN are errors: a training reads the tensor.
+    pub(crate) fn refuse_nan(&self) {
+        self.buffer.refuse_nan();
     }
 
     /// All values, row-major. Waits for the device.

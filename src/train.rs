@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use crate::checkpoint::{Checkpoint, OPTIMIZER};
 use crate::data::Array;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Loss, Parameters};
-use crate::log::{Log, Losses};
+use crate::graph::{Graph, Loss, ParameterId, Parameters};
+use crate::log::{Appenders, Log, Losses};
 use crate::optim::{Memory, Optimizer};
 use crate::plan::Plan;
 use crate::plans::Plans;
@@ -26,6 +26,8 @@ use crate::tensor::Tensor;
 pub struct Trainer<P = Plan> {
     plan: P,
     parameters: Parameters,
+    /// As it was when the trainer was made.
+    frozen: BTreeSet<ParameterId>,
     optimizer: Memory,
     log: Log,
 }
@@ -53,12 +55,15 @@ impl Trainer {
         build: impl FnOnce(&mut Graph) -> Result<Loss>,
     ) -> Result<Self> {
         let optimizer = Memory::new(optimizer.into(), parameters)?;
-        let mut log = Log::new(parameters.device())?;
-        let mut g = graph(parameters, log.clock());
+        let mut log = Log::new(parameters.device(), Appenders::One)?;
+        let frozen = parameters.frozen();
+        let mut g = graph(parameters, log.clock(), &frozen);
         let loss = build(&mut g)?;
         complete(&mut g, loss, &optimizer, &mut log, parameters)?;
-        log.set_suspects(g.suspects());
-        Ok(Self { plan: g.finish_async().await?, parameters: parameters.clone(), optimizer, log })
+        let (inputs, parts) = g.suspects();
+        inputs.iter().for_each(Tensor::refuse_nan);
+        log.set_suspects((inputs, parts));
+        Ok(Self { plan: g.finish_async().await?, parameters: parameters.clone(), frozen, optimizer, log })
     }
 
     /// Runs one step. On a GPU this returns when it is submitted.
@@ -117,7 +122,8 @@ impl Trainer {
 
 impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
     /// A trainer of batches of `N` arrays each, of any shape. `build` records the network and the loss for one shape, forward only;
-    /// it is called when the first batch of a shape comes, and the plan is kept ([`Plans`]).
+    /// it is called when the first batch of a shape comes, and the plan is kept ([`Plans`]). It is called again where a plan had to
+    /// go, so it must record the same each time, but for the weights of losses, which may depend on the shape.
     ///
     /// ```
     /// use elman::data::Array;
@@ -155,16 +161,17 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
         optimizer: impl Into<Optimizer>,
         build: impl Fn(&mut Graph, &[Tensor; N]) -> Result<Loss> + Send + 'a,
     ) -> Result<Self> {
-        let mut log = Log::new(parameters.device())?;
+        let mut log = Log::new(parameters.device(), Appenders::Many)?;
         log.set_suspects((Vec::new(), parameters.iter().map(|(_, tensor)| tensor).collect()));
         let optimizer = Memory::new(optimizer.into(), parameters)?;
-        Ok(Self { plan: Plans::new(parameters, build), parameters: parameters.clone(), optimizer, log })
+        let (plan, frozen) = (Plans::new(parameters, build), parameters.frozen());
+        Ok(Self { plan, parameters: parameters.clone(), frozen, optimizer, log })
     }
 
     /// Runs one step on this batch, of arrays or references to such. On a GPU this returns when it is submitted.
     ///
     /// # Errors
-    /// As [`Trainer::step`]; values outside their bounds, NaN or infinite; whatever `build` refuses, for a new shape.
+    /// As [`Trainer::step`], where [`crate::Error::NotFinite`] is of earlier steps and this one is done; values outside their bounds, NaN or infinite; whatever `build` refuses, for a new shape.
     pub fn step_on(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<()> {
         pollster::block_on(self.step_on_async(batch))
     }
@@ -174,12 +181,12 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
     /// # Errors
     /// As [`Self::step_on`].
     pub async fn step_on_async(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<()> {
-        let Self { plan, parameters, optimizer, log } = self;
+        let Self { plan, parameters, frozen, optimizer, log } = self;
         let batch = batch.each_ref().map(Borrow::borrow);
         batch.iter().try_for_each(|array| array.check_finite())?;
         let clock = log.clock().clone();
         let record = |g: &mut Graph, loss| complete(g, loss, optimizer, log, parameters).map(|()| Vec::new());
-        let kept = plan.load(batch, |parameters| graph(parameters, &clock), record).await?;
+        let kept = plan.load(batch, |parameters| graph(parameters, &clock, frozen), record).await?;
         optimizer.prepare(log.written(), 1)?;
         log.step_up_to(&kept.plan, 1).await.map(|_| ())
     }
@@ -336,8 +343,9 @@ fn in_checkpoint(block: &str, name: &str) -> String {
 }
 
 /// A graph to be differentiated, of which a log's clock counts the steps.
-fn graph(parameters: &Parameters, clock: &Tensor) -> Graph {
+fn graph(parameters: &Parameters, clock: &Tensor, frozen: &BTreeSet<ParameterId>) -> Graph {
     let mut g = Graph::new(parameters);
+    g.set_frozen(frozen.clone());
     g.set_clock(clock.clone());
     g.set_closure_of("Trainer");
     g
@@ -346,7 +354,7 @@ fn graph(parameters: &Parameters, clock: &Tensor) -> Graph {
 /// Records what comes after the loss: the backward pass, the log, which advances the clock, and the update.
 fn complete(g: &mut Graph, loss: Loss, optimizer: &Memory, log: &mut Log, parameters: &Parameters) -> Result<()> {
     g.differentiate(&[&loss], &[])?;
-    log.record(g, &[loss], false)?;
+    log.record(g, &[loss])?;
     optimizer.record(g, parameters)
 }
 

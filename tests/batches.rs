@@ -100,6 +100,20 @@ fn plans_share_what_a_training_is_made_of() {
         // The same bits on a second run, with dropout.
         let again = run(None, &order);
         assert_eq!((&losses, &weights), (&again.0, &again.1), "{device:?}");
+        // A plan too large by itself is no reason for others to go, but is the first to go.
+        let tagger = Tagger::new(&device).unwrap();
+        let build = |g: &mut Graph, batch: &[Tensor; 3]| tagger.loss(g, batch, 0.3);
+        let mut trainer = Trainer::on_batches(&tagger.parameters, Adam::new(1e-2), build).unwrap();
+        [0, 9].into_iter().for_each(|i| trainer.step_on(&batch(i).unwrap()).unwrap());
+        let most = trainer.plans().bytes();
+        trainer.plans_mut().set_most_bytes(most);
+        // The longest, of six sentences.
+        trainer.step_on(&batch(23).unwrap()).unwrap();
+        assert!(trainer.plans().len() == 3 && trainer.plans().bytes() > 2 * most, "{device:?}");
+        trainer.step_on(&batch(9).unwrap()).unwrap();
+        trainer.step_on(&batch(2).unwrap()).unwrap();
+        assert!(trainer.plans().bytes() <= most, "{device:?}");
+
         // With room for some of the plans, and for none.
         for (most, least_recorded) in [(bytes - 1, 5), (0, 9)] {
             let few = run(Some(most), &order);
@@ -318,7 +332,7 @@ fn a_bad_batch_changes_nothing() {
         ([x(4, 2, f32::NAN).unwrap(), y(4, 1).unwrap()], "NaN at position 0 of `x`"),
         ([x(4, 2, f32::INFINITY).unwrap(), y(4, 1).unwrap()], "inf at position 0 of `x`"),
         ([x(4, 3, 0.5).unwrap(), y(4, 1).unwrap()], "[.., 2]"),
-        ([x(4, 2, 0.5).unwrap(), y(4, 3).unwrap()], "vocabulary of 3"),
+        ([x(4, 2, 0.5).unwrap(), y(4, 3).unwrap()], "at position 0 of `y` is outside the vocabulary of 3"),
         ([x(4, 2, 0.5).unwrap(), y(3, 1).unwrap()], "`y` must have shape"),
     ];
     for (batch, what) in bad {
@@ -353,7 +367,9 @@ fn sequences_are_padded() {
         (Array::pad("x", [&[1.0][..], &[]], 1).unwrap_err(), "empty at index 1"),
         (Array::pad_tokens("x", <[&[u32]; 0]>::default(), 0, 3).unwrap_err(), "at least one"),
         (Array::windows("x", &[0.0; 10], 2, &[1, 2], 0..4).unwrap_err(), "must be at most 1"),
-        (Array::windows("x", &[0.0; 10], 0, &[0], 0..1).unwrap_err(), "a series of 0"),
+        (Array::windows("x", &[0.0; 10], 0, &[0], 0..1).unwrap_err(), "whole steps of 0 values"),
+        (Array::windows("x", &[0.0; 5], 2, &[0], 0..1).unwrap_err(), "whole steps of 2 values"),
+        (Array::windows("x", &[0.0; 4], 2, &[0], 1..3).unwrap_err(), "at least the 3 of a window, but is of 4 values"),
     ] {
         assert!(error.to_string().contains(what), "{what}: {error}");
     }
@@ -432,4 +448,144 @@ fn batches_are_drawn_ahead() {
     // On another thread than the one that uses them.
     let other = data::ahead(std::iter::once(()).map(|()| std::thread::current().id()), |mut ids| ids.next()).unwrap();
     assert_ne!(other, std::thread::current().id());
+}
+
+/// What a trainer is made of is what its plans are made of, whenever they are recorded: frozen parameters, the optimizer's clipping
+/// and schedule; more steps than the log holds, of shapes that alternate.
+#[test]
+fn late_plans_are_like_early_ones() {
+    use elman::optim::Clip;
+    use elman::schedule::CosineAnnealing;
+    for device in f32_devices() {
+        let mut init = Init::new(rng::manual_seed(1));
+        let layer = Linear::new(&mut init, "layer", 2, 3).unwrap();
+        let optimizer = || {
+            let schedule = CosineAnnealing::new(0.1, 700, 0.01).unwrap();
+            Adam::default().clip(Clip::Norm(0.3)).schedule(schedule)
+        };
+        let rows = |step: usize| 1 + step % 3;
+        let batch = |step: usize| {
+            let n = rows(step);
+            let x = rng::manual_seed(step as u64).randn(2 * n);
+            [Array::new("x", &[n, 2], x).unwrap(), Array::targets("y", &[n], vec![step as u32 % 3; n], 3).unwrap()]
+        };
+        let build = |g: &mut Graph, [x, y]: &[Tensor; 2]| {
+            // A mean by hand: a weight that depends on the shape.
+            let (rows, x) = (x.shape()[0], g.input(x)?);
+            let logits = layer.forward(g, x)?;
+            Ok(1.0 / rows as f64 * cross_entropy(g, logits, y, Reduction::Sum)?)
+        };
+        let parameters = init.upload(&device).unwrap();
+        parameters.freeze(&["layer.bias"]).unwrap();
+        let mut trainer = Trainer::on_batches(&parameters, optimizer(), build).unwrap();
+        trainer.step_on(&batch(0)).unwrap();
+        parameters.unfreeze(&["layer.bias"]).unwrap();
+        let bias = parameters.get("layer.bias").unwrap();
+        let before = bias.to_vec().unwrap();
+        let steps = 1500;
+        (1..steps).for_each(|step| trainer.step_on(&batch(step)).unwrap());
+        assert_eq!(bias.to_vec().unwrap(), before, "frozen when the trainer was made");
+        let losses = trainer.losses().unwrap();
+        assert_eq!(losses.len(), steps);
+
+        // The same steps by a trainer of one shape, whose rows that are not there do not count.
+        let parameters = init.upload(&device).unwrap();
+        parameters.freeze(&["layer.bias"]).unwrap();
+        let x = device.zeros("x", &[3, 2], elman::DType::F32).unwrap();
+        let y = device.targets("y", &[3], 3).unwrap();
+        let mut fixed = Trainer::new(&parameters, optimizer(), |g| {
+            let x = g.input(&x)?;
+            let logits = layer.forward(g, x)?;
+            cross_entropy(g, logits, &y, Reduction::Mean)
+        })
+        .unwrap();
+        for step in 0..steps {
+            let [values, targets] = batch(step);
+            let mut padded = [values.values().to_vec(), vec![0.0; 6]].concat();
+            padded.truncate(6);
+            x.write(&padded).unwrap();
+            let mut padded = [targets.values_u32().to_vec(), vec![NO_TARGET; 3]].concat();
+            padded.truncate(3);
+            y.write_u32(&padded).unwrap();
+            fixed.step().unwrap();
+        }
+        assert_close("losses", &widen(&losses), &widen(&fixed.losses().unwrap()), steps, 1e-4);
+        assert_eq!(trainer.lr(), fixed.lr());
+        // A schedule is in the checkpoint by its step.
+        let checkpoint = trainer.checkpoint().unwrap();
+        let mut resumed = Trainer::on_batches(&parameters, optimizer(), build).unwrap();
+        resumed.restore(&checkpoint).unwrap();
+        assert_eq!((resumed.lr(), resumed.steps()), (trainer.lr(), steps as u64));
+    }
+}
+
+/// An evaluation that failed leaves the next one right, and losses are grouped as they were first.
+#[test]
+fn an_evaluation_that_failed_is_over() {
+    let device = Device::cpu();
+    let mut init = Init::new(rng::manual_seed(1));
+    let layer = Linear::new(&mut init, "layer", 2, 1).unwrap();
+    let parameters = init.upload(&device).unwrap();
+    let mut evaluator = Evaluator::on_batches(&parameters, |g, [x, y]| {
+        let (rows, x) = (x.shape()[0], g.input(x)?);
+        let output = layer.forward(g, x)?;
+        let mut loss = || mse_loss(g, output, y, Reduction::Mean);
+        let (a, b, c) = (loss()?, loss()?, loss()?);
+        match rows {
+            2 => Ok([2.0 * a + b, c]),
+            3 => Ok([a, b + c]),
+            4 => Ok([a + b.named("other"), c]),
+            _ => Ok([3.0 * a + 2.0 * b, c]),
+        }
+    })
+    .unwrap();
+    let batch = |rows: usize, value: f32| {
+        [
+            Array::new("x", &[rows, 2], vec![value; 2 * rows]).unwrap(),
+            Array::new("y", &[rows, 1], vec![1.0; rows]).unwrap(),
+        ]
+    };
+    let [first, one] = evaluator.means([batch(2, 0.5)]).unwrap();
+    assert!((first - 3.0 * one).abs() < 1e-6);
+    for rows in [3, 4] {
+        let error = evaluator.means([batch(2, 0.5), batch(rows, 0.5)]).unwrap_err().to_string();
+        assert!(error.contains("of the same terms for every shape"), "{error}");
+        assert_eq!(evaluator.means([batch(2, 0.5)]).unwrap(), [first, one]);
+    }
+    let error = evaluator.means([batch(2, f32::NAN)]).unwrap_err().to_string();
+    assert!(error.contains("NaN at position 0 of `x`"), "{error}");
+    // Weights may differ from shape to shape: rows with 3 + 2 beside rows with 2 + 1.
+    let [both, _] = evaluator.means([batch(2, 0.5), batch(6, 0.5)]).unwrap();
+    assert!((both - one * (2.0 * 3.0 + 6.0 * 5.0) / 8.0).abs() < 1e-5, "{both} {one}");
+}
+
+/// A trainer and a predictor on one device, each on a thread of its own: what each gives alone.
+#[test]
+fn predictions_beside_a_training() {
+    for device in f32_devices() {
+        let tagger = Tagger::new(&device).unwrap();
+        let train = |device: &Device| {
+            let tagger = Tagger::new(device).unwrap();
+            let build = |g: &mut Graph, batch: &[Tensor; 3]| tagger.loss(g, batch, 0.3);
+            let mut trainer = Trainer::on_batches(&tagger.parameters, Adam::new(1e-2), build).unwrap();
+            (0..30).for_each(|i| trainer.step_on(&batch(i % 5).unwrap()).unwrap());
+            trainer.losses().unwrap()
+        };
+        let predict = || {
+            let mut predictor =
+                Predictor::new(&tagger.parameters, |g, [words, lengths]| Ok([tagger.logits(g, words, lengths, 0.0)?]));
+            let predicted = (0..30).map(|i| {
+                let [words, _, lengths] = batch(i % 5).unwrap();
+                let [logits] = predictor.run(&[&words, &lengths]).unwrap();
+                logits
+            });
+            predicted.collect::<Vec<_>>()
+        };
+        let alone = (train(&device), predict());
+        let together = std::thread::scope(|scope| {
+            let training = scope.spawn(|| train(&device));
+            (predict(), training.join().unwrap())
+        });
+        assert!(alone.0 == together.1 && alone.1 == together.0, "{device:?}");
+    }
 }

@@ -1276,6 +1276,26 @@ fn weigh() {
 }
 
 /// Logits of few different values: the first of those that are greatest counts.
+/// A NaN is no hit, and beats nothing: the same on every device, and on the host.
+#[test]
+fn accuracy_of_nan() {
+    let nan = f32::NAN;
+    let logits = [[nan, 0.0, 1.0], [0.0, nan, -1.0], [nan; 3], [f32::INFINITY, nan, 0.0], [-nan, -1.0, -2.0]];
+    let (targets, want) = ([0, 0, 0, 0, 1], [0.0, 1.0, 0.0, 1.0, 1.0]);
+    for device in [common::f32_devices(), vec![Device::reference()]].concat() {
+        let mut g = Graph::without_parameters(&device);
+        let x = device.upload("x", &[5, 3], &logits.concat()).unwrap();
+        let hits = zeros(&device, "hits", &[5]).unwrap();
+        let wanted = device.upload_u32("targets", &[5], &targets).unwrap();
+        kernels::accuracy::accuracy(&mut g, &x, &wanted, None, &hits).unwrap();
+        g.finish().unwrap().run().unwrap();
+        assert_eq!(hits.to_vec().unwrap(), want, "{device:?}");
+    }
+    let host = elman::data::Array::new("logits", &[5, 3], logits.concat()).unwrap();
+    let targets = elman::data::Array::targets("targets", &[5], targets.into(), 3).unwrap();
+    assert_eq!(host.accuracy(&targets).unwrap(), 0.6);
+}
+
 #[test]
 fn accuracy() {
     for (rows, v) in [(1, 1), (2, 3), (5, 63), (31, 64), (70, 65), (9, 131)] {

@@ -130,7 +130,11 @@ impl Array {
         window: Range<usize>,
     ) -> Result<Self> {
         let steps = series.len().checked_div(features).unwrap_or(0);
-        let most = steps.saturating_sub(window.end);
+        if steps * features != series.len() || steps < window.end {
+            let expected = format!("of whole steps of {features} values, at least the {} of a window", window.end);
+            return Err(Error::argument("windows", "series", expected, format!("of {} values", series.len())));
+        }
+        let most = steps - window.end;
         if let Some(start) = starts.iter().find(|&&start| start.saturating_add(window.end) > steps) {
             let expected = format!("at most {most}, for a window of the steps {window:?} in a series of {steps}");
             return Err(Error::argument("windows", "starts", expected, start));
@@ -201,16 +205,17 @@ impl Array {
         Ok(Self { name: self.name, shape, values })
     }
 
-    /// The index of the greatest value along the last axis, the first of equals: the class that logits name. None are greater
-    /// than NaN.
+    /// The index of the greatest value along the last axis, the first of equals: the class that logits name. A NaN is
+    /// less than any number; 0 where there is nothing else.
     pub fn argmax(&self) -> Vec<u32> {
         let columns = *self.shape.last().unwrap_or(&1);
-        let greatest = |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+        let beats = |a: f32, b: f32| a > b || (b.is_nan() && !a.is_nan());
+        let greatest = |row: &[f32]| (1..row.len()).fold(0, |best, i| if beats(row[i], row[best]) { i } else { best });
         self.values().chunks(columns).map(|row| greatest(row) as u32).collect()
     }
 
-    /// How often logits `[.., V]` are right: the share of rows whose greatest value is that of the target, of those that count,
-    /// which are all but those of [`NO_TARGET`]. 0 if none counts.
+    /// How often logits `[.., V]` are right: the share of rows whose greatest value is that of the target (a NaN is none), of
+    /// those that count, which are all but those of [`NO_TARGET`]. 0 if none counts.
     ///
     /// ```
     /// use elman::{NO_TARGET, data::Array};
@@ -230,7 +235,10 @@ impl Array {
             return Err(Error::shape("accuracy", &targets.name, expected, &targets.shape));
         }
         let counted = wanted.iter().filter(|&&target| target != NO_TARGET).count();
-        let right = said.iter().zip(wanted).filter(|(said, wanted)| said == wanted).count();
+        let rows = self.values().chunks(self.values().len() / said.len().max(1));
+        let is_right =
+            |&((said, wanted), row): &((&u32, &u32), &[f32])| said == wanted && !row[*said as usize].is_nan();
+        let right = said.iter().zip(wanted).zip(rows).filter(is_right).count();
         Ok(right as f64 / counted.max(1) as f64)
     }
 

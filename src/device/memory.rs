@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::turns::{Footprint, Turn};
 use super::{Counters, Device, Kind, gpu};
@@ -15,6 +15,7 @@ pub(crate) struct Buffer {
     pub dtype: DType,
     pub memory: Memory,
     bytes: u64,
+    refuses_nan: AtomicBool,
 }
 
 pub(crate) enum Memory {
@@ -121,6 +122,17 @@ impl Drop for Buffer {
 }
 
 impl Buffer {
+    /// From here on, NaN is not written to it.
+    pub fn refuse_nan(&self) {
+        self.refuses_nan.store(true, Ordering::Relaxed);
+    }
+
+    /// The first NaN of these, if it refuses such.
+    pub fn refused_nan<T: Element>(&self, values: &[T]) -> Option<usize> {
+        let refuses = self.dtype == DType::F32 && self.refuses_nan.load(Ordering::Relaxed);
+        values.iter().position(|&value| refuses && convert::<T, f64>(value).is_nan())
+    }
+
     /// Its size.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -146,7 +158,7 @@ impl Buffer {
             (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
         };
         device.counters().allocated(bytes);
-        Ok(Self { device: device.clone(), dtype, memory, bytes })
+        Ok(Self { device: device.clone(), dtype, memory, bytes, refuses_nan: AtomicBool::new(false) })
     }
 
     /// Waits until it can be read or written by this call.

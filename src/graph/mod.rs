@@ -3,7 +3,7 @@
 mod loss;
 mod parameters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,6 +43,8 @@ pub struct Graph {
     nodes: Vec<Node>,
     parameter_vars: BTreeMap<ParameterId, Var>,
     tape: Vec<Backward>,
+    /// The parameters that are kept as they are, where that is not as it is now.
+    frozen: Option<BTreeSet<ParameterId>>,
     /// What each loss counts in the backward pass; None if that does not start from it.
     weights_of_losses: Vec<Option<f64>>,
     is_differentiated: bool,
@@ -141,6 +143,7 @@ impl Graph {
             nodes: Vec::new(),
             parameter_vars: BTreeMap::new(),
             tape: Vec::new(),
+            frozen: None,
             weights_of_losses: Vec::new(),
             is_differentiated: false,
             closure_of: None,
@@ -204,7 +207,10 @@ impl Graph {
             let expected = "one whose parameters this graph was made with";
             return Err(Error::argument("graph", "module", expected, "of another `Init`"));
         };
-        let is_frozen = self.parameters.as_ref().is_some_and(|parameters| parameters.is_frozen(id));
+        let is_frozen = match &self.frozen {
+            Some(frozen) => frozen.contains(&id),
+            None => self.parameters.as_ref().is_some_and(|parameters| parameters.is_frozen(id)),
+        };
         let wants = self.differentiable && !is_frozen;
         let gradient = if wants { Gradient::Unset { place: Some(place) } } else { Gradient::No };
         let var = self.node(value.shape().into(), Value::Dense(value), gradient);
@@ -358,6 +364,11 @@ impl Graph {
         let constant = self.zeros("constant", &[1])?;
         constant.write_f64(&[value])?;
         Ok(constant)
+    }
+
+    /// Keeps these parameters as they are, whatever is frozen now.
+    pub(crate) fn set_frozen(&mut self, frozen: BTreeSet<ParameterId>) {
+        self.frozen = Some(frozen);
     }
 
     /// Says that this graph is that of a closure of the named type, which differentiates it when the closure has

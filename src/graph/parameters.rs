@@ -1,5 +1,6 @@
 //! All parameters of a network in one buffer, all gradients in another of the same layout.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -212,6 +213,11 @@ impl Parameters {
         let entries = names.iter().map(entry).collect::<Result<Vec<_>>>()?;
         entries.iter().for_each(|entry| entry.frozen.store(frozen, Ordering::Relaxed));
         Ok(())
+    }
+
+    /// The parameters that are to be kept as they are.
+    pub(crate) fn frozen(&self) -> BTreeSet<ParameterId> {
+        self.ids().filter(|&id| self.is_frozen(id)).collect()
     }
 
     /// Whether a parameter is to be kept as it is.

@@ -46,7 +46,11 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     for ((z, &target), hit) in rows.zip(hits.write()) {
         let counts = target < p.V && target != p.ignore_index;
         let beats = |v: usize, other: F, own: F| other > own || (other == own && v < target as usize);
-        let is_beaten = || z.iter().enumerate().any(|(v, &other)| beats(v, other, z[target as usize]));
+        // A NaN is no hit.
+        let is_beaten = || {
+            let own = z[target as usize];
+            own.is_nan() || z.iter().enumerate().any(|(v, &other)| beats(v, other, own))
+        };
         *hit = if counts && !is_beaten() { F::one() } else { F::zero() };
     }
 }

@@ -107,7 +107,8 @@ impl State {
         self.values.write(&vec![0.0; self.values.len()])
     }
 
-    /// Sets the values of one entry of the batch to zero, where a new sequence begins while the others go on.
+    /// Sets the values of one entry of the batch to zero, where a new sequence begins while the others go on:
+    /// layer by layer, so between two runs of a plan, not beside one.
     ///
     /// # Errors
     /// There is no such entry, or the device failed.
