@@ -26,6 +26,7 @@ use elman::schedule::{EarlyStopping, Mode};
 use elman::text::{self, FileWindows, Vocabulary, Windows, hold_out};
 use elman::{Device, Evaluator, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 
 const STDOUT: &str = "standard output";
 
@@ -34,6 +35,24 @@ macro_rules! tell {
     ($failures:ident, $($line:tt)*) => {
         $failures.note(STDOUT, writeln!(std::io::stdout(), $($line)*))
     };
+}
+
+/// Where a run stands.
+#[derive(Clone, Serialize, Deserialize)]
+struct Progress {
+    /// 0 at the learning rate, 1 at a tenth of it.
+    phase: usize,
+    /// Epochs done in the phase, and in all.
+    epochs: usize,
+    epoch: usize,
+    /// The lowest held-out loss, and its epoch.
+    best: Option<(f64, usize)>,
+    stopping: EarlyStopping,
+    /// Whether an epoch is under way, and the losses before it.
+    is_started: bool,
+    first: usize,
+    /// That the epoch has taken.
+    seconds: f64,
 }
 
 /// Of another text than the tutorials', one character in so many is held out.
@@ -100,6 +119,16 @@ struct Options {
     /// Stop training after so many steps; validation then takes no more batches than that
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<usize>,
+    /// Go on with the run in --out, from its newest checkpoint, as if it had never ended: with the options that it was started with,
+    /// but for --max-steps and what concerns the texts
+    #[arg(long)]
+    resume: bool,
+    /// Save a checkpoint every so many seconds; one is saved after each epoch too, and where the run ends
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    save_every: u64,
+    /// Checkpoints that are kept: the newest, and those before it
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    keep: usize,
     /// Folder for the model, the metrics and the loss curve
     #[arg(long, default_value = "target/nietzsche", value_name = "FOLDER")]
     out: PathBuf,
@@ -240,31 +269,100 @@ fn run() -> Result<ExitCode> {
         }
     })?;
 
+    let stopping = || EarlyStopping::new(Mode::Min, PATIENCE, 0.0);
+    let mut progress = Progress {
+        phase: 0,
+        epochs: 0,
+        epoch: 0,
+        best: None,
+        stopping: stopping()?,
+        is_started: false,
+        first: 0,
+        seconds: 0.0,
+    };
+    // As it was before the order of the epoch was drawn.
+    let mut rng = init.rng.clone();
+    let settings = settings(&options, &sizes, length);
+    if options.resume {
+        let checkpoint = run.last()?;
+        let theirs: serde_json::Value = checkpoint.get("settings")?;
+        if theirs != settings || checkpoint.get::<String>("vocabulary")? != vocabulary.to_string() {
+            bail!("the run in {} was started with {theirs}, not with {settings}", options.out.display());
+        }
+        trainer.restore(&checkpoint)?;
+        checkpoint.restore_state("training", &states[0])?;
+        run.resume(&checkpoint)?;
+        progress = checkpoint.get("progress")?;
+        rng = checkpoint.get("rng")?;
+        init.rng = rng.clone();
+        if progress.is_started {
+            training.start_epoch(&mut init.rng)?;
+        }
+        for (name, data) in [("training", &mut training), ("held out", &mut held_out)] {
+            if let Some(draws) = data.rng() {
+                *draws = checkpoint.get(name)?;
+            }
+        }
+    }
+    let keep = options.keep;
+    let checkpoint = |trainer: &Trainer, training: &mut Data, held_out: &mut Data, progress: &Progress, rng: &Rng| {
+        let mut checkpoint = trainer.checkpoint()?;
+        checkpoint.set_state("training", &states[0])?;
+        checkpoint.set("progress", progress)?;
+        checkpoint.set("rng", rng)?;
+        checkpoint.set("settings", &settings)?;
+        checkpoint.set("vocabulary", &vocabulary.to_string())?;
+        for (name, data) in [("training", training), ("held out", held_out)] {
+            data.rng().map_or(Ok(()), |draws| checkpoint.set(name, &*draws))?;
+        }
+        anyhow::Ok(checkpoint)
+    };
+
     tell!(failures, "epoch  train_loss  val_loss  seconds   chars/s");
     let held_out_batches = held_out.batches(recipe.batch).min(held_out.most_validated());
     let most = options.max_steps.unwrap_or(usize::MAX);
-    let mut best: Option<(f64, usize)> = None;
-    let mut epoch = 0;
-    'training: for (lr, epochs) in [(recipe.lr, recipe.epochs), (recipe.lr / 10.0, recipe.fine_tune_epochs)] {
-        trainer.set_lr(lr)?;
-        let mut stopping = EarlyStopping::new(Mode::Min, PATIENCE, 0.0)?;
-        if let Some((loss, _)) = best {
-            elman::io::load(&model_file, &parameters)?;
-            stopping.stop(loss);
+    let phases = [(recipe.lr, recipe.epochs), (recipe.lr / 10.0, recipe.fine_tune_epochs)];
+    'training: while let Some(&(lr, epochs)) = phases.get(progress.phase) {
+        if epochs == 0 && !until_best {
+            progress.phase += 1;
+            continue;
         }
-        for _ in 0..if until_best { usize::MAX } else { epochs } {
-            let left = most - trainer.steps() as usize;
+        if progress.epochs == 0 && !progress.is_started {
+            trainer.set_lr(lr)?;
+            progress.stopping = stopping()?;
+            if let Some((loss, _)) = progress.best {
+                elman::io::load(&model_file, &parameters)?;
+                progress.stopping.stop(loss);
+            }
+        }
+        loop {
+            let left = most.saturating_sub(trainer.steps() as usize);
             if left == 0 || stop.load(Ordering::Relaxed) {
                 break 'training;
             }
-            training.start_epoch(&mut init.rng)?;
-            states.iter().try_for_each(State::zero)?;
-            let steps = training.batches(recipe.batch).min(left);
-            let start = Instant::now();
-            let first = run.losses().len();
-            train_epoch(&mut trainer, &mut training, &mut run, steps, &stop, options.quiet)?;
-            let seconds = start.elapsed().as_secs_f64();
-            let done = &run.losses()[first..];
+            if !progress.is_started {
+                rng = init.rng.clone();
+                training.start_epoch(&mut init.rng)?;
+                trainer.start_epoch()?;
+                states.iter().try_for_each(State::zero)?;
+                (progress.is_started, progress.first, progress.seconds) = (true, run.losses().len(), 0.0);
+            }
+            let all = progress.first + training.batches(recipe.batch);
+            let end = all.min(run.losses().len() + left);
+            let mut last_save = Instant::now();
+            while run.losses().len() < end && !stop.load(Ordering::Relaxed) {
+                let (start, steps) = (Instant::now(), end - run.losses().len());
+                let until = last_save + Duration::from_secs(options.save_every);
+                let bar = Bar { first: progress.first, all, quiet: options.quiet };
+                train_until(&mut trainer, &mut training, &mut run, steps, until, &stop, bar)?;
+                progress.seconds += start.elapsed().as_secs_f64();
+                if run.losses().len() < all {
+                    let checkpoint = checkpoint(&trainer, &mut training, &mut held_out, &progress, &rng)?;
+                    failures.note("a checkpoint", run.save(checkpoint, keep));
+                    last_save = Instant::now();
+                }
+            }
+            let done = &run.losses()[progress.first..];
             if done.is_empty() {
                 break 'training;
             }
@@ -279,31 +377,41 @@ fn run() -> Result<ExitCode> {
             let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
             let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
             let row = Epoch {
-                epoch,
+                epoch: progress.epoch,
                 train_loss,
                 val_loss: held_out.mean(&losses, recipe.batch),
-                seconds,
-                chars_per_second: characters as f64 / seconds,
+                seconds: progress.seconds,
+                chars_per_second: characters as f64 / progress.seconds,
                 device: device.describe(),
-                steps_so_far: run.losses().len(),
+                steps_so_far: Some(run.losses().len()),
             };
-            let ended = until_best && stopping.stop(row.val_loss);
+            let ended = if until_best { progress.stopping.stop(row.val_loss) } else { progress.epochs + 1 == epochs };
             if !until_best {
                 save()?;
-            } else if best.is_none_or(|(loss, _)| row.val_loss < loss) {
-                best = Some((row.val_loss, epoch));
+            } else if progress.best.is_none_or(|(loss, _)| row.val_loss < loss) {
+                progress.best = Some((row.val_loss, progress.epoch));
                 save()?;
             }
-            let Epoch { val_loss, seconds, chars_per_second, .. } = row;
+            let Epoch { epoch, val_loss, seconds, chars_per_second, .. } = row;
             tell!(failures, "{epoch:5}  {train_loss:10.6}  {val_loss:8.6}  {seconds:7.1}  {chars_per_second:8.0}");
             run.add_epoch(row);
             run.write(&mut failures);
-            epoch += 1;
+            (progress.is_started, progress.epoch, progress.epochs) = (false, epoch + 1, progress.epochs + 1);
+            if run.losses().len() < all {
+                // The checkpoint is of the midst of the epoch.
+                break 'training;
+            }
+            if ended {
+                (progress.phase, progress.epochs) = (progress.phase + 1, 0);
+            }
+            let checkpoint = checkpoint(&trainer, &mut training, &mut held_out, &progress, &init.rng)?;
+            failures.note("a checkpoint", run.save(checkpoint, keep));
             if ended {
                 break;
             }
         }
     }
+    let Progress { best, epoch, .. } = progress;
     if let Some((loss, epoch)) = best {
         elman::io::load(&model_file, &parameters)?;
         if !options.quiet {
@@ -466,19 +574,42 @@ fn prompt(options: &Options, vocabulary: &Vocabulary, text: &Text) -> Result<Vec
     Ok(vocabulary.encode(&prompt)?)
 }
 
-/// Runs the steps of an epoch. Losses are read a few times a second, for the progress bar.
-fn train_epoch(
+/// What a run must have in common with the one that it goes on with.
+fn settings(options: &Options, sizes: &CharRnnOptions, length: usize) -> serde_json::Value {
+    let Recipe { window, batch, lr, epochs, fine_tune_epochs, .. } = options.recipe();
+    serde_json::json!({
+        "model": format!("{:?}", options.model()),
+        "sizes": sizes,
+        "stateful": options.stateful,
+        "window": window,
+        "batch": batch,
+        "lr": lr,
+        "epochs": [epochs, fine_tune_epochs],
+        "seed": options.seed,
+        "characters": length,
+    })
+}
+
+/// Where the progress bar of an epoch starts and ends, in steps.
+struct Bar {
+    first: usize,
+    all: usize,
+    quiet: bool,
+}
+
+/// Runs steps of an epoch, until a time. Losses are read a few times a second, for the progress bar.
+fn train_until(
     trainer: &mut Trainer,
     data: &mut Data,
     run: &mut Run,
     steps: usize,
+    until: Instant,
     stop: &AtomicBool,
-    quiet: bool,
+    Bar { first, all, quiet }: Bar,
 ) -> Result<()> {
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new((all - first) as u64) };
     bar.set_style(ProgressStyle::with_template("{bar:40} step {pos}/{len}  loss {msg}  {eta} left")?);
     let mut last_read = Instant::now();
-    trainer.start_epoch()?;
     let mut step = 0;
     while step < steps {
         let ready = data.before_steps()?;
@@ -486,11 +617,11 @@ fn train_epoch(
         if last_read.elapsed() > Duration::from_millis(300) {
             last_read = Instant::now();
             run.add_losses(&trainer.losses()?);
-            bar.set_position(step as u64);
+            bar.set_position((run.losses().len() - first) as u64);
             let recent = run.losses().len().saturating_sub(500);
             bar.set_message(smooth(&run.losses()[recent..]).last().map_or_else(String::new, |l| format!("{l:.4}")));
         }
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) || Instant::now() > until {
             break;
         }
     }

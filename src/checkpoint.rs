@@ -253,7 +253,7 @@ impl Checkpoint {
         metadata.insert(HEADER.into(), serde_json::to_string(&header).map_err(|error| refuse(&error))?);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| refuse(&error))?;
         SafeTensors::read_metadata(&bytes).map_err(|error| refuse(&error))?;
-        Ok(bytes)
+        Ok(io::in_order(bytes))
     }
 
     /// Reads a file that [`Self::save`] wrote.

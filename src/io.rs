@@ -105,7 +105,19 @@ pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata, asked: 
     let refuse = |error: SafeTensorError| Error::argument("save", "metadata", "one that can be read again", error);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(refuse)?;
     SafeTensors::read_metadata(&bytes).map_err(refuse)?;
-    Ok(bytes)
+    Ok(in_order(bytes))
+}
+
+/// A safetensors file with its header's keys in order, where the crate writes metadata in that of a hash map: what is equal has
+/// the same bytes.
+pub(crate) fn in_order(bytes: Vec<u8>) -> Vec<u8> {
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return bytes };
+    let Some((header, data)) = rest.split_at_checked(u64::from_le_bytes(*length) as usize) else { return bytes };
+    // Maps of serde_json are sorted.
+    let header: Option<serde_json::Value> = serde_json::from_slice(header).ok();
+    let Some(mut header) = header.map(|header| header.to_string().into_bytes()) else { return bytes };
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), header.as_slice(), data].concat()
 }
 
 /// Writes parameters and what else a program needs to use them, under the key `config`: sizes, a vocabulary, means to subtract.

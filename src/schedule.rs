@@ -29,6 +29,8 @@
 
 use std::f64::consts::PI;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// A learning rate that depends on the step alone.
@@ -223,7 +225,7 @@ impl Schedule for OneCycle {
 }
 
 /// Which metrics are good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Small ones, as of a loss.
     Min,
@@ -232,7 +234,7 @@ pub enum Mode {
 }
 
 /// By how much a metric must beat the best one so far to count as an improvement.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Threshold {
     /// By more than this part of the best: `metric < best * (1 - t)`, or `metric > best * (1 + t)`.
     ///
@@ -243,30 +245,32 @@ pub enum Threshold {
 }
 
 /// The best metric so far and how long ago it came; what [`ReduceOnPlateau`] and [`EarlyStopping`] have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Best {
     mode: Mode,
     threshold: Threshold,
-    metric: f64,
+    /// None before the first.
+    metric: Option<f64>,
     bad_epochs: usize,
 }
 
 impl Best {
     fn new(mode: Mode, threshold: Threshold) -> Self {
-        let worst = if mode == Mode::Min { f64::INFINITY } else { f64::NEG_INFINITY };
-        Self { mode, threshold, metric: worst, bad_epochs: 0 }
+        Self { mode, threshold, metric: None, bad_epochs: 0 }
     }
 
     /// Whether this metric is an improvement. NaN is none, as no comparison with it holds.
     fn update(&mut self, metric: f64) -> bool {
+        let worst = if self.mode == Mode::Min { f64::INFINITY } else { f64::NEG_INFINITY };
+        let best = self.metric.unwrap_or(worst);
         let better = match (self.mode, self.threshold) {
-            (Mode::Min, Threshold::Relative(t)) => metric < self.metric * (1.0 - t),
-            (Mode::Min, Threshold::Absolute(t)) => metric < self.metric - t,
-            (Mode::Max, Threshold::Relative(t)) => metric > self.metric * (1.0 + t),
-            (Mode::Max, Threshold::Absolute(t)) => metric > self.metric + t,
+            (Mode::Min, Threshold::Relative(t)) => metric < best * (1.0 - t),
+            (Mode::Min, Threshold::Absolute(t)) => metric < best - t,
+            (Mode::Max, Threshold::Relative(t)) => metric > best * (1.0 + t),
+            (Mode::Max, Threshold::Absolute(t)) => metric > best + t,
         };
         if better {
-            self.metric = metric;
+            self.metric = Some(metric);
             self.bad_epochs = 0;
         } else {
             self.bad_epochs += 1;
@@ -276,7 +280,7 @@ impl Best {
 }
 
 /// How a [`ReduceOnPlateau`] reacts, with PyTorch's defaults.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlateauOptions {
     /// Which metrics are good: small ones.
     pub mode: Mode,
@@ -310,7 +314,9 @@ impl Default for PlateauOptions {
 
 /// Lowers the learning rate when a metric no longer improves (`torch.optim.lr_scheduler.ReduceLROnPlateau`):
 /// after more than `patience` epochs without improvement, to `max(lr * factor, min_lr)`.
-#[derive(Clone, Debug)]
+///
+/// What serde keeps of it, in a [`crate::Checkpoint`] say, goes on as it would have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReduceOnPlateau {
     options: PlateauOptions,
     lr: f64,
@@ -368,7 +374,9 @@ impl ReduceOnPlateau {
 ///
 /// PyTorch has no such thing; patience is counted as its `ReduceLROnPlateau` counts: `patience` epochs without
 /// improvement are put up with, one more is not.
-#[derive(Clone, Debug)]
+///
+/// What serde keeps of it, in a [`crate::Checkpoint`] say, goes on as it would have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
     patience: usize,
     best: Best,
@@ -399,7 +407,7 @@ impl EarlyStopping {
 
     /// The metric of the last improvement; `None` before the first.
     pub fn best(&self) -> Option<f64> {
-        self.best_epoch.map(|_| self.best.metric)
+        self.best.metric
     }
 
     /// The epoch of the last improvement, counted from 0; `None` before the first.

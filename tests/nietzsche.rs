@@ -817,3 +817,114 @@ fn ctrl_c_saves_the_model() {
     assert_eq!(last, format!("stopped; the model is in {}", model.display()));
     elman::io::metadata(model).unwrap();
 }
+
+/// A run that ended, in the midst of an epoch or where one ends, by its steps or killed, goes on to the bit: losses, metrics, model.
+#[test]
+fn a_run_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    std::fs::write(&path, &std::fs::read_to_string(shipped()).unwrap()[..20_000]).unwrap();
+    let corpus = ["--corpus", path.to_str().unwrap(), "--quiet", "--length", "5", "--hidden", "8", "--embedding", "3"];
+    // An epoch has 35 steps, or 8.
+    let cases: [(&[&str], usize, [usize; 2]); 3] = [
+        (&["--model", "rnn", "--batch", "512"], 100, [35, 50]),
+        (&["--batch", "64", "--layers", "2", "--dropout", "0.3"], 40, [8, 21]),
+        (&["--model", "lstm", "--epochs", "2", "--fine-tune-epochs", "2", "--batch", "512"], 140, [75, 76]),
+    ];
+    let go = |out: &Path, args: &[&str], steps: usize, more: &[&str]| {
+        let steps = steps.to_string();
+        let args = [&corpus[..], args, &["--device", "cpu", "--max-steps", &steps], more].concat();
+        success(&run(&args, out))
+    };
+    let left = |out: &Path| {
+        let metrics: Vec<_> = ["train_loss", "val_loss"].iter().map(|key| metrics(out, key)).collect();
+        let model = std::fs::read(out.join("model.safetensors")).unwrap();
+        (std::fs::read_to_string(out.join("losses.csv")).unwrap(), metrics, model)
+    };
+    for (i, (args, steps, ends)) in cases.into_iter().enumerate() {
+        let (whole, parts) = (folder.path().join(format!("whole {i}")), folder.path().join(format!("parts {i}")));
+        let text = go(&whole, args, steps, &[]);
+        go(&parts, args, ends[0], &[]);
+        go(&parts, args, ends[1], &["--resume", "--save-every", "0", "--keep", "3"]);
+        let kept = contents(&parts).iter().filter(|(name, _)| name.starts_with("step-")).count();
+        assert_eq!(kept, 2, "{args:?}");
+        let end = go(&parts, args, steps, &["--resume"]);
+        assert_eq!(left(&parts), left(&whole), "{args:?}");
+        let written = |text: &str| text.split("get_next").last().unwrap().to_owned();
+        assert_eq!(written(&end), written(&text), "{args:?}");
+    }
+    // What the run was not started with is said.
+    let out = folder.path().join("parts 0");
+    for (args, what) in [(["--model", "gru"], "\"Gru\""), (["--seed", "1"], "\"seed\":1"), (["--batch", "64"], "64")] {
+        let args = [&corpus[..], &["--model", "rnn", "--batch", "512", "--device", "cpu", "--resume"], &args].concat();
+        // The last of an option that comes twice would be an error of its own.
+        let args: Vec<_> = match args[args.len() - 2] {
+            "--model" => [&corpus[..], &["--model", "gru", "--batch", "512", "--device", "cpu", "--resume"]].concat(),
+            "--batch" => [&corpus[..], &["--model", "rnn", "--batch", "64", "--device", "cpu", "--resume"]].concat(),
+            _ => args,
+        };
+        let output = run(&args, &out);
+        let stderr = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(1) && stderr.contains("was started with") && stderr.contains(what),
+            "{stderr}"
+        );
+    }
+    let args = [&corpus[..], &["--device", "cpu", "--resume"]].concat();
+    let output = run(&args, &folder.path().join("nothing"));
+    assert!(text(&output.stderr).contains("no last.safetensors to go on from"), "{}", text(&output.stderr));
+}
+
+/// Killed at any moment, while it saves all the time: the newest checkpoint is whole, and the run goes on to the bit.
+#[cfg(unix)]
+#[test]
+fn a_killed_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    std::fs::write(&path, &std::fs::read_to_string(shipped()).unwrap()[..20_000]).unwrap();
+    let args =
+        ["--device", "cpu", "--corpus", path.to_str().unwrap(), "--length", "5", "--hidden", "16", "--max-steps"];
+    let args =
+        [&args[..], &["300", "--batch", "32", "--layers", "2", "--dropout", "0.3", "--save-every", "0"]].concat();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    success(&run(&args, &whole));
+    let mut rng = elman::rng::manual_seed(1);
+    let mut kills = 0;
+    loop {
+        let mut command = nietzsche();
+        command.args(&args).arg("--out").arg(&parts).stdout(Stdio::null()).stderr(Stdio::null());
+        if parts.join("last.safetensors").exists() {
+            let checkpoint = elman::Checkpoint::load(parts.join("last.safetensors")).unwrap();
+            assert!(checkpoint.steps() <= 300);
+            command.arg("--resume");
+        }
+        let mut child = command.spawn().unwrap();
+        // Until the checkpoint has been written some more times, or the run has ended.
+        let wanted = 1 + rng.next_u32() % 20;
+        let (mut seen, mut last) = (0, None);
+        let ended = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.success();
+            }
+            let now = std::fs::metadata(parts.join("last.safetensors")).and_then(|metadata| metadata.modified()).ok();
+            if now != last {
+                (last, seen) = (now, seen + 1);
+            }
+            if seen > wanted {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+                break false;
+            }
+        };
+        if ended {
+            break;
+        }
+    }
+    assert!(kills >= 5, "{kills}");
+    let left = |out: &Path| {
+        let model = std::fs::read(out.join("model.safetensors")).unwrap();
+        (std::fs::read_to_string(out.join("losses.csv")).unwrap(), metrics(out, "val_loss"), model)
+    };
+    assert_eq!(left(&parts), left(&whole));
+}

@@ -46,6 +46,14 @@ impl Data {
         }
     }
 
+    /// What draws windows from a file.
+    pub fn rng(&mut self) -> Option<&mut Rng> {
+        match self {
+            Self::Shuffled(_) | Self::Streams(_) => None,
+            Self::Drawn(windows) => Some(&mut windows.rng),
+        }
+    }
+
     /// Windows of an epoch; of a file, as many as it has bytes.
     pub fn len(&self) -> usize {
         match self {

@@ -6,8 +6,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use elman::Checkpoint;
 use plotters::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Failures;
 
@@ -15,12 +16,16 @@ use super::Failures;
 /// run ends.
 const LOCK: &str = "run.lock";
 pub const MODEL: &str = "model.safetensors";
+/// The newest checkpoint.
+const LAST: &str = "last.safetensors";
 
 /// A folder, and what goes into it. What an earlier run left there stays until its successor is whole.
 pub struct Run {
     folder: PathBuf,
     epochs: Vec<Epoch>,
     losses: Vec<f32>,
+    /// The step of the newest checkpoint of this run.
+    saved: Option<u64>,
     _lock: File,
 }
 
@@ -45,7 +50,7 @@ fn is_a_runs(folder: &Path) -> Result<bool> {
 }
 
 /// One line of `metrics.jsonl`.
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Epoch {
     pub epoch: usize,
     pub train_loss: f64,
@@ -53,8 +58,8 @@ pub struct Epoch {
     pub seconds: f64,
     pub chars_per_second: f64,
     pub device: String,
-    #[serde(skip)]
-    pub steps_so_far: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps_so_far: Option<usize>,
 }
 
 impl Run {
@@ -79,7 +84,7 @@ impl Run {
             Err(TryLockError::Error(error)) => return Err(error).with_context(unusable),
         }
         tempfile::tempfile_in(folder).with_context(unusable)?;
-        Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), _lock: lock })
+        Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), saved: None, _lock: lock })
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -98,6 +103,52 @@ impl Run {
         self.epochs.push(epoch);
     }
 
+    /// The newest checkpoint, to go on from.
+    pub fn last(&self) -> Result<Checkpoint> {
+        let path = self.file(LAST);
+        if !path.exists() {
+            bail!("{} has no {LAST} to go on from: leave --resume to start a run there", self.folder.display());
+        }
+        Ok(Checkpoint::load(path)?)
+    }
+
+    /// Puts what the run itself remembers into a checkpoint, and writes it; with `keep` above 1, so many less one of those before it
+    /// stay as `step-<steps>.safetensors`.
+    pub fn save(&mut self, mut checkpoint: Checkpoint, keep: usize) -> Result<()> {
+        checkpoint.set("epochs", &self.epochs)?;
+        checkpoint.set_order("losses", &self.losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>());
+        let bytes = checkpoint.to_bytes()?;
+        let step = |step: u64| self.file(&format!("step-{step}.safetensors"));
+        if let Some(saved) = self.saved.filter(|_| keep > 1) {
+            match std::fs::hard_link(self.file(LAST), step(saved)) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+        }
+        elman::io::write_atomically(self.file(LAST), &bytes)?;
+        let mut steps = Vec::new();
+        for file in std::fs::read_dir(&self.folder)? {
+            let name = file?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors"));
+            steps.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        }
+        steps.sort_unstable();
+        let kept = if keep > 1 { keep - 1 } else { usize::MAX };
+        for &old in &steps[..steps.len().saturating_sub(kept)] {
+            std::fs::remove_file(step(old))?;
+        }
+        self.saved = Some(checkpoint.steps());
+        Ok(())
+    }
+
+    /// Takes back what [`Self::save`] put there.
+    pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.epochs = checkpoint.get("epochs")?;
+        self.losses = checkpoint.order("losses")?.into_iter().map(f32::from_bits).collect();
+        self.saved = Some(checkpoint.steps());
+        Ok(())
+    }
+
     /// Writes all but the model anew: what is on disk is always whole.
     pub fn write(&self, failures: &mut Failures) {
         failures.note("the metrics", self.write_metrics());
@@ -109,7 +160,8 @@ impl Run {
     fn write_metrics(&self) -> Result<()> {
         let mut metrics = String::new();
         for epoch in &self.epochs {
-            writeln!(metrics, "{}", serde_json::to_string(epoch)?)?;
+            let epoch = Epoch { steps_so_far: None, ..epoch.clone() };
+            writeln!(metrics, "{}", serde_json::to_string(&epoch)?)?;
         }
         elman::io::write_atomically(self.file("metrics.jsonl"), metrics.as_bytes())?;
         let mut csv = CSV_HEADER.to_owned();
@@ -124,7 +176,8 @@ impl Run {
         let mut svg = String::new();
         {
             let training: Vec<_> = smooth(&self.losses).enumerate().map(|(step, loss)| (step as f64, loss)).collect();
-            let validation: Vec<_> = self.epochs.iter().map(|e| (e.steps_so_far as f64, e.val_loss)).collect();
+            let validation: Vec<_> =
+                self.epochs.iter().map(|e| (e.steps_so_far.unwrap_or(0) as f64, e.val_loss)).collect();
             let all = training.iter().chain(&validation).map(|&(_, loss)| loss);
             let (low, high) = all.fold((f64::MAX, f64::MIN), |(low, high), loss| (low.min(loss), high.max(loss)));
             let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };

@@ -144,7 +144,8 @@ pub struct FileWindows {
     file: TextFile,
     stretch: Range<usize>,
     batch: Batch,
-    rng: Rng,
+    /// Draws where windows start; a [`crate::Checkpoint`] can keep it.
+    pub rng: Rng,
 }
 
 impl FileWindows {
