@@ -25,7 +25,7 @@ grep -E "^test result|FAILED|panicked" "$out/kernels.txt" || true
 bench() { timeout 60 cargo bench --quiet --bench workloads -- "$@" --device "$device"; }
 measure() { bench "$@" --seconds 3 --json | tee -a "$out/workloads.jsonl" || failed "$@"; }
 echo "== workloads"
-for workload in w1 w2 w3 w4 w5 w6; do measure "$workload"; done
+for workload in w1 w2 w3 w4 w5 w6 w7; do measure "$workload"; done
 measure w4 --lanes 1000
 for cell in gru lstm; do measure w5 --cell "$cell"; done
 echo "== the same, a dispatch for each step and one for all"

@@ -1,4 +1,4 @@
-//! Times of the workloads W1 to W6: `cargo bench --bench workloads -- w1 w2 --device cpu --json`.
+//! Times of the workloads W1 to W7: `cargo bench --bench workloads -- w1 w2 --device cpu --json`.
 //!
 //! | | |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | W4 | greedy generation with W1's network, state carried, `--lanes` texts at once |
 //! | W5 | forward only: 42 -> 256, batch 64, T 128, `--cell rnn|gru|lstm` |
 //! | W6 | LSTM 768 -> 768, batch 16, T 1,024: forward and backward |
+//! | W7 | batches of any shape: training step of a tagger, embedding 64, bidirectional LSTM 64 -> 64, linear 128 -> 9 on all steps, Adam; 3,200 sentences of 2 to 40 words and one of 256, 32 of about one length a batch, and the mean over an epoch |
 //!
 //! Before anything is timed, a small form of the workload must give on this device what the f64 reference gives.
 #![allow(missing_docs, reason = "a program")]
@@ -16,11 +17,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use elman::nn::functional::{InitialState, Reduction, cross_entropy};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Recurrent, RnnOptions, State};
+use elman::data::{self, Array};
+use elman::nn::functional::{InitialState, Loss, Reduction, cross_entropy};
+use elman::nn::{
+    Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Lstm, Recurrent, RnnOptions, State,
+};
 use elman::optim::Adam;
 use elman::text::{Corpus, Windows};
-use elman::{Device, Generator, Graph, Plan, Precision, Trainer, rng};
+use elman::{Device, Generator, Graph, Plan, Plans, Precision, Trainer, rng};
 
 #[derive(Clone, Parser)]
 struct Options {
@@ -45,7 +49,7 @@ struct Options {
     /// How recurrences store their weights (not W4)
     #[arg(long, value_enum, default_value = "f32")]
     precision: Stored,
-    /// Timed runs [default: as many as fit into `--seconds`, at least 5]
+    /// Timed runs, of W7 epochs [default: as many as fit into `--seconds`, at least 5]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
     /// Time to spend on a workload
@@ -76,6 +80,8 @@ enum Workload {
     W5,
     /// Long LSTM, forward and backward
     W6,
+    /// Batches of any shape
+    W7,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -105,12 +111,60 @@ impl Stored {
 #[allow(clippy::large_enum_variant, reason = "only one value exists")]
 enum Work {
     Training(Trainer),
+    Epochs(Tagger),
     Forward(Plan),
     Generation(Generator, usize),
 }
 
 /// Characters of one timed run of W4.
 const CHARACTERS: usize = 2048;
+
+/// W7: a run is an epoch.
+struct Tagger {
+    trainer: Trainer<Plans<'static, 3, Loss>>,
+    batches: Vec<[Array; 3]>,
+    /// Mean of the first epoch.
+    loss: f32,
+    /// What its plans move and compute in an epoch.
+    bytes: u64,
+    flops: u64,
+}
+
+impl Tagger {
+    fn epoch(&mut self) -> Result<()> {
+        Ok(self.batches.iter().try_for_each(|batch| self.trainer.step_on(batch))?)
+    }
+
+    /// Two epochs, and the milliseconds that a new shape took longer in the first: the median over the shapes.
+    fn recording(&mut self, device: &Device) -> Result<f64> {
+        let mut times = [Vec::new(), Vec::new()];
+        let mut new = Vec::new();
+        for times in &mut times {
+            (self.bytes, self.flops) = (0, 0);
+            for batch in &self.batches {
+                let (start, known) = (Instant::now(), self.trainer.plans().recorded());
+                self.trainer.step_on(batch)?;
+                device.synchronize()?;
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+                new.push(self.trainer.plans().recorded() > known);
+                let count = self.plan().count();
+                self.bytes += count.bytes;
+                self.flops += count.flops;
+            }
+        }
+        let losses = self.trainer.losses()?;
+        self.loss = losses[..self.batches.len()].iter().sum::<f32>() / self.batches.len() as f32;
+        let longer = times[0].iter().zip(&times[1]).zip(&new).filter(|(_, new)| **new);
+        let mut longer: Vec<f64> = longer.map(|((first, later), _)| first - later).collect();
+        longer.sort_by(f64::total_cmp);
+        Ok(longer[longer.len() / 2])
+    }
+
+    /// That of the last batch.
+    fn plan(&self) -> &Plan {
+        self.trainer.plans().iter().next().expect("a step was run")
+    }
+}
 
 impl Work {
     /// Runs it so many times without waiting in between, and waits.
@@ -127,6 +181,7 @@ impl Work {
                     left -= trainer.step_up_to(left)?;
                 }
             }
+            Self::Epochs(tagger) => (0..times).try_for_each(|_| tagger.epoch())?,
             Self::Forward(plan) => plan.run_times(times)?,
             Self::Generation(generator, length) => {
                 (0..times).try_for_each(|_| generator.generate(*length, |_| true))?;
@@ -146,9 +201,15 @@ impl Work {
     fn plan(&self) -> &Plan {
         match self {
             Self::Training(trainer) => trainer.plan(),
+            Self::Epochs(tagger) => tagger.plan(),
             Self::Forward(plan) => plan,
             Self::Generation(generator, _) => generator.plan(),
         }
+    }
+
+    /// Steps of a run, of which the times are the mean.
+    fn steps(&self) -> usize {
+        if let Self::Epochs(tagger) = self { tagger.batches.len() } else { 1 }
     }
 }
 
@@ -166,6 +227,7 @@ fn sizes(workload: Workload, small: bool) -> Sizes {
         Workload::W3 => (64, 64, 512, 64),
         Workload::W5 => (64, 128, 256, 42),
         Workload::W6 => (16, 1024, 768, 768),
+        Workload::W7 => (32, 256, 64, 64),
     };
     if small {
         Sizes { batch: 10, steps: 5, hidden: 36, embedding: 9 }
@@ -203,6 +265,9 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
         };
         return Ok((Work::Forward(g.finish()?), Check::Tensor(tensor)));
     }
+    if workload == Workload::W7 {
+        return Ok((Work::Epochs(tagger(device, init, options, small)?), Check::Losses));
+    }
     let cell = if matches!(workload, Workload::W2 | Workload::W3) { Cell::Lstm } else { Cell::Tanh };
     let layers = if workload == Workload::W3 { 2 } else { 1 };
     let model = CharRnn::new(&mut init, CharRnnOptions::new(85, embedding, hidden).cell(cell).num_layers(layers))?;
@@ -234,19 +299,49 @@ fn build(device: &Device, workload: Workload, options: &Options, small: bool) ->
     Ok((Work::Training(trainer), Check::Losses))
 }
 
+/// W7. `tagger.py` has the same sentences, batches and initial weights.
+fn tagger(device: &Device, mut init: Init, options: &Options, small: bool) -> Result<Tagger> {
+    const VOCABULARY: usize = 5000;
+    const TAGS: usize = 9;
+    let Sizes { batch, hidden, embedding, .. } = sizes(Workload::W7, small);
+    let sentences = batch * if small { 5 } else { 100 };
+    let mut lengths: Vec<usize> =
+        init.rng.randn(sentences).iter().map(|x| (14.0 + 5.0 * x).round().clamp(2.0, 40.0) as usize).collect();
+    lengths.push(256);
+    let words = |n| init.rng.randint(VOCABULARY as u32 - 1, n).iter().map(|word| word + 1).collect();
+    let words: Vec<Vec<u32>> = lengths.iter().copied().map(words).collect();
+    let tags: Vec<Vec<u32>> = words.iter().map(|words| words.iter().map(|word| word % TAGS as u32).collect()).collect();
+    let batches = data::batches_by_length(&mut init.rng, &lengths, batch).into_iter().map(|rows| {
+        let words = data::pick(&words, &rows);
+        Ok([
+            Array::pad_tokens("words", &words, 0, VOCABULARY)?,
+            Array::pad_targets("tags", data::pick(&tags, &rows), TAGS)?,
+            Array::lengths_of("lengths", &words)?,
+        ])
+    });
+    let batches = batches.collect::<elman::Result<_>>()?;
+    let table = Embedding::new(&mut init, "embedding", VOCABULARY, embedding)?;
+    let lstm = Lstm::new(&mut init, "lstm", RnnOptions::new(embedding, hidden).bidirectional(true))?;
+    let output = Linear::new(&mut init, "output", 2 * hidden, TAGS)?;
+    let parameters = init.upload(device)?;
+    let options = options.clone();
+    let trainer = Trainer::on_batches(&parameters, Adam::new(1e-3), move |g, [words, tags, lengths]| {
+        plan_as(g, &options)?;
+        let x = table.forward(g, words)?;
+        let out = lstm.forward_with_lengths(g, x, InitialState::Zero, lengths)?;
+        let logits = output.forward(g, out.output)?;
+        cross_entropy(g, logits, tags, Reduction::Mean)
+    })?;
+    Ok(Tagger { trainer, batches, loss: f32::NAN, bytes: 0, flops: 0 })
+}
+
 fn plan_as(g: &mut Graph, options: &Options) -> elman::Result<()> {
     g.set_stepwise(options.stepwise);
     g.set_baseline(options.baseline);
     g.set_precision(if options.precision == Stored::F16 { Precision::F16 } else { Precision::F32 })
 }
 
-fn stateful(
-    g: &mut Graph,
-    model: &CharRnn,
-    windows: &Windows,
-    state: &State,
-    batch: usize,
-) -> elman::Result<elman::nn::functional::Loss> {
+fn stateful(g: &mut Graph, model: &CharRnn, windows: &Windows, state: &State, batch: usize) -> elman::Result<Loss> {
     let batch = windows.batch_of_every_step(g, batch)?;
     let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?;
     cross_entropy(g, logits, &batch.targets, Reduction::Mean)
@@ -254,7 +349,7 @@ fn stateful(
 
 /// What shows that a workload is right.
 enum Check {
-    /// The losses of three steps.
+    /// The losses of three steps, or of an epoch.
     Losses,
     /// The tokens of a text.
     Tokens,
@@ -269,6 +364,10 @@ fn outcome(device: &Device, workload: Workload, options: &Options) -> Result<Vec
         (Work::Training(trainer), _) => {
             (0..3).try_for_each(|_| trainer.step())?;
             trainer.losses()?.into_iter().map(f64::from).collect()
+        }
+        (Work::Epochs(tagger), _) => {
+            tagger.epoch()?;
+            tagger.trainer.losses()?.into_iter().map(f64::from).collect()
         }
         (Work::Generation(generator, length), _) => {
             let mut tokens = Vec::new();
@@ -311,6 +410,8 @@ fn main() -> Result<()> {
 
 fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -> Result<()> {
     let (mut work, _) = build(device, workload, options, false)?;
+    let recording = if let Work::Epochs(tagger) = &mut work { tagger.recording(device)? } else { 0.0 };
+    let steps = work.steps();
     let mut first = f64::INFINITY;
     for _ in 0..2 {
         let start = Instant::now();
@@ -327,7 +428,7 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
     for _ in 0..runs {
         let start = Instant::now();
         work.run(device, in_a_row)?;
-        times.push(start.elapsed().as_secs_f64() * 1e3 / in_a_row as f64);
+        times.push(start.elapsed().as_secs_f64() * 1e3 / (in_a_row * steps) as f64);
     }
     // What the host does for a single run: encoding and submitting, while the device has nothing else to do.
     let before = device.count();
@@ -336,7 +437,7 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
     for _ in 0..singles {
         let start = Instant::now();
         work.start(1)?;
-        host.push(start.elapsed().as_secs_f64() * 1e6);
+        host.push(start.elapsed().as_secs_f64() * 1e6 / steps as f64);
         device.synchronize()?;
     }
     let after = device.count();
@@ -348,13 +449,16 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
     let (median, least, p90) = (at(0.5), times[0], at(0.9));
     let count = work.plan().count();
-    let per_run = |n: u64| n / singles as u64;
+    let per_run = |n: u64| n / (singles * steps) as u64;
     let (submits, dispatches) =
         (per_run(after.submits - before.submits), per_run(after.dispatches - before.dispatches));
     // A generator's plan is of one token, whose dispatches may be those of many.
     let repeats =
         if workload == Workload::W4 { CHARACTERS as u64 } else { dispatches / count.dispatches.max(1) as u64 };
-    let (bytes, flops) = (count.bytes * repeats, count.flops * repeats);
+    let (bytes, flops) = match &work {
+        Work::Epochs(tagger) => (tagger.bytes / steps as u64, tagger.flops / steps as u64),
+        _ => (count.bytes * repeats, count.flops * repeats),
+    };
     let name = format!("{workload:?}").to_lowercase();
     let precision = if workload == Workload::W4 { Stored::F32 } else { options.precision };
     let precision = format!("{precision:?}").to_lowercase();
@@ -376,6 +480,14 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
             Workload::W5 => line["cell"] = format!("{:?}", options.cell).to_lowercase().into(),
             _ => {}
         }
+        if let Work::Epochs(tagger) = &work {
+            let plans = tagger.trainer.plans();
+            line["steps"] = steps.into();
+            line["first_loss"] = tagger.loss.into();
+            line["plans"] = plans.len().into();
+            line["plan_bytes"] = plans.bytes().into();
+            line["recording_ms"] = recording.into();
+        }
         println!("{line}");
         return Ok(());
     }
@@ -389,6 +501,13 @@ fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -
     }
     if reports_host {
         println!("         {host:.0} us on the host to encode and submit");
+    }
+    if let Work::Epochs(tagger) = &work {
+        let (plans, bytes) = (tagger.trainer.plans().len(), tagger.trainer.plans().bytes());
+        println!(
+            "         {steps} batches, {plans} plans of {:.1} MB, {recording:.2} ms to record one",
+            bytes as f64 / 1e6
+        );
     }
     if let Some(path) = &options.profile {
         let profile = work.plan().profile(runs.min(20))?;
