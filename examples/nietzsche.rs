@@ -283,16 +283,26 @@ fn run() -> Result<ExitCode> {
     // As it was before the order of the epoch was drawn.
     let mut rng = init.rng.clone();
     let settings = settings(&options, &sizes, length);
+    // The best epoch's parameters: the model's file may be of an epoch that was cut short, and is not in a checkpoint.
+    let mut best: Vec<u32> = Vec::new();
     if options.resume {
         let checkpoint = run.last()?;
         let theirs: serde_json::Value = checkpoint.get("settings")?;
         if theirs != settings || checkpoint.get::<String>("vocabulary")? != vocabulary.to_string() {
             bail!("the run in {} was started with {theirs}, not with {settings}", options.out.display());
         }
+        progress = checkpoint.get("progress")?;
+        best = checkpoint.order("best")?;
+        if progress.best.is_some() {
+            let mut values = best.iter().copied().map(f32::from_bits);
+            for (_, tensor) in parameters.iter() {
+                tensor.write(&values.by_ref().take(tensor.len()).collect::<Vec<_>>())?;
+            }
+            save()?;
+        }
         trainer.restore(&checkpoint)?;
         checkpoint.restore_state("training", &states[0])?;
         run.resume(&checkpoint)?;
-        progress = checkpoint.get("progress")?;
         rng = checkpoint.get("rng")?;
         init.rng = rng.clone();
         if progress.is_started {
@@ -305,14 +315,15 @@ fn run() -> Result<ExitCode> {
         }
     }
     let keep = options.keep;
-    let checkpoint = |trainer: &Trainer, training: &mut Data, held_out: &mut Data, progress: &Progress, rng: &Rng| {
+    let checkpoint = |trainer: &Trainer, data: [&mut Data; 2], progress: &Progress, rng: &Rng, best: &[u32]| {
         let mut checkpoint = trainer.checkpoint()?;
         checkpoint.set_state("training", &states[0])?;
         checkpoint.set("progress", progress)?;
         checkpoint.set("rng", rng)?;
         checkpoint.set("settings", &settings)?;
         checkpoint.set("vocabulary", &vocabulary.to_string())?;
-        for (name, data) in [("training", training), ("held out", held_out)] {
+        checkpoint.set_order("best", best);
+        for (name, data) in ["training", "held out"].into_iter().zip(data) {
             data.rng().map_or(Ok(()), |draws| checkpoint.set(name, &*draws))?;
         }
         anyhow::Ok(checkpoint)
@@ -337,7 +348,7 @@ fn run() -> Result<ExitCode> {
         }
         loop {
             let left = most.saturating_sub(trainer.steps() as usize);
-            if left == 0 || stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || (left == 0 && !progress.is_started) {
                 break 'training;
             }
             if !progress.is_started {
@@ -357,7 +368,7 @@ fn run() -> Result<ExitCode> {
                 train_until(&mut trainer, &mut training, &mut run, steps, until, &stop, bar)?;
                 progress.seconds += start.elapsed().as_secs_f64();
                 if run.losses().len() < all {
-                    let checkpoint = checkpoint(&trainer, &mut training, &mut held_out, &progress, &rng)?;
+                    let checkpoint = checkpoint(&trainer, [&mut training, &mut held_out], &progress, &rng, &best)?;
                     failures.note("a checkpoint", run.save(checkpoint, keep));
                     last_save = Instant::now();
                 }
@@ -390,6 +401,10 @@ fn run() -> Result<ExitCode> {
                 save()?;
             } else if progress.best.is_none_or(|(loss, _)| row.val_loss < loss) {
                 progress.best = Some((row.val_loss, progress.epoch));
+                best.clear();
+                for (_, tensor) in parameters.iter() {
+                    best.extend(tensor.to_vec()?.into_iter().map(f32::to_bits));
+                }
                 save()?;
             }
             let Epoch { epoch, val_loss, seconds, chars_per_second, .. } = row;
@@ -404,7 +419,7 @@ fn run() -> Result<ExitCode> {
             if ended {
                 (progress.phase, progress.epochs) = (progress.phase + 1, 0);
             }
-            let checkpoint = checkpoint(&trainer, &mut training, &mut held_out, &progress, &init.rng)?;
+            let checkpoint = checkpoint(&trainer, [&mut training, &mut held_out], &progress, &init.rng, &best)?;
             failures.note("a checkpoint", run.save(checkpoint, keep));
             if ended {
                 break;
