@@ -120,7 +120,7 @@ struct Options {
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<usize>,
     /// Go on with the run in --out, from its newest checkpoint, as if it had never ended: with the options that it was started with,
-    /// but for --max-steps and what concerns the texts
+    /// but for --max-steps, which counts all steps, and what concerns the texts
     #[arg(long)]
     resume: bool,
     /// Save a checkpoint every so many seconds; one is saved after each epoch too, and where the run ends
@@ -282,17 +282,27 @@ fn run() -> Result<ExitCode> {
     };
     // As it was before the order of the epoch was drawn.
     let mut rng = init.rng.clone();
-    let settings = settings(&options, &sizes, length);
+    let settings = settings(&options, &sizes, &corpus.text, until_best);
     // The best epoch's parameters: the model's file may be of an epoch that was cut short, and is not in a checkpoint.
     let mut best: Vec<u32> = Vec::new();
     if options.resume {
         let checkpoint = run.last()?;
         let theirs: serde_json::Value = checkpoint.get("settings")?;
-        if theirs != settings || checkpoint.get::<String>("vocabulary")? != vocabulary.to_string() {
+        if theirs != settings {
             bail!("the run in {} was started with {theirs}, not with {settings}", options.out.display());
         }
         progress = checkpoint.get("progress")?;
         best = checkpoint.order("best")?;
+        run.resume(&checkpoint)?;
+        let (steps, count) = (run.losses().len(), parameters.iter().map(|(_, tensor)| tensor.len()).sum());
+        let first = steps.checked_sub(progress.first).filter(|&done| done <= training.batches(recipe.batch));
+        let wanted = if progress.best.is_some() { count } else { 0 };
+        if steps as u64 != checkpoint.steps() || first.is_none() || progress.phase > 2 || best.len() != wanted {
+            bail!("the checkpoint in {} contradicts itself: go on from another", options.out.display());
+        }
+        if options.max_steps.is_some_and(|most| most < steps) {
+            bail!("--max-steps counts all steps, and the run has done {steps}: give more, or leave it out");
+        }
         if progress.best.is_some() {
             let mut values = best.iter().copied().map(f32::from_bits);
             for (_, tensor) in parameters.iter() {
@@ -302,7 +312,6 @@ fn run() -> Result<ExitCode> {
         }
         trainer.restore(&checkpoint)?;
         checkpoint.restore_state("training", &states[0])?;
-        run.resume(&checkpoint)?;
         rng = checkpoint.get("rng")?;
         init.rng = rng.clone();
         if progress.is_started {
@@ -360,14 +369,23 @@ fn run() -> Result<ExitCode> {
             }
             let all = progress.first + training.batches(recipe.batch);
             let end = all.min(run.losses().len() + left);
+            let guessing = (vocabulary.len() as f64).ln();
+            let check = |train_loss: f64| match train_loss > 2.0 * guessing {
+                true => bail!(
+                    "the training diverged, and its model is not kept: the loss is {train_loss:.3e}, that of guessing \
+                     is {guessing:.2}; use a smaller --lr than {lr}"
+                ),
+                false => Ok(train_loss),
+            };
             let mut last_save = Instant::now();
             while run.losses().len() < end && !stop.load(Ordering::Relaxed) {
                 let (start, steps) = (Instant::now(), end - run.losses().len());
-                let until = last_save + Duration::from_secs(options.save_every);
+                let until = last_save.checked_add(Duration::from_secs(options.save_every));
                 let bar = Bar { first: progress.first, all, quiet: options.quiet };
                 train_until(&mut trainer, &mut training, &mut run, steps, until, &stop, bar)?;
                 progress.seconds += start.elapsed().as_secs_f64();
                 if run.losses().len() < all {
+                    check(training.mean(&run.losses()[progress.first..], recipe.batch))?;
                     let checkpoint = checkpoint(&trainer, [&mut training, &mut held_out], &progress, &rng, &best)?;
                     failures.note("a checkpoint", run.save(checkpoint, keep));
                     last_save = Instant::now();
@@ -377,14 +395,7 @@ fn run() -> Result<ExitCode> {
             if done.is_empty() {
                 break 'training;
             }
-            let train_loss = training.mean(done, recipe.batch);
-            let guessing = (vocabulary.len() as f64).ln();
-            if train_loss > 2.0 * guessing {
-                bail!(
-                    "the training diverged, and its model is not kept: the loss is {train_loss:.3e}, that of guessing \
-                     is {guessing:.2}; use a smaller --lr than {lr}"
-                );
-            }
+            let train_loss = check(training.mean(done, recipe.batch))?;
             let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
             let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
             let row = Epoch {
@@ -426,7 +437,7 @@ fn run() -> Result<ExitCode> {
             }
         }
     }
-    let Progress { best, epoch, .. } = progress;
+    let best = progress.best;
     if let Some((loss, epoch)) = best {
         elman::io::load(&model_file, &parameters)?;
         if !options.quiet {
@@ -434,7 +445,7 @@ fn run() -> Result<ExitCode> {
         }
     }
     // An untrained model replaces none.
-    if epoch == 0 && !model_file.exists() {
+    if run.losses().is_empty() && !model_file.exists() {
         save()?;
         run.write(&mut failures);
     }
@@ -442,7 +453,7 @@ fn run() -> Result<ExitCode> {
         let written = write_text(&*model, &parameters, &vocabulary, &prompt, &options, &stop);
         failures.note("the text", written);
     }
-    let whose = if epoch == 0 { " (no step was run: it is as it was)" } else { "" };
+    let whose = if run.losses().is_empty() { " (no step was run: it is as it was)" } else { "" };
     if stop.load(Ordering::Relaxed) {
         tell!(failures, "\nstopped; the model is in {}{whose}", model_file.display());
         return Ok(ExitCode::from(INTERRUPTED));
@@ -590,7 +601,7 @@ fn prompt(options: &Options, vocabulary: &Vocabulary, text: &Text) -> Result<Vec
 }
 
 /// What a run must have in common with the one that it goes on with.
-fn settings(options: &Options, sizes: &CharRnnOptions, length: usize) -> serde_json::Value {
+fn settings(options: &Options, sizes: &CharRnnOptions, text: &Text, until_best: bool) -> serde_json::Value {
     let Recipe { window, batch, lr, epochs, fine_tune_epochs, .. } = options.recipe();
     serde_json::json!({
         "model": format!("{:?}", options.model()),
@@ -601,7 +612,8 @@ fn settings(options: &Options, sizes: &CharRnnOptions, length: usize) -> serde_j
         "lr": lr,
         "epochs": [epochs, fine_tune_epochs],
         "seed": options.seed,
-        "characters": length,
+        "until_best": until_best,
+        "text": text.fingerprint(),
     })
 }
 
@@ -618,7 +630,7 @@ fn train_until(
     data: &mut Data,
     run: &mut Run,
     steps: usize,
-    until: Instant,
+    until: Option<Instant>,
     stop: &AtomicBool,
     Bar { first, all, quiet }: Bar,
 ) -> Result<()> {
@@ -636,7 +648,7 @@ fn train_until(
             let recent = run.losses().len().saturating_sub(500);
             bar.set_message(smooth(&run.losses()[recent..]).last().map_or_else(String::new, |l| format!("{l:.4}")));
         }
-        if stop.load(Ordering::Relaxed) || Instant::now() > until {
+        if stop.load(Ordering::Relaxed) || until.is_some_and(|until| Instant::now() > until) {
             break;
         }
     }

@@ -14,7 +14,7 @@ use crate::nn::{Snapshot, State};
 
 /// All that a training is, at one of its steps: parameters, the optimizer's moments, learning rate, the count of steps, and what the
 /// program adds to it: carried states, generators, an order of the data, settings. A training that goes on from it is the
-/// same, to the bit, as one that was never interrupted.
+/// same, to the bit, as one that was never interrupted, on the same device in f32.
 ///
 /// As a file it is safetensors: parameters under PyTorch's names, so that [`io::load`] and Python read them, moments as
 /// `optimizer.exp_avg.<parameter>` and the like, and the rest as JSON in the metadata, with a checksum of everything.
@@ -72,6 +72,12 @@ pub(crate) struct Header {
     pub lr: f64,
     /// Of everything else.
     checksum: u32,
+}
+
+/// What every header has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// The values of a tensor: f32, or u32.
@@ -209,10 +215,11 @@ impl Checkpoint {
     /// Of names, shapes and values, in order.
     fn checksum(&self) -> u32 {
         let mut crc = crc32fast::Hasher::new();
-        let header = Header { checksum: 0, ..self.header.clone() };
-        crc.update(serde_json::to_string(&header).unwrap_or_default().as_bytes());
+        let Header { version, clock: [steps, batches], lr, .. } = self.header;
+        [version, steps, batches].iter().for_each(|word| crc.update(&word.to_le_bytes()));
+        crc.update(&lr.to_bits().to_le_bytes());
         for (name, Values { dtype, shape, bytes }) in &self.tensors {
-            crc.update(format!("{name}\0{dtype:?}{shape:?}").as_bytes());
+            crc.update(format!("{name}\0{}{shape:?}", u8::from(*dtype == Dtype::F32)).as_bytes());
             crc.update(bytes);
         }
         for (name, text) in &self.settings {
@@ -273,12 +280,13 @@ impl Checkpoint {
         let mut settings: BTreeMap<_, _> = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
         let header = settings.remove(HEADER);
         let header = header.ok_or("it is no checkpoint; `io::load` reads parameters alone")?;
-        let header: Header =
-            serde_json::from_str(&header).map_err(|error| format!("its header is damaged ({error})"))?;
-        if header.version > VERSION {
-            let problem = format!("it is of version {}, and this program reads up to {VERSION}", header.version);
+        let damaged = |error| format!("its header is damaged ({error})");
+        let Version { version } = serde_json::from_str(&header).map_err(damaged)?;
+        if version > VERSION {
+            let problem = format!("it is of version {version}, and this program reads up to {VERSION}");
             return Err(format!("{problem}: read it with a later elman"));
         }
+        let header: Header = serde_json::from_str(&header).map_err(damaged)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             let (dtype, shape) = (view.dtype(), view.shape().to_vec());

@@ -65,7 +65,7 @@ impl<'a, const N: usize, B> Plans<'a, N, B> {
         self.recorded
     }
 
-    /// Bytes on the device that nothing but these plans holds: intermediate results, and the batches.
+    /// Bytes that nothing but these plans holds, about: intermediate results, the batches, and a KiB for each dispatch.
     pub fn bytes(&self) -> u64 {
         self.kept.iter().map(|kept| kept.bytes).sum()
     }

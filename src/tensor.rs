@@ -178,7 +178,7 @@ impl Tensor {
     /// Replaces all values.
     ///
     /// # Errors
-    /// The tensor is not f32, another number of values, or the device failed.
+    /// The tensor is not f32, another number of values, NaN where a [`crate::Trainer`] reads it, or the device failed.
     pub fn write(&self, values: &[f32]) -> Result<()> {
         self.write_as(values, DType::F32)
     }

@@ -7,6 +7,7 @@ use crate::checkpoint::{Checkpoint, OPTIMIZER};
 use crate::data::Array;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss, ParameterId, Parameters};
+use crate::io::NOT_PARAMETERS;
 use crate::log::{Appenders, Log, Losses};
 use crate::optim::{Memory, Optimizer};
 use crate::plan::Plan;
@@ -61,9 +62,10 @@ impl Trainer {
         let loss = build(&mut g)?;
         complete(&mut g, loss, &optimizer, &mut log, parameters)?;
         let (inputs, parts) = g.suspects();
+        let plan = g.finish_async().await?;
         inputs.iter().for_each(Tensor::refuse_nan);
         log.set_suspects((inputs, parts));
-        Ok(Self { plan: g.finish_async().await?, parameters: parameters.clone(), frozen, optimizer, log })
+        Ok(Self { plan, parameters: parameters.clone(), frozen, optimizer, log })
     }
 
     /// Runs one step. On a GPU this returns when it is submitted.
@@ -171,7 +173,8 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
     /// Runs one step on this batch, of arrays or references to such. On a GPU this returns when it is submitted.
     ///
     /// # Errors
-    /// As [`Trainer::step`], where [`crate::Error::NotFinite`] is of earlier steps and this one is done; values outside their bounds, NaN or infinite; whatever `build` refuses, for a new shape.
+    /// As [`Trainer::step`], where [`crate::Error::NotFinite`] is of earlier steps and this one is done; values outside their bounds,
+    /// NaN or infinite; whatever `build` refuses, for a new shape.
     pub fn step_on(&mut self, batch: &[impl Borrow<Array>; N]) -> Result<()> {
         pollster::block_on(self.step_on_async(batch))
     }
@@ -288,6 +291,10 @@ impl<P> Trainer<P> {
         for (block, tensor) in blocks {
             let values = tensor.to_vec_async().await?;
             for (name, view) in self.parameters.iter() {
+                if let Some(start) = NOT_PARAMETERS.iter().find(|start| name.starts_with(**start)) {
+                    let expected = format!("another name, since `{start}` begins those of what is no parameter");
+                    return Err(Error::argument("checkpoint", "parameter", expected, name));
+                }
                 let values = &values[view.offset()..view.offset() + view.len()];
                 checkpoint.put(in_checkpoint(block, name), view.shape(), values);
             }
@@ -296,7 +303,8 @@ impl<P> Trainer<P> {
     }
 
     /// Goes on from a checkpoint, as if the training had never been interrupted: losses that were not read are dropped. Settings of
-    /// the optimizer are those that this trainer was made with, but for a learning rate that [`Self::set_lr`] set.
+    /// the optimizer are those that this trainer was made with, but for the learning rate, which is the checkpoint's unless this
+    /// trainer has a schedule. It is the same to the bit on the same device in f32.
     ///
     /// # Errors
     /// The checkpoint is of other parameters, or of an optimizer that remembers something else; then nothing is changed.
@@ -326,6 +334,7 @@ impl<P> Trainer<P> {
             }
             values.push(all);
         }
+        crate::optim::check_lr(checkpoint.header.lr)?;
         blocks.iter().zip(values).try_for_each(|((_, tensor), values)| tensor.write(&values))?;
         self.optimizer.restore_lr(checkpoint.header.lr)?;
         self.log.restore(checkpoint.header.clock)

@@ -231,3 +231,18 @@ fn a_generator_is_kept() {
     damaged["used"] = 625.into();
     assert!(serde_json::from_value::<rng::Rng>(damaged).is_err());
 }
+
+/// Names that would be taken for moments, states or data are refused at once, not when the training is to go on.
+#[test]
+fn names_of_parameters_do_not_collide() {
+    let mut init = Init::new(rng::manual_seed(1));
+    let layer = elman::nn::Linear::new(&mut init, "state", 2, 1).unwrap();
+    let parameters = init.upload(&Device::cpu()).unwrap();
+    let trainer = Trainer::on_batches(&parameters, Adam::new(0.1), |g, [x, y]| {
+        let x = g.input(x)?;
+        let output = layer.forward(g, x)?;
+        elman::nn::functional::mse_loss(g, output, y, Reduction::Mean)
+    });
+    let error = trainer.unwrap().checkpoint().unwrap_err().to_string();
+    assert!(error.contains("another name") && error.contains("state.weight"), "{error}");
+}

@@ -76,6 +76,14 @@ impl Text {
         }
     }
 
+    /// What tells it from another: a hash, or of a large file its size.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Loaded(text) => hash(text.as_bytes()),
+            Self::Mapped(file) => format!("{} bytes, {} characters", file.len(), file.characters()),
+        }
+    }
+
     /// The first characters.
     pub fn start(&self, characters: usize) -> String {
         match self {

@@ -84,6 +84,12 @@ impl Run {
             Err(TryLockError::Error(error)) => return Err(error).with_context(unusable),
         }
         tempfile::tempfile_in(folder).with_context(unusable)?;
+        // What a run that was killed had not renamed yet.
+        for file in std::fs::read_dir(folder).with_context(unusable)?.flatten() {
+            if file.file_name().to_str().is_some_and(|name| name.starts_with(".tmp")) {
+                let _ = std::fs::remove_file(file.path());
+            }
+        }
         Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), saved: None, _lock: lock })
     }
 
@@ -118,14 +124,31 @@ impl Run {
         checkpoint.set("epochs", &self.epochs)?;
         checkpoint.set_order("losses", &self.losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>());
         let bytes = checkpoint.to_bytes()?;
-        let step = |step: u64| self.file(&format!("step-{step}.safetensors"));
-        if let Some(saved) = self.saved.filter(|_| keep > 1) {
-            match std::fs::hard_link(self.file(LAST), step(saved)) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
-                _ => {}
-            }
+        let folder = self.folder.clone();
+        let step = |step: u64| folder.join(format!("step-{step}.safetensors"));
+        let now = checkpoint.steps();
+        // Of an earlier run, or of a future that this one does not have.
+        let is_ours = |&at: &u64| self.saved.is_some() && at < now;
+        for other in self.kept()?.into_iter().filter(|at| !is_ours(at)) {
+            std::fs::remove_file(step(other))?;
         }
+        let kept = match self.saved.filter(|&saved| keep > 1 && saved < now) {
+            Some(saved) if !step(saved).exists() => std::fs::hard_link(self.file(LAST), step(saved))
+                .or_else(|_| std::fs::copy(self.file(LAST), step(saved)).map(|_| ())),
+            _ => Ok(()),
+        };
         elman::io::write_atomically(self.file(LAST), &bytes)?;
+        self.saved = Some(now);
+        kept.context("the checkpoint before the newest cannot be kept")?;
+        let steps = self.kept()?;
+        for &old in &steps[..steps.len().saturating_sub(keep - 1)] {
+            std::fs::remove_file(step(old))?;
+        }
+        Ok(())
+    }
+
+    /// The steps of the checkpoints before the newest that are there, in order.
+    fn kept(&self) -> Result<Vec<u64>> {
         let mut steps = Vec::new();
         for file in std::fs::read_dir(&self.folder)? {
             let name = file?.file_name();
@@ -133,12 +156,7 @@ impl Run {
             steps.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
         steps.sort_unstable();
-        let kept = if keep > 1 { keep - 1 } else { usize::MAX };
-        for &old in &steps[..steps.len().saturating_sub(kept)] {
-            std::fs::remove_file(step(old))?;
-        }
-        self.saved = Some(checkpoint.steps());
-        Ok(())
+        Ok(steps)
     }
 
     /// Takes back what [`Self::save`] put there.

@@ -129,8 +129,10 @@ impl Buffer {
 
     /// The first NaN of these, if it refuses such.
     pub fn refused_nan<T: Element>(&self, values: &[T]) -> Option<usize> {
-        let refuses = self.dtype == DType::F32 && self.refuses_nan.load(Ordering::Relaxed);
-        values.iter().position(|&value| refuses && convert::<T, f64>(value).is_nan())
+        if self.dtype != DType::F32 || !self.refuses_nan.load(Ordering::Relaxed) {
+            return None;
+        }
+        values.iter().position(|&value| convert::<T, f64>(value).is_nan())
     }
 
     /// Its size.

@@ -156,7 +156,7 @@ fn positive(name: &'static str, value: f64) -> Result<()> {
     require(name, value, |value| value > 0.0, "finite, above 0")
 }
 
-fn check_lr(lr: f64) -> Result<()> {
+pub(crate) fn check_lr(lr: f64) -> Result<()> {
     not_negative("lr", lr)
 }
 
