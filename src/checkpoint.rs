@@ -132,13 +132,13 @@ impl Checkpoint {
     }
 
     /// The names of tensors that begin so.
-    pub(crate) fn names<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a str> {
+    fn names<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a str> {
         self.tensors.keys().map(String::as_str).filter(move |name| name.starts_with(start))
     }
 
-    /// The names of the parameters.
-    pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.names("").filter(|name| !NOT_PARAMETERS.iter().any(|start| name.starts_with(start)))
+    /// The names of parameters and moments.
+    pub(crate) fn trained(&self) -> impl Iterator<Item = &str> {
+        self.names("").filter(|name| !name.starts_with(STATE) && !name.starts_with(DATA))
     }
 
     /// Adds a carried state.

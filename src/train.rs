@@ -309,21 +309,15 @@ impl<P> Trainer<P> {
     /// # Errors
     /// The checkpoint is of other parameters, or of an optimizer that remembers something else; then nothing is changed.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let names: BTreeSet<_> = self.parameters.names().collect();
-        let theirs: BTreeSet<_> = checkpoint.parameters().collect();
         let blocks: Vec<_> = [("", self.parameters.values())].into_iter().chain(self.optimizer.moments()).collect();
-        let expected: BTreeSet<_> = blocks[1..]
-            .iter()
-            .flat_map(|(block, _)| names.iter().map(move |name| in_checkpoint(block, name)))
-            .collect();
-        let moments: BTreeSet<_> = checkpoint.names(OPTIMIZER).map(str::to_owned).collect();
-        for (what, ours, theirs) in [
-            ("parameters", format!("{names:?}"), format!("{theirs:?}")),
-            ("moments", format!("{expected:?}"), format!("{moments:?}")),
-        ] {
-            if ours != theirs {
-                return Err(Error::argument("restore", what, ours, theirs));
-            }
+        let names = |block| self.parameters.names().map(move |name| in_checkpoint(block, name));
+        let ours: BTreeSet<_> = blocks.iter().flat_map(|(block, _)| names(*block)).collect();
+        let theirs: BTreeSet<_> = checkpoint.trained().map(str::to_owned).collect();
+        if ours != theirs {
+            let (missing, others) = (ours.difference(&theirs), theirs.difference(&ours));
+            let expected = format!("one with {:?}", missing.collect::<Vec<_>>());
+            let got = format!("one with {:?} in their place", others.collect::<Vec<_>>());
+            return Err(Error::argument("restore", "checkpoint", expected, got));
         }
         let mut values = Vec::new();
         for (block, tensor) in &blocks {

@@ -858,14 +858,12 @@ fn a_run_goes_on_to_the_bit() {
     }
     // What the run was not started with is said.
     let out = folder.path().join("parts 0");
-    for (args, what) in [(["--model", "gru"], "\"Gru\""), (["--seed", "1"], "\"seed\":1"), (["--batch", "64"], "64")] {
-        let args = [&corpus[..], &["--model", "rnn", "--batch", "512", "--device", "cpu", "--resume"], &args].concat();
-        // The last of an option that comes twice would be an error of its own.
-        let args: Vec<_> = match args[args.len() - 2] {
-            "--model" => [&corpus[..], &["--model", "gru", "--batch", "512", "--device", "cpu", "--resume"]].concat(),
-            "--batch" => [&corpus[..], &["--model", "rnn", "--batch", "64", "--device", "cpu", "--resume"]].concat(),
-            _ => args,
-        };
+    for (args, what) in [
+        (["--model", "gru", "--batch", "512", "--seed", "777"], "\"Gru\""),
+        (["--model", "rnn", "--batch", "64", "--seed", "777"], "64"),
+        (["--model", "rnn", "--batch", "512", "--seed", "1"], "\"seed\":1"),
+    ] {
+        let args = [&corpus[..], &args, &["--device", "cpu", "--resume"]].concat();
         let output = run(&args, &out);
         let stderr = text(&output.stderr);
         assert!(

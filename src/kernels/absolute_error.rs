@@ -1,13 +1,10 @@
 //! Absolute error and its gradient.
 
-use super::mse_loss::{ElementLoss, check_element_loss};
-use super::striding_grid;
+use super::mse_loss::{BINDINGS, ElementLoss, FIELDS, Params, element_loss};
 use crate::error::Result;
-use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::plan::Recorder;
 use crate::real::Real;
-
-params! { n: u32, gradient: u32 }
 
 /// See `shaders/absolute_error.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -15,7 +12,7 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("absolute_error"),
     constants: &[],
     params: FIELDS,
-    bindings: &[reads("x"), reads("targets"), reads("scale"), writes("losses"), writes("dx")],
+    bindings: BINDINGS,
     twin: twin!(twin),
 };
 
@@ -24,11 +21,7 @@ pub static KERNEL: Kernel = Kernel {
 /// # Errors
 /// The sizes differ.
 pub fn absolute_error(r: &mut Recorder, loss: ElementLoss<'_>) -> Result<()> {
-    let n = check_element_loss("absolute_error", &loss)?;
-    let ElementLoss { x, targets, scale, losses, dx } = loss;
-    let dummy = r.zeros("no gradient", &[1])?;
-    let params = Params { n: n as u32, gradient: dx.is_some().into() };
-    r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
+    element_loss(r, &KERNEL, loss)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

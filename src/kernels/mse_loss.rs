@@ -2,12 +2,15 @@
 
 use super::{expect_len, striding_grid};
 use crate::error::Result;
-use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
+use crate::kernel::{Args, Binding, Kernel, params, reads, twin, wgsl, writes};
 use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { n: u32, gradient: u32 }
+params! { pub(super) n: u32, gradient: u32 }
+
+/// Of every kernel of a loss of each element.
+pub(super) const BINDINGS: &[Binding] = &[reads("x"), reads("targets"), reads("scale"), writes("losses"), writes("dx")];
 
 /// See `shaders/mse_loss.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -15,7 +18,7 @@ pub static KERNEL: Kernel = Kernel {
     source: wgsl!("mse_loss"),
     constants: &[],
     params: FIELDS,
-    bindings: &[reads("x"), reads("targets"), reads("scale"), writes("losses"), writes("dx")],
+    bindings: BINDINGS,
     twin: twin!(twin),
 };
 
@@ -34,14 +37,20 @@ pub struct ElementLoss<'a> {
     pub dx: Option<&'a Tensor>,
 }
 
-/// Checks the sizes; their n.
-pub(super) fn check_element_loss(op: &'static str, loss: &ElementLoss<'_>) -> Result<usize> {
-    let n = loss.x.len();
-    expect_len(op, loss.targets, n)?;
-    expect_len(op, loss.losses, n)?;
-    expect_len(op, loss.scale, 1)?;
-    loss.dx.map_or(Ok(()), |dx| expect_len(op, dx, n))?;
-    Ok(n)
+/// Records a loss of each element by its kernel, which has these parameters and bindings.
+///
+/// # Errors
+/// The sizes differ.
+pub(super) fn element_loss(r: &mut Recorder, kernel: &'static Kernel, loss: ElementLoss<'_>) -> Result<()> {
+    let ElementLoss { x, targets, scale, losses, dx } = loss;
+    let n = x.len();
+    expect_len(kernel.name, targets, n)?;
+    expect_len(kernel.name, losses, n)?;
+    expect_len(kernel.name, scale, 1)?;
+    dx.map_or(Ok(()), |dx| expect_len(kernel.name, dx, n))?;
+    let dummy = r.zeros("no gradient", &[1])?;
+    let params = Params { n: n as u32, gradient: dx.is_some().into() };
+    r.dispatch(kernel, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
 }
 
 /// Records the squared error of each element, and the gradient of their sum times `scale`.
@@ -49,11 +58,7 @@ pub(super) fn check_element_loss(op: &'static str, loss: &ElementLoss<'_>) -> Re
 /// # Errors
 /// The sizes differ.
 pub fn mse_loss(r: &mut Recorder, loss: ElementLoss<'_>) -> Result<()> {
-    let n = check_element_loss("mse_loss", &loss)?;
-    let ElementLoss { x, targets, scale, losses, dx } = loss;
-    let dummy = r.zeros("no gradient", &[1])?;
-    let params = Params { n: n as u32, gradient: dx.is_some().into() };
-    r.dispatch(&KERNEL, &[], params, &[x, targets, scale, losses, dx.unwrap_or(&dummy)], striding_grid(n))
+    element_loss(r, &KERNEL, loss)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
