@@ -108,9 +108,10 @@ pub(crate) const fn writes_u32(name: &'static str) -> Binding {
     Binding { name, access: Access::Write, dtype: DType::U32 }
 }
 
-/// The CPU form of a kernel, in both float types: f32 is the CPU device, f64 the reference. Made by the `twin!` macro.
+/// The CPU form of a kernel, in f32, the CPU device, and f64, the reference (feature `reference`). Made by the `twin!` macro.
 pub struct Twin {
     pub(crate) f32: TwinFn<f32>,
+    #[cfg(feature = "reference")]
     pub(crate) f64: TwinFn<f64>,
 }
 
@@ -122,6 +123,7 @@ macro_rules! twin {
     ($function:path) => {
         $crate::kernel::Twin {
             f32: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
+            #[cfg(feature = "reference")]
             f64: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
         }
     };
@@ -232,6 +234,7 @@ impl AsCells<f32> for Memory {
     }
 }
 
+#[cfg(feature = "reference")]
 impl AsCells<f64> for Memory {
     fn cells(&self) -> &Cells<f64> {
         let Self::F64(cells) = self else { unreachable!("the reference keeps floats in f64") };

@@ -37,7 +37,8 @@
 //!
 //! # Building
 //!
-//! Without the default feature `gpu` there is the CPU alone, and no wgpu to compile. A debug build computes hundreds of times slower
+//! Without the default feature `gpu` there is the CPU alone, and no wgpu to compile; `reference`, which comes with it, has the twins in
+//! f64 as well ([`Device::reference`]). A debug build computes hundreds of times slower
 //! than a release build, unless what computes is compiled as there:
 //!
 //! ```toml

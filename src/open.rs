@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use crate::device::gpu::open_checked;
 use crate::device::gpu::{Adapter, NO_ADAPTER, adapters};
 use crate::device::turns::Turns;
-use crate::device::{Device, ENVIRONMENT_VARIABLE, Kind};
+use crate::device::{Device, ENVIRONMENT_VARIABLE, Floats, Kind};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::self_check::open_checked;
@@ -65,7 +65,7 @@ impl Device {
                 let reason = std::iter::once(reason).chain(unused).collect::<Vec<_>>().join("; ");
                 Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason))
             }
-            Choice::Cpu(reason) => Ok(Self::new(Kind::Cpu(Turns::default()), reason)),
+            Choice::Cpu(reason) => Ok(Self::new(Kind::Cpu(Floats::F32, Turns::default()), reason)),
         }
     }
 }

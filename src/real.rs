@@ -72,6 +72,7 @@ impl Real for f32 {
     }
 }
 
+#[cfg(feature = "reference")]
 impl Real for f64 {
     fn gemm() -> Gemm<Self> {
         gemm_f64::gemm::f64::get_gemm_fn()

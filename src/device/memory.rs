@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::turns::{Footprint, Turn};
-use super::{Counters, Device, Kind, gpu};
+use super::{Counters, Device, Floats, Kind, gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -21,6 +21,7 @@ pub(crate) struct Buffer {
 pub(crate) enum Memory {
     Gpu(gpu::Buffer),
     F32(Cells<f32>),
+    #[cfg(feature = "reference")]
     F64(Cells<f64>),
     U32(Cells<u32>),
 }
@@ -83,6 +84,7 @@ impl Memory {
         unsafe {
             match (self, source) {
                 (Self::F32(a), Self::F32(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
+                #[cfg(feature = "reference")]
                 (Self::F64(a), Self::F64(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
                 (Self::U32(a), Self::U32(b)) => a.slice_mut(to).copy_from_slice(b.slice(from)),
                 _ => unreachable!("`Recorder::copy` checks device and element type"),
@@ -98,6 +100,7 @@ impl Memory {
         unsafe {
             match self {
                 Self::F32(cells) => cells.slice_mut(range).fill(0.0),
+                #[cfg(feature = "reference")]
                 Self::F64(cells) => cells.slice_mut(range).fill(0.0),
                 Self::U32(cells) => cells.slice_mut(range).fill(0),
                 Self::Gpu(_) => unreachable!("a GPU plan clears on the GPU"),
@@ -156,8 +159,9 @@ impl Buffer {
         let memory = match (device.kind(), dtype) {
             (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_tensor(name, bytes)?),
             (_, DType::U32) => Memory::U32(Cells::zeros(device, name, len)?),
-            (Kind::Cpu(_), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
-            (Kind::Reference(_), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
+            (Kind::Cpu(Floats::F32, _), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
+            #[cfg(feature = "reference")]
+            (Kind::Cpu(Floats::F64, _), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
         };
         device.counters().allocated(bytes);
         Ok(Self { device: device.clone(), dtype, memory, bytes, refuses_nan: AtomicBool::new(false) })
@@ -181,6 +185,7 @@ impl Buffer {
         let _turn = self.turn(true);
         match &self.memory {
             Memory::F32(cells) => put(cells, offset, values),
+            #[cfg(feature = "reference")]
             Memory::F64(cells) => put(cells, offset, values),
             Memory::U32(cells) => put(cells, offset, values),
             Memory::Gpu(buffer) => {
@@ -212,6 +217,7 @@ impl Buffer {
         unsafe {
             Ok(match &self.memory {
                 Memory::F32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
+                #[cfg(feature = "reference")]
                 Memory::F64(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
                 Memory::U32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
                 Memory::Gpu(_) => unreachable!("handled above"),

@@ -43,10 +43,16 @@ struct Inner {
 
 pub(crate) enum Kind {
     Gpu(Box<Gpu>),
-    /// The CPU twins in f32. A plan or a transfer takes its turn while it touches memory.
-    Cpu(Turns),
-    /// The CPU twins in f64.
-    Reference(Turns),
+    /// The CPU twins. A plan or a transfer takes its turn while it touches memory.
+    Cpu(Floats, Turns),
+}
+
+/// What the CPU twins compute in.
+#[derive(Clone, Copy)]
+pub(crate) enum Floats {
+    F32,
+    #[cfg(feature = "reference")]
+    F64,
 }
 
 /// What a device has made and done since it was opened; a steady state adds only `submits` and `dispatches`.
@@ -130,18 +136,20 @@ impl Limits {
 impl Device {
     /// The CPU: every kernel's twin in f32, on all cores.
     pub fn cpu() -> Self {
-        Self::new(Kind::Cpu(Turns::default()), "asked for by name")
+        Self::new(Kind::Cpu(Floats::F32, Turns::default()), "asked for by name")
     }
 
-    /// The CPU twins in f64: the oracle that tests compare the other devices with. Slow.
+    /// The CPU twins in f64: the oracle that tests compare the other devices with. Slow. Has the feature `reference`, which comes
+    /// with `gpu`.
+    #[cfg(feature = "reference")]
     pub fn reference() -> Self {
-        Self::new(Kind::Reference(Turns::default()), "asked for by name")
+        Self::new(Kind::Cpu(Floats::F64, Turns::default()), "asked for by name")
     }
 
     pub(crate) fn new(kind: Kind, reason: impl Into<String>) -> Self {
         let counters = match &kind {
             Kind::Gpu(gpu) => gpu.counters().clone(),
-            Kind::Cpu(_) | Kind::Reference(_) => Arc::default(),
+            Kind::Cpu(..) => Arc::default(),
         };
         Self(Arc::new(Inner { kind, reason: reason.into(), counters }))
     }
@@ -153,7 +161,7 @@ impl Device {
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &self.0.kind {
             Kind::Gpu(gpu) => Some(gpu),
-            Kind::Cpu(_) | Kind::Reference(_) => None,
+            Kind::Cpu(..) => None,
         }
     }
 
@@ -162,7 +170,7 @@ impl Device {
     pub(crate) fn turn(&self, uses: Uses<'_>) -> Option<Turn<'_>> {
         match &self.0.kind {
             Kind::Gpu(_) => None,
-            Kind::Cpu(turns) | Kind::Reference(turns) => Some(turns.take(uses)),
+            Kind::Cpu(_, turns) => Some(turns.take(uses)),
         }
     }
 
@@ -173,7 +181,7 @@ impl Device {
     pub(crate) fn limits(&self) -> Limits {
         match &self.0.kind {
             Kind::Gpu(gpu) => gpu.limits(),
-            Kind::Cpu(_) | Kind::Reference(_) => Limits {
+            Kind::Cpu(..) => Limits {
                 binding_bytes: u64::MAX,
                 buffer_bytes: u64::MAX,
                 workgroups_per_dimension: u32::MAX,
@@ -194,8 +202,9 @@ impl Device {
     pub fn describe(&self) -> String {
         match &self.0.kind {
             Kind::Gpu(gpu) => gpu.adapter().to_string(),
-            Kind::Cpu(_) => format!("CPU ({} threads)", threads::count()),
-            Kind::Reference(_) => "CPU reference (f64)".into(),
+            Kind::Cpu(Floats::F32, _) => format!("CPU ({} threads)", threads::count()),
+            #[cfg(feature = "reference")]
+            Kind::Cpu(Floats::F64, _) => "CPU reference (f64)".into(),
         }
     }
 

@@ -22,7 +22,7 @@ use stretches::Stretch;
 
 use crate::device::memory::Memory;
 use crate::device::turns::Footprint;
-use crate::device::{Counters, Device, Kind};
+use crate::device::{Counters, Device, Floats, Kind};
 use crate::error::Result;
 use crate::kernel::{Access, Args, AsCells, Kernel};
 use crate::real::Real;
@@ -264,8 +264,9 @@ impl Plan {
         let uses = [first.map(|plan| &plan.footprint), Some(&self.footprint)];
         match self.device.kind() {
             Kind::Gpu(gpu) => Passes::submit(gpu, plans().map(|plan| &plan.passes))?,
-            Kind::Cpu(_) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f32>)),
-            Kind::Reference(_) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
+            Kind::Cpu(Floats::F32, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f32>)),
+            #[cfg(feature = "reference")]
+            Kind::Cpu(Floats::F64, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
         }
         Counters::add(&counters.submits, 1);
         Counters::add(&counters.dispatches, dispatches as u64);
@@ -306,8 +307,9 @@ impl Plan {
         for _ in 0..runs.max(1) {
             let times = match self.device.kind() {
                 Kind::Gpu(gpu) => self.passes.run_with_timestamps(gpu, &self.commands)?,
-                Kind::Cpu(_) => self.interpret_timed::<f32>(),
-                Kind::Reference(_) => self.interpret_timed::<f64>(),
+                Kind::Cpu(Floats::F32, _) => self.interpret_timed::<f32>(),
+                #[cfg(feature = "reference")]
+                Kind::Cpu(Floats::F64, _) => self.interpret_timed::<f64>(),
             };
             commands.iter_mut().zip(times).for_each(|(command, time)| command.times.extend(time));
         }
