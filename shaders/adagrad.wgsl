@@ -6,7 +6,7 @@
 //          weight_decay    λ
 //          lr_decay        η
 // g        [n]
-// lr       [1]
+// lr       [1]      below 0: nothing is updated
 // clock    [2] u32  clock[0] is t, 1 in the first step
 // w, v     [n]
 // grid     256 elements a workgroup, striding
@@ -26,6 +26,7 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn adagrad(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    if lr[0] < 0.0 { return; }
     let step = lr[0] / (1.0 + f32(clock[0] - 1u) * p.lr_decay);
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
         let gradient = g[i] + p.weight_decay * w[i];

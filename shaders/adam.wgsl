@@ -10,7 +10,7 @@
 //          weight_decay           λ
 //          decoupled              1: AdamW
 // g        [n]
-// lr       [1]
+// lr       [1]      below 0: nothing is updated
 // clock    [2] u32  clock[0] is t, 1 in the first step
 // w, m, v  [n]
 // grid     256 elements a workgroup, striding      joins lib/math
@@ -42,6 +42,7 @@ fn expm1(x: f32) -> f32 {
 
 @compute @workgroup_size(256)
 fn adam(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    if lr[0] < 0.0 { return; }
     let t = f32(clock[0]);
     let step = lr[0] / -expm1(t * p.ln_beta1);
     let root = sqrt(-expm1(t * p.ln_beta2));

@@ -10,7 +10,7 @@
 //          momentum       μ; 0: b is not used, and a dummy
 //          centered       0: m is not used, and a dummy
 // g        [n]
-// lr       [1]
+// lr       [1]      below 0: nothing is updated
 // w, v, m, b   [n]
 // grid     256 elements a workgroup, striding
 struct Params {
@@ -33,6 +33,7 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn rms_prop(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    if lr[0] < 0.0 { return; }
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
         let gradient = g[i] + p.weight_decay * w[i];
         let square = p.alpha * v[i] + p.rest * gradient * gradient;

@@ -8,7 +8,7 @@
 //          weight_decay   λ
 //          nesterov       0 or 1
 // g        [n]
-// lr       [1]
+// lr       [1]      below 0: nothing is updated
 // clock    [2] u32  clock[0] is 1 in the first step
 // w, b     [n]
 // grid     256 elements a workgroup, striding
@@ -29,6 +29,7 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn sgd(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    if lr[0] < 0.0 { return; }
     let share = select(1.0 - p.dampening, 1.0, clock[0] == 1u);
     for (var i = id.x; i < p.n; i += 256u * groups.x) {
         let gradient = g[i] + p.weight_decay * w[i];

@@ -155,11 +155,13 @@ pub enum Error {
         expected: String,
     },
 
-    /// A loss is NaN or infinite.
-    #[error("the loss of step {step} is {value}; {cause}")]
+    /// A loss or a gradient is NaN or infinite.
+    #[error("the {what} of step {step} is {value}; {cause}")]
     NotFinite {
         /// The training step, counted from 0.
         step: u64,
+        /// "loss" or "gradient's norm".
+        what: &'static str,
         /// The value read.
         value: f32,
         /// What was found when the loss was read, and what to do about it: an input that is not finite, or parameters,

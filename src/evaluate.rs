@@ -150,7 +150,7 @@ impl<'a, const N: usize, const M: usize> Evaluator<Plans<'a, N, [Loss; M]>> {
             let batch = batch.borrow().each_ref();
             batch.iter().try_for_each(|array| array.check_finite())?;
             let clock = log.clock().clone();
-            let record = |g: &mut Graph, losses: [Loss; M]| log.record(g, &losses).map(|()| Vec::new());
+            let record = |g: &mut Graph, losses: [Loss; M]| log.record(g, &losses).map(|_| Vec::new());
             let kept = plan.load(batch, |parameters| graph(parameters, &clock), record).await?;
             log.step_up_to(&kept.plan, 1).await?;
         }

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss};
 use crate::kernels::record_loss;
+use crate::optim::{Trouble, Watch};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
 
@@ -54,10 +55,13 @@ pub(crate) struct Log {
     names: Vec<Vec<String>>,
     /// Of the terms, where one plan alone appends: known when it is recorded.
     weights: Option<Vec<f64>>,
-    /// For each term its value; where there are many plans, also its scale and its weight, which may differ from plan to plan.
-    rings: Vec<Tensor>,
+    /// `[R, CAPACITY]`, a ring for the value of each term; where there are many plans, also for its scale and its weight, which may
+    /// differ from plan to plan. None before a plan is recorded.
+    history: Option<Tensor>,
     clock: Tensor,
     suspects: Suspects,
+    /// Of a training: what says that it stands still.
+    watch: Option<Watch>,
     written: u64,
     read: u64,
     /// By ring.
@@ -75,9 +79,10 @@ impl Log {
         Ok(Self {
             names: Vec::new(),
             weights: (plans == Appenders::One).then(Vec::new),
-            rings: Vec::new(),
+            history: None,
             clock,
             suspects: Suspects::default(),
+            watch: None,
             written: 0,
             read: 0,
             pending: Vec::new(),
@@ -101,8 +106,14 @@ impl Log {
         self.suspects = Suspects { inputs, parameters };
     }
 
+    /// What says at which step a training stopped to update.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
     /// Records in a plan that it appends the terms of these losses, which have the same names in every plan, and goes on by one step.
-    pub fn record(&mut self, g: &mut Graph, losses: &[Loss]) -> Result<()> {
+    /// Gives the rings, `[R, CAPACITY]`.
+    pub fn record(&mut self, g: &mut Graph, losses: &[Loss]) -> Result<Tensor> {
         losses.iter().try_for_each(|loss| g.check_loss(loss))?;
         let terms = || losses.iter().flat_map(Loss::terms);
         let names: Vec<Vec<_>> =
@@ -116,22 +127,27 @@ impl Log {
                 numbers.push((g.constant(term.weight)?, one.clone()));
             }
         }
-        if self.rings.is_empty() {
-            let ring = |_| g.device().zeros("losses by step", &[CAPACITY], DType::F32);
-            self.rings = (0..numbers.len()).map(ring).collect::<Result<_>>()?;
-            self.pending = vec![Vec::new(); numbers.len()];
-            self.names = names;
-        } else if self.names != names {
-            let expected = format!("of the same terms for every shape: {:?}", self.names);
-            return Err(Error::argument("plan", "loss", expected, format!("{names:?}")));
-        }
+        let history = match &self.history {
+            None => {
+                self.pending = vec![Vec::new(); numbers.len()];
+                self.names = names;
+                let history = g.device().zeros("losses by step", &[numbers.len(), CAPACITY], DType::F32)?;
+                self.history.insert(history).clone()
+            }
+            Some(_) if self.names != names => {
+                let expected = format!("of the same terms for every shape: {:?}", self.names);
+                return Err(Error::argument("plan", "loss", expected, format!("{names:?}")));
+            }
+            Some(history) => history.clone(),
+        };
         if let Some(weights) = &mut self.weights {
             *weights = terms().map(|term| term.weight).collect();
         }
-        for (i, ((rows, scale), ring)) in numbers.iter().zip(&self.rings).enumerate() {
-            record_loss::record_loss(g, rows, scale, ring, &self.clock, i + 1 == numbers.len())?;
+        for (i, (rows, scale)) in numbers.iter().enumerate() {
+            let ring = history.view(history.name(), i * CAPACITY, &[CAPACITY]);
+            record_loss::record_loss(g, rows, scale, &ring, &self.clock, i + 1 == numbers.len())?;
         }
-        Ok(())
+        Ok(history)
     }
 
     pub fn start_epoch(&self) -> Result<()> {
@@ -235,33 +251,57 @@ impl Log {
         Ok(self.pending.iter_mut().map(std::mem::take).collect())
     }
 
+    /// Refuses where a bad step has stopped the training.
+    pub async fn check(&self) -> Result<()> {
+        let Some(watch) = &self.watch else { return Ok(()) };
+        let Some(trouble) = watch.trouble().await? else { return Ok(()) };
+        let cause = watch.place(trouble) + &self.suspects.cause().await?;
+        Err(Error::NotFinite { step: trouble.step, what: "gradient's norm", value: trouble.norm, cause })
+    }
+
     async fn drain(&mut self) -> Result<()> {
         if self.read == self.written {
             return Ok(());
         }
-        let mut rings = Vec::new();
-        for ring in &self.rings {
-            rings.push(ring.to_vec_async().await?);
-        }
+        let Some(history) = &self.history else { return Ok(()) };
+        let history = history.to_vec_async().await?;
         if let Some((since, before)) = self.since.take() {
             self.seconds = Some(since.elapsed().as_secs_f64() / (self.written - before) as f64);
         }
         // Runs of the plan by hand, a profile say, are steps too; of more than the rings hold, the latest remain.
         self.written = self.written.max(self.clock.to_vec_u32_async().await?[0].into());
         self.read = self.read.max(self.written.saturating_sub(CAPACITY as u64));
+        let trouble = match &self.watch {
+            Some(watch) => watch.trouble().await?,
+            None => None,
+        };
+        let skips = self.watch.as_ref().is_some_and(Watch::skips);
+        let of_step = |step: u64| history.iter().copied().skip((step % CAPACITY as u64) as usize).step_by(CAPACITY);
         let steps = std::mem::replace(&mut self.read, self.written)..self.written;
-        // One error for all that are not finite: where one is NaN, those after it are too.
+        // One error for all that are not finite: where one is NaN, those after it are too. Steps after trouble updated nothing.
         let mut first = None;
-        for step in steps {
-            let values: Vec<_> = rings.iter().map(|ring| ring[(step % CAPACITY as u64) as usize]).collect();
+        for step in steps.take_while(|&step| trouble.is_none_or(|trouble| step < trouble.step)) {
+            let values: Vec<_> = of_step(step).collect();
             let total = self.total(&values);
             match values.iter().copied().chain([total]).find(|value| !value.is_finite()) {
-                None => self.pending.iter_mut().zip(values).for_each(|(pending, value)| pending.push(value)),
-                Some(value) => first = first.or(Some((step, value))),
+                Some(value) if !skips => first = first.or(Some((step, value))),
+                _ => self.pending.iter_mut().zip(values).for_each(|(pending, value)| pending.push(value)),
             }
         }
-        let Some((step, value)) = first else { return Ok(()) };
-        Err(Error::NotFinite { step, value, cause: self.suspects.cause().await? })
+        let (step, what, value) = match (first, trouble) {
+            (None, None) => return Ok(()),
+            (Some((step, value)), _) => (step, "loss", value),
+            (None, Some(Trouble { step, norm, .. })) => {
+                let loss = of_step(step).find(|value| !value.is_finite());
+                (step, if loss.is_some() { "loss" } else { "gradient's norm" }, loss.unwrap_or(norm))
+            }
+        };
+        let mut cause = self.suspects.cause().await?;
+        if let (Some(watch), Some(trouble)) = (&self.watch, trouble) {
+            cause = watch.place(trouble) + &cause;
+            watch.forget()?;
+        }
+        Err(Error::NotFinite { step, what, value, cause })
     }
 
     #[cfg(test)]

@@ -57,6 +57,7 @@ impl Trainer {
     ) -> Result<Self> {
         let optimizer = Memory::new(optimizer.into(), parameters)?;
         let mut log = Log::new(parameters.device(), Appenders::One)?;
+        log.set_watch(optimizer.watch(parameters));
         let frozen = parameters.frozen();
         let mut g = graph(parameters, log.clock(), &frozen);
         let loss = build(&mut g)?;
@@ -166,6 +167,7 @@ impl<'a, const N: usize> Trainer<Plans<'a, N, Loss>> {
         let mut log = Log::new(parameters.device(), Appenders::Many)?;
         log.set_suspects((Vec::new(), parameters.iter().map(|(_, tensor)| tensor).collect()));
         let optimizer = Memory::new(optimizer.into(), parameters)?;
+        log.set_watch(optimizer.watch(parameters));
         let (plan, frozen) = (Plans::new(parameters, build), parameters.frozen());
         Ok(Self { plan, parameters: parameters.clone(), frozen, optimizer, log })
     }
@@ -276,7 +278,8 @@ impl<P> Trainer<P> {
     /// All that the training is now: parameters, moments, learning rate, the count of steps. The program adds what is its own.
     ///
     /// # Errors
-    /// The device failed.
+    /// [`crate::Error::NotFinite`]: the training has stopped at a bad step ([`crate::optim::NotFinite`]), and nobody was told. The
+    /// device failed.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         pollster::block_on(self.checkpoint_async())
     }
@@ -286,8 +289,10 @@ impl<P> Trainer<P> {
     /// # Errors
     /// As [`Self::checkpoint`].
     pub async fn checkpoint_async(&self) -> Result<Checkpoint> {
-        let mut checkpoint = Checkpoint::new(self.log.clock_async().await?, self.optimizer.lr(self.log.written()));
-        let blocks = [("", self.parameters.values())].into_iter().chain(self.optimizer.moments());
+        self.log.check().await?;
+        let lr = self.optimizer.lr(self.log.written());
+        let mut checkpoint = Checkpoint::new(self.log.clock_async().await?, self.optimizer.gate().await?, lr);
+        let blocks = [("", self.parameters.values())].into_iter().chain(self.optimizer.blocks());
         for (block, tensor) in blocks {
             let values = tensor.to_vec_async().await?;
             for (name, view) in self.parameters.iter() {
@@ -309,7 +314,7 @@ impl<P> Trainer<P> {
     /// # Errors
     /// The checkpoint is of other parameters, or of an optimizer that remembers something else; then nothing is changed.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let blocks: Vec<_> = [("", self.parameters.values())].into_iter().chain(self.optimizer.moments()).collect();
+        let blocks: Vec<_> = [("", self.parameters.values())].into_iter().chain(self.optimizer.blocks()).collect();
         let names = |block| self.parameters.names().map(move |name| in_checkpoint(block, name));
         let ours: BTreeSet<_> = blocks.iter().flat_map(|(block, _)| names(*block)).collect();
         let theirs: BTreeSet<_> = checkpoint.trained().map(str::to_owned).collect();
@@ -330,13 +335,27 @@ impl<P> Trainer<P> {
         }
         crate::optim::check_lr(checkpoint.header.lr)?;
         blocks.iter().zip(values).try_for_each(|((_, tensor), values)| tensor.write(&values))?;
-        self.optimizer.restore_lr(checkpoint.header.lr)?;
+        self.optimizer.restore(checkpoint.header.lr, &checkpoint.header.gate)?;
         self.log.restore(checkpoint.header.clock)
     }
 
     /// The parameters that it trains.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// The exponential moving average of the parameters, where the optimizer keeps one ([`Optimizer::average`]): for an
+    /// [`crate::Evaluator`], a [`crate::generate::Generator`], [`crate::io::save`].
+    pub fn averaged(&self) -> Option<&Parameters> {
+        self.optimizer.average()
+    }
+
+    /// Updates that were left out since a loss or a gradient was not finite ([`crate::optim::NotFinite`]). Waits for the device.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn updates_left_out(&self) -> Result<u64> {
+        Ok(pollster::block_on(self.optimizer.gate())?[3].into())
     }
 }
 
@@ -357,8 +376,8 @@ fn graph(parameters: &Parameters, clock: &Tensor, frozen: &BTreeSet<ParameterId>
 /// Records what comes after the loss: the backward pass, the log, which advances the clock, and the update.
 fn complete(g: &mut Graph, loss: Loss, optimizer: &Memory, log: &mut Log, parameters: &Parameters) -> Result<()> {
     g.differentiate(&[&loss], &[])?;
-    log.record(g, &[loss])?;
-    optimizer.record(g, parameters)
+    let history = log.record(g, &[loss])?;
+    optimizer.record(g, parameters, &history)
 }
 
 #[cfg(test)]

@@ -475,7 +475,7 @@ fn twins_are_what_plain_loops_give() {
         kernels::squared_norm::squared_norm(r, &a, &norm)?;
         kernels::swap_axes::swap_axes(r, &a, &swapped)?;
         kernels::accumulate::accumulate(r, &a, &summed)?;
-        clip_norm(r, &clipped, 0.5)
+        clip_norm(r, &clipped, &norm, 0.5)
     });
     let squares: f64 = av.iter().map(|x| x * x).sum();
     assert_close("squared_norm", &of(&norm), &[squares], 1, 1e-12);
@@ -1602,10 +1602,16 @@ fn rms_prop_updates() {
 
 type Clip = fn(&mut Recorder, &Tensor, f64) -> Result<()>;
 
+fn clip_by_norm(r: &mut Recorder, gradient: &Tensor, most: f64) -> Result<()> {
+    let norm2 = zeros(r.device(), "norm2", &[1])?;
+    kernels::squared_norm::squared_norm(r, gradient, &norm2)?;
+    clip_norm(r, gradient, &norm2, most)
+}
+
 #[test]
 fn clip() {
     for n in [1, 255, 257, 30_011] {
-        for (clip, most) in [(clip_norm as Clip, 0.5), (clip_norm, 1e9), (clip_value, 0.3)] {
+        for (clip, most) in [(clip_by_norm as Clip, 0.5), (clip_by_norm, 1e9), (clip_value, 0.3)] {
             check(&format!("clip to {most} {n}"), TOLERANCE, |device, g| {
                 let gradient = random(device, "g", &[n])?;
                 clip(g, &gradient, most)?;
@@ -1619,12 +1625,138 @@ fn clip() {
 #[test]
 fn clip_lets_nan_through() {
     for device in f32_devices() {
-        for (clip, most) in [(clip_norm as Clip, 0.5), (clip_value, 0.3)] {
+        for (clip, most) in [(clip_by_norm as Clip, 0.5), (clip_value, 0.3)] {
             let gradient = device.upload("g", &[2], &[f32::NAN, 1.0]).unwrap();
             let mut g = Recorder::new(&device);
             clip(&mut g, &gradient, most).unwrap();
             g.finish().unwrap().run().unwrap();
             assert!(gradient.to_vec().unwrap()[0].is_nan(), "{most} on {device:?}");
+        }
+    }
+}
+
+/// What a gate has decided in its steps so far: the rates of two groups, and its state.
+type Decision = (Vec<f32>, Vec<u32>);
+
+/// Steps of a gate: bad ones have an infinite loss, an infinite gradient, or both.
+fn gate_decides(device: &Device, steps: &[(bool, bool)], accumulate: usize, stops: bool) -> Vec<Decision> {
+    let (n, inf) = (700, f32::INFINITY);
+    let [norm2, gradient, history] = [("norm2", vec![1]), ("g", vec![n]), ("history", vec![2, 4])]
+        .map(|(name, shape)| zeros(device, name, &shape).unwrap());
+    let lr = device.upload("lr", &[128], &values(1, 128)).unwrap();
+    let [clock, state] = [2, 64].map(|n| device.zeros("clock or state", &[n], DType::U32).unwrap());
+    let rate = zeros(device, "rate", &[128]).unwrap();
+    let mut r = Recorder::new(device);
+    let gate = kernels::gate::Gate {
+        norm2: &norm2,
+        gradient: &gradient,
+        history: &history,
+        clock: &clock,
+        lr: &lr,
+        state: &state,
+        rate: &rate,
+    };
+    gate.record(&mut r, accumulate, stops).unwrap();
+    let plan = r.finish().unwrap();
+    TESTED.lock().unwrap().extend(plan.kernels());
+    let step = |(t, &(bad_loss, bad_gradient)): (usize, &(bool, bool))| {
+        let mut losses = vec![0.0; 8];
+        losses[4 + t % 4] = if bad_loss { -inf } else { 1.5 };
+        history.write(&losses).unwrap();
+        let mut values = values(2, n);
+        if bad_gradient {
+            [values[555], values[600], values[699]] = [inf, f32::NAN, -inf];
+        }
+        gradient.write(&values).unwrap();
+        norm2.write(&[if bad_gradient { inf } else { 3.0 }]).unwrap();
+        clock.write_u32(&[t as u32 + 1, 9]).unwrap();
+        plan.run().unwrap();
+        let rate = rate.to_vec().unwrap();
+        (vec![rate[0], rate[64]], state.to_vec_u32().unwrap()[..6].to_vec())
+    };
+    steps.iter().enumerate().map(step).collect()
+}
+
+#[test]
+fn gate() {
+    let (good, loss, gradient) = ((false, false), (true, false), (false, true));
+    let steps = [good, good, loss, good, good, gradient, gradient, good, good, good];
+    let lr = values(1, 128);
+    for device in [Device::reference()].into_iter().chain(f32_devices()) {
+        for (accumulate, stops, updates, left_out) in [
+            // At the end of each step: updates done, and left out.
+            (1, false, [1, 2, 2, 3, 4, 4, 4, 5, 6, 7], [0, 0, 1, 1, 1, 2, 3, 3, 3, 3]),
+            (1, true, [1, 2, 2, 2, 2, 2, 2, 2, 2, 2], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+            (3, false, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]),
+            (2, false, [0, 1, 1, 1, 1, 1, 1, 1, 1, 2], [0, 0, 0, 1, 1, 2, 2, 3, 3, 3]),
+        ] {
+            let decisions = gate_decides(&device, &steps, accumulate, stops);
+            let mut before = 0;
+            for (t, (rates, state)) in decisions.into_iter().enumerate() {
+                let what = format!("{device:?} {accumulate} {stops} step {t}: {rates:?} {state:?}");
+                let rate = |k: usize| if updates[t] > before { lr[64 * k] } else { -1.0 };
+                assert_eq!(rates, [rate(0), rate(1)], "{what}");
+                assert_eq!((state[0], state[3]), (updates[t], left_out[t]), "{what}");
+                // The first bad step is kept, with its gradient, which was good.
+                assert_eq!(state[1], if t < 2 { 0 } else { 3 }, "{what}");
+                assert!(t < 2 || state[2] == u32::MAX && f32::from_bits(state[5]) == 3.0, "{what}");
+                before = updates[t];
+            }
+        }
+        let (_, state) = gate_decides(&device, &[good, gradient], 1, true).pop().unwrap();
+        assert_eq!(state, [1, 2, 555, 1, 0, f32::INFINITY.to_bits()], "{device:?}");
+    }
+}
+
+#[test]
+fn add_micro_batch() {
+    for (n, t, accumulate) in [(1, 1, 1), (255, 4, 3), (257, 5, 3), (5000, 6, 3)] {
+        check(&format!("add_micro_batch {n} {t}"), 1e-6, |device, g| {
+            let clock = device.upload_u32("clock", &[2], &[t, 0])?;
+            let [sum, gradient] = ["sum", "g"].map(|name| random(device, name, &[n]).unwrap());
+            kernels::add_micro_batch::add_micro_batch(g, &clock, &sum, &gradient, accumulate)?;
+            Ok(vec![sum, gradient])
+        });
+    }
+}
+
+#[test]
+fn moving_average() {
+    for (n, t, rate) in [(1, 1, 0.1), (255, 1, 0.1), (257, 2, 0.0), (5000, 9, 0.1), (300, 1, -1.0), (300, 2, -1.0)] {
+        check(&format!("moving_average {n} {t} {rate}"), 1e-6, |device, g| {
+            let clock = device.upload_u32("clock", &[1], &[t])?;
+            let rate = device.upload("rate", &[1], &[rate])?;
+            let [w, average] = ["w", "average"].map(|name| random(device, name, &[n]).unwrap());
+            kernels::moving_average::moving_average(g, &rate, &clock, &w, &average, 0.9)?;
+            Ok(vec![average])
+        });
+    }
+}
+
+/// A rate below 0 leaves everything as it was, whatever the gradient.
+#[test]
+fn a_rate_below_0_updates_nothing() {
+    let rules: [&dyn Rule; 5] = [
+        &Adam::new(0.1),
+        &AdamW::new(0.1),
+        &Adagrad::new(0.1),
+        &RmsProp::new(0.1),
+        &Sgd { momentum: 0.9, ..Sgd::new(0.1) },
+    ];
+    for device in [Device::reference()].into_iter().chain(f32_devices()) {
+        for rule in rules {
+            let Block { gradient, lr, clock, parameters } = &block(&device, 300, 3).unwrap();
+            lr.write(&[-1.0]).unwrap();
+            gradient.write(&[f32::NAN; 300]).unwrap();
+            let moments: Vec<_> =
+                rule.moments().into_iter().map(|(name, _)| random(&device, name, &[300]).unwrap()).collect();
+            let tensors =
+                || moments.iter().chain([parameters]).map(|tensor| tensor.to_vec().unwrap()).collect::<Vec<_>>();
+            let before = tensors();
+            let mut r = Recorder::new(&device);
+            rule.record(&mut r, Update { gradient, lr, clock, parameters, moments: &moments }).unwrap();
+            r.finish().unwrap().run().unwrap();
+            assert_eq!(tensors(), before, "{rule:?} on {device:?}");
         }
     }
 }
@@ -1907,6 +2039,9 @@ fn every_kernel_is_tested_here() {
         sgd_updates,
         rms_prop_updates,
         clip,
+        gate,
+        add_micro_batch,
+        moving_average,
         windows,
         sample,
         generate,

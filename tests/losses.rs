@@ -336,7 +336,7 @@ fn a_loss_that_is_not_finite_has_a_cause() {
         y.write(&bad).unwrap();
         cause("the input `y` holds inf at position 4");
         y.write(&values(1, 6)).unwrap();
-        // What the first step did to the parameters.
+        parameters.get("layer.weight").unwrap().write(&[f32::NAN; 4]).unwrap();
         cause("the parameter `layer.weight` holds NaN at position 0: lower the learning rate");
         parameters.get("layer.weight").unwrap().write(&[3e38; 4]).unwrap();
         parameters.get("layer.bias").unwrap().write(&[1.0; 2]).unwrap();

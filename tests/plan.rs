@@ -42,7 +42,7 @@ fn a_training_step_is_few_dispatches() {
     let device = Device::cpu();
     for wide in [false, true] {
         // The GRU's second bias has a gradient of its own.
-        for (cell, most) in [(Cell::Tanh, 18), (Cell::Lstm, 18), (Cell::Gru, 20)] {
+        for (cell, most) in [(Cell::Tanh, 21), (Cell::Lstm, 21), (Cell::Gru, 23)] {
             let (trainer, _) = trainer(&device, tutorial.cell(cell), 8, 512, wide);
             let count = trainer.plan().count();
             assert!(count.dispatches <= most && count.submits == 1, "{}", trainer.plan());
@@ -153,14 +153,14 @@ fn layers_are_a_wavefront() {
 
 /// A step of the published network moves at most one and a half times the bytes that it must: saved states and their
 /// gradients written once and read once, likewise logits and their gradient, the output layer's input and its gradient;
-/// weights, gradients and moments read and written once.
+/// weights, gradients and moments read and written once, gradients read once more for their norm.
 #[test]
 fn a_training_step_moves_few_bytes() {
     let (steps, batch, hidden, vocabulary) = (8, 512, 256, 85);
     for wide in [false, true] {
         let (trainer, parameters) = trainer(&Device::cpu(), CharRnnOptions::new(85, 42, 256), 8, 512, wide);
         let activations = 2 * steps * batch * hidden + 2 * batch * (vocabulary + hidden);
-        let least = 4 * (2 * activations + 8 * parameters.count()) as u64;
+        let least = 4 * (2 * activations + 9 * parameters.count()) as u64;
         let count = trainer.plan().count();
         assert!(
             count.bytes >= least && count.bytes as f64 <= 1.5 * least as f64,
@@ -199,7 +199,7 @@ fn a_thousand_steps_allocate_nothing() {
         let mut expected = before;
         expected.submits += 1000;
         expected.dispatches += 1000 * trainer.plan().count().dispatches as u64;
-        expected.downloads += 2; // losses and clock
+        expected.downloads += 3; // losses, clock, and whether the training has stopped
         assert_eq!(device.count(), expected, "{}", device.describe());
     }
 }

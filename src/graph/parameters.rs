@@ -96,7 +96,7 @@ impl Init {
         }
         let values = device.upload("parameters", &[block.len()], &block)?;
         let gradients = device.zeros("gradients", &[block.len()], DType::F32)?;
-        Ok(Parameters(Arc::new(Block { entries, values, gradients })))
+        Ok(Parameters(Arc::new(Block { entries: entries.into(), values, gradients })))
     }
 }
 
@@ -106,7 +106,7 @@ pub struct Parameters(Arc<Block>);
 
 #[derive(Debug)]
 struct Block {
-    entries: Vec<Entry>,
+    entries: Arc<[Entry]>,
     values: Tensor,
     gradients: Tensor,
 }
@@ -175,7 +175,37 @@ impl Parameters {
         self.0.entries.iter().find(|entry| entry.id == id)
     }
 
-    /// Keeps these parameters as they are in every [`crate::Trainer`] made from here on, which computes no gradient for them
+    /// Other values for the same modules, which start as these.
+    pub(crate) fn copy(&self, name: &str) -> Result<Self> {
+        let Block { entries, values, gradients } = &*self.0;
+        let copy = self.device().upload(name, values.shape(), &values.to_vec()?)?;
+        Ok(Self(Arc::new(Block { entries: entries.clone(), values: copy, gradients: gradients.clone() })))
+    }
+
+    /// The parameters of these names, each a parameter's or a module's.
+    ///
+    /// # Errors
+    /// Nothing has such a name.
+    pub(crate) fn named<'a>(
+        &self,
+        op: &'static str,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<BTreeSet<ParameterId>> {
+        let mut all = BTreeSet::new();
+        for name in names {
+            let in_module = |other: &str| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+            let mut fits =
+                self.0.entries.iter().filter(|entry| entry.name == name || in_module(&entry.name)).peekable();
+            if fits.peek().is_none() {
+                let known: Vec<_> = self.names().collect();
+                return Err(Error::argument(op, "name", format!("one of {known:?}, or of a module"), name));
+            }
+            all.extend(fits.map(|entry| entry.id));
+        }
+        Ok(all)
+    }
+
+    /// Keeps these parameters, or all of these modules, as they are in every [`crate::Trainer`] made from here on, which computes no gradient for them
     /// (PyTorch's `requires_grad_(False)`); those made before train on as they did.
     ///
     /// ```
@@ -183,7 +213,7 @@ impl Parameters {
     /// # let mut init = nn::Init::new(rng::manual_seed(777));
     /// # nn::Linear::new(&mut init, "output_layer", 256, 85)?;
     /// # let parameters = init.upload(&Device::cpu())?;
-    /// parameters.freeze(&["output_layer.weight", "output_layer.bias"])?;
+    /// parameters.freeze(&["output_layer"])?;
     /// parameters.unfreeze(&["output_layer.bias"])?;
     /// # Ok::<(), elman::Error>(())
     /// ```
@@ -203,15 +233,9 @@ impl Parameters {
     }
 
     fn set_frozen(&self, names: &[&str], frozen: bool) -> Result<()> {
-        let entry = |name: &&str| {
-            let unknown = || {
-                let known: Vec<_> = self.names().collect();
-                Error::argument("freeze", "name", format!("one of {known:?}"), name)
-            };
-            self.0.entries.iter().find(|entry| entry.name == *name).ok_or_else(unknown)
-        };
-        let entries = names.iter().map(entry).collect::<Result<Vec<_>>>()?;
-        entries.iter().for_each(|entry| entry.frozen.store(frozen, Ordering::Relaxed));
+        let named = self.named("freeze", names.iter().copied())?;
+        let entries = self.0.entries.iter().filter(|entry| named.contains(&entry.id));
+        entries.for_each(|entry| entry.frozen.store(frozen, Ordering::Relaxed));
         Ok(())
     }
 

@@ -19,9 +19,12 @@ pub static KERNEL: Kernel = Kernel {
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, clock, parameters, square] = args.all();
-    let real = |x: f32| F::of(x.into());
+    let (real, lr) = (|x: f32| F::of(x.into()), lr.read()[0]);
+    if lr < F::zero() {
+        return;
+    }
     let (epsilon, decay, before) = (real(p.epsilon), real(p.weight_decay), F::of((clock.read_u32()[0] - 1).into()));
-    let step = lr.read()[0] / (F::one() + before * real(p.lr_decay));
+    let step = lr / (F::one() + before * real(p.lr_decay));
     let block = parameters.write().par_iter_mut().zip(gradient.read()).zip(square.write()).with_min_len(4096);
     block.for_each(|((w, &g), v)| {
         let g = g + decay * *w;

@@ -24,6 +24,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, clock, parameters, mean, square] = args.all();
     let real = |x: f32| F::of(x.into());
     let (lr, t) = (lr.read()[0], F::of(clock.read_u32()[0].into()));
+    if lr < F::zero() {
+        return;
+    }
     let step = lr / -(t * real(p.ln_beta1)).exp_m1();
     let root = (-(t * real(p.ln_beta2)).exp_m1()).sqrt();
     let (beta2, rest1, rest2, epsilon, one) = (real(p.beta2), real(p.rest1), real(p.rest2), real(p.epsilon), F::one());

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{squared_norm, striding_grid};
+use super::{expect_len, striding_grid};
 use crate::error::Result;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::plan::Recorder;
@@ -21,14 +21,13 @@ pub static KERNEL: Kernel = Kernel {
     twin: twin!(twin),
 };
 
-/// Records the scaling of `gradient` that makes its norm at most `max_norm`.
+/// Records the scaling of `gradient`, whose squared norm is `norm2` `[1]`, that makes its norm at most `max_norm`.
 ///
 /// # Errors
-/// The device cannot hold the norm.
-pub fn clip_norm(r: &mut Recorder, gradient: &Tensor, max_norm: f64) -> Result<()> {
-    let norm2 = r.zeros("squared norm", &[1])?;
-    squared_norm::squared_norm(r, gradient, &norm2)?;
-    clip(r, gradient, &norm2, [max_norm, 0.0])
+/// `norm2` has more than one element.
+pub fn clip_norm(r: &mut Recorder, gradient: &Tensor, norm2: &Tensor, max_norm: f64) -> Result<()> {
+    expect_len("clip", norm2, 1)?;
+    clip(r, gradient, norm2, [max_norm, 0.0])
 }
 
 /// Records the clip of each element of `gradient` to within `max_value` of 0.

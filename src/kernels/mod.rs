@@ -11,6 +11,7 @@ pub mod activation;
 pub mod activation_backward;
 pub mod adagrad;
 pub mod adam;
+pub mod add_micro_batch;
 pub mod bce_with_logits;
 pub mod cell;
 pub mod clip;
@@ -18,6 +19,7 @@ pub mod column_sum;
 pub mod count_targets;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod gate;
 pub mod gather;
 pub mod generate;
 pub mod gru_backward;
@@ -28,6 +30,7 @@ pub mod log_softmax_backward;
 pub mod lstm_backward;
 pub mod lstm_forward;
 pub mod matmul;
+pub mod moving_average;
 pub mod mse_loss;
 pub mod multiply;
 pub mod nll_loss;
@@ -63,12 +66,14 @@ pub const ALL: &[&Kernel] = &[
     &activation_backward::KERNEL,
     &adagrad::KERNEL,
     &adam::KERNEL,
+    &add_micro_batch::KERNEL,
     &bce_with_logits::KERNEL,
     &clip::KERNEL,
     &column_sum::KERNEL,
     &count_targets::KERNEL,
     &cross_entropy::KERNEL,
     &dropout::KERNEL,
+    &gate::KERNEL,
     &gather::KERNEL,
     &generate::KERNEL,
     &gru_backward::KERNEL,
@@ -79,6 +84,7 @@ pub const ALL: &[&Kernel] = &[
     &lstm_backward::KERNEL,
     &lstm_forward::KERNEL,
     &matmul::KERNEL,
+    &moving_average::KERNEL,
     &mse_loss::KERNEL,
     &multiply::KERNEL,
     &nll_loss::KERNEL,
@@ -165,9 +171,9 @@ pub(crate) fn expect_lengths(op: &'static str, lengths: &Tensor, batch: usize, s
 pub struct Update<'a> {
     /// The gradient, `[n]`.
     pub gradient: &'a Tensor,
-    /// The learning rate, `[1]`.
+    /// The learning rate, `[1]`; below 0, nothing is updated.
     pub lr: &'a Tensor,
-    /// Steps done, this one included: the first element of `[2]` u32.
+    /// Updates done, this one included: the first element, u32.
     pub clock: &'a Tensor,
     /// The parameters, `[n]`.
     pub parameters: &'a Tensor,

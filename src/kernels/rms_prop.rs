@@ -19,6 +19,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, parameters, square, mean, velocity] = args.all();
     let real = |x: f32| F::of(x.into());
     let (lr, alpha, epsilon) = (lr.read()[0], real(p.alpha), real(p.epsilon));
+    if lr < F::zero() {
+        return;
+    }
     let (decay, momentum, rest) = (real(p.weight_decay), real(p.momentum), real(p.rest));
     let (square, mean, velocity) = (square.write(), mean.write(), velocity.write());
     for (i, (w, &g)) in parameters.write().iter_mut().zip(gradient.read()).enumerate() {

@@ -21,6 +21,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [gradient, lr, clock, parameters, velocity] = args.all();
     let real = |x: f32| F::of(x.into());
     let (lr, momentum, decay) = (lr.read()[0], real(p.momentum), real(p.weight_decay));
+    if lr < F::zero() {
+        return;
+    }
     let share = if clock.read_u32()[0] == 1 { F::one() } else { F::one() - real(p.dampening) };
     let block = parameters.write().par_iter_mut().zip(gradient.read()).with_min_len(4096);
     if p.momentum == 0.0 {

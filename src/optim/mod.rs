@@ -2,6 +2,7 @@
 
 mod adagrad;
 mod adam;
+mod memory;
 mod rms_prop;
 mod sgd;
 
@@ -10,15 +11,14 @@ use std::sync::Arc;
 
 pub use adagrad::Adagrad;
 pub use adam::{Adam, AdamW};
+pub(crate) use memory::{GATE, Memory, Trouble, Watch};
 pub use rms_prop::RmsProp;
 pub use sgd::Sgd;
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Parameters};
-use crate::kernels::{Update, clip};
+use crate::kernels::Update;
 use crate::plan::Recorder;
 use crate::schedule::Schedule;
-use crate::tensor::{DType, Tensor};
 
 /// How a step moves the parameters: what each file of this folder has, and all that an optimizer is. Its kernel is one of the
 /// crate's own.
@@ -42,29 +42,58 @@ pub trait Rule: fmt::Debug + Send + Sync + 'static {
     fn record(&self, r: &mut Recorder, update: Update<'_>) -> Result<()>;
 }
 
-/// Any of the optimizers, whether the gradient is clipped before, and the schedule of the learning rate, if there is
-/// one.
+/// Any of the optimizers, and what is done around its updates.
 ///
 /// ```
-/// use elman::optim::{Adam, Clip};
+/// use elman::optim::{AdamW, Clip, NotFinite};
 /// use elman::schedule::CosineAnnealing;
 ///
-/// let optimizer = Adam::default().clip(Clip::Norm(5.0)).schedule(CosineAnnealing::new(1e-3, 10_000, 0.0)?);
+/// let optimizer = AdamW::default()
+///     .clip(Clip::Norm(5.0))
+///     .schedule(CosineAnnealing::new(1e-3, 10_000, 0.0)?)
+///     .group(&["embedding"], AdamW::new(1e-4))
+///     .accumulate(4)
+///     .average(0.999)
+///     .not_finite(NotFinite::Skip);
 /// # let _ = optimizer;
 /// # Ok::<(), elman::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Optimizer {
     rule: Arc<dyn Rule>,
+    groups: Vec<Group>,
     clip: Option<Clip>,
     schedule: Option<Arc<dyn Schedule + Send + Sync>>,
+    accumulate: usize,
+    average: Option<f64>,
+    not_finite: NotFinite,
+}
+
+/// Parameters with a rule of their own.
+#[derive(Clone, Debug)]
+struct Group {
+    names: Vec<String>,
+    rule: Arc<dyn Rule>,
+}
+
+/// What a [`crate::Trainer`] does where a loss, or the norm of the gradient, is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotFinite {
+    /// From that step on nothing is updated, until the losses are read, which gives [`Error::NotFinite`]: parameters and moments are
+    /// those of before the step.
+    #[default]
+    Stop,
+    /// That one update is left out ([`crate::Trainer::updates_left_out`]); its loss is among the losses as it is.
+    Skip,
 }
 
 impl fmt::Debug for Optimizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule, clip, schedule } = self;
-        let scheduled = schedule.is_some();
-        f.debug_struct("Optimizer").field("rule", rule).field("clip", clip).field("scheduled", &scheduled).finish()
+        let Self { rule, groups, clip, schedule, accumulate, average, not_finite } = self;
+        let mut f = f.debug_struct("Optimizer");
+        f.field("rule", rule).field("groups", groups).field("clip", clip).field("scheduled", &schedule.is_some());
+        f.field("accumulate", accumulate).field("average", average).field("not_finite", not_finite).finish()
     }
 }
 
@@ -80,7 +109,15 @@ pub enum Clip {
 
 impl<R: Rule> From<R> for Optimizer {
     fn from(rule: R) -> Self {
-        Self { rule: Arc::new(rule), clip: None, schedule: None }
+        Self {
+            rule: Arc::new(rule),
+            groups: Vec::new(),
+            clip: None,
+            schedule: None,
+            accumulate: 1,
+            average: None,
+            not_finite: NotFinite::Stop,
+        }
     }
 }
 
@@ -95,14 +132,69 @@ impl Optimizer {
         Self { schedule: Some(Arc::new(schedule)), ..self }
     }
 
+    /// Trains some parameters by settings of their own (PyTorch's parameter groups). A name is a parameter's, or a module's: then it
+    /// stands for all of its parameters. The last group that names a parameter has it. A schedule, or [`crate::Trainer::set_lr`],
+    /// moves all learning rates in proportion.
+    pub fn group(mut self, names: &[&str], rule: impl Rule) -> Self {
+        self.groups.push(Group { names: names.iter().map(|&name| name.into()).collect(), rule: Arc::new(rule) });
+        self
+    }
+
+    /// Updates once in so many steps, by the mean of their gradients: batches larger than memory. Schedules count updates. The mean is
+    /// of the steps' losses, each as it is.
+    pub fn accumulate(self, steps: usize) -> Self {
+        Self { accumulate: steps, ..self }
+    }
+
+    /// Keeps an exponential moving average of the parameters beside them, [`crate::Trainer::averaged`]: after each update, the average
+    /// goes `1 - decay` of the way to them (PyTorch's `AveragedModel` with `get_ema_multi_avg_fn(decay)`).
+    pub fn average(self, decay: f64) -> Self {
+        Self { average: Some(decay), ..self }
+    }
+
+    /// What to do where a loss or the gradient is not finite, if not [`NotFinite::Stop`].
+    pub fn not_finite(self, not_finite: NotFinite) -> Self {
+        Self { not_finite, ..self }
+    }
+
     /// The learning rate of a step, if nobody sets another.
     fn lr(&self, step: u64) -> f64 {
-        self.schedule.as_ref().map_or(self.rule.lr(), |schedule| schedule.lr(step as usize))
+        let update = step / self.accumulate as u64;
+        self.schedule.as_ref().map_or(self.rule.lr(), |schedule| schedule.lr(update as usize))
+    }
+
+    /// The rules: of what no group names, then of each group.
+    fn rules(&self) -> impl Iterator<Item = &dyn Rule> {
+        std::iter::once(&self.rule).chain(self.groups.iter().map(|group| &group.rule)).map(|rule| &**rule)
+    }
+
+    /// What all rules remember, and whether one of them has a use for it.
+    fn moments(&self) -> Vec<(&'static str, bool)> {
+        let mut all = self.rule.moments();
+        for rule in self.rules() {
+            all.iter_mut().zip(rule.moments()).for_each(|((_, used), (_, here))| *used |= here);
+        }
+        all
     }
 
     fn check(&self) -> Result<()> {
+        if self.accumulate == 0 || u32::try_from(self.accumulate).is_err() {
+            return Err(Error::argument("optimizer", "accumulate", "from 1 to 2³² - 1", self.accumulate));
+        }
         check_lr(self.lr(0))?;
-        self.rule.check()?;
+        let names = |rule: &dyn Rule| rule.moments().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let ours = names(&*self.rule);
+        for rule in self.rules() {
+            check_lr(rule.lr())?;
+            rule.check()?;
+            if names(rule) != ours {
+                let expected = format!("one that remembers {ours:?}, as {:?} does", self.rule);
+                return Err(Error::argument("optimizer", "group", expected, format!("{rule:?}")));
+            }
+        }
+        if let Some(decay) = self.average {
+            require("average", decay, |decay| (0.0..1.0).contains(&decay), "at least 0 and below 1")?;
+        }
         match self.clip {
             Some(Clip::Norm(most)) => positive("clip norm", most),
             Some(Clip::Value(most)) => positive("clip value", most),
@@ -124,6 +216,26 @@ macro_rules! optimizers {
                 /// [`Optimizer::schedule`].
                 pub fn schedule(self, schedule: impl Schedule + Send + Sync + 'static) -> Optimizer {
                     Optimizer::from(self).schedule(schedule)
+                }
+
+                /// [`Optimizer::group`].
+                pub fn group(self, names: &[&str], rule: impl Rule) -> Optimizer {
+                    Optimizer::from(self).group(names, rule)
+                }
+
+                /// [`Optimizer::accumulate`].
+                pub fn accumulate(self, steps: usize) -> Optimizer {
+                    Optimizer::from(self).accumulate(steps)
+                }
+
+                /// [`Optimizer::average`].
+                pub fn average(self, decay: f64) -> Optimizer {
+                    Optimizer::from(self).average(decay)
+                }
+
+                /// [`Optimizer::not_finite`].
+                pub fn not_finite(self, not_finite: NotFinite) -> Optimizer {
+                    Optimizer::from(self).not_finite(not_finite)
                 }
             }
 
@@ -158,105 +270,4 @@ fn positive(name: &'static str, value: f64) -> Result<()> {
 
 pub(crate) fn check_lr(lr: f64) -> Result<()> {
     not_negative("lr", lr)
-}
-
-/// An optimizer's memory on the device: the learning rate of the next step, and its moments.
-#[derive(Debug)]
-pub(crate) struct Memory {
-    optimizer: Optimizer,
-    lr: f64,
-    lr_tensor: Tensor,
-    /// In the order of [`Rule::moments`]; one of no use has one element.
-    moments: Vec<Tensor>,
-}
-
-impl Memory {
-    pub fn new(optimizer: Optimizer, parameters: &Parameters) -> Result<Self> {
-        optimizer.check()?;
-        let device = parameters.device();
-        let moment = |(name, used): (&str, bool)| {
-            device.zeros(name, if used { parameters.values().shape() } else { &[1] }, DType::F32)
-        };
-        let (lr, moments) = (optimizer.lr(0), optimizer.rule.moments());
-        Ok(Self {
-            optimizer,
-            lr,
-            lr_tensor: device.upload("lr", &[1], &[lr as f32])?,
-            moments: moments.into_iter().map(moment).collect::<Result<_>>()?,
-        })
-    }
-
-    /// What it remembers from step to step: the name of each block in use, and the block, laid out like the parameters.
-    pub fn moments(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
-        let used = self.optimizer.rule.moments().into_iter().zip(&self.moments);
-        used.filter(|((_, used), _)| *used).map(|((name, _), tensor)| (name, tensor))
-    }
-
-    /// Goes on with a learning rate that an earlier run had.
-    pub fn restore_lr(&mut self, lr: f64) -> Result<()> {
-        if self.optimizer.schedule.is_some() { Ok(()) } else { self.write_lr(lr) }
-    }
-
-    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        if self.optimizer.schedule.is_some() {
-            return Err(Error::argument("optimizer", "lr", "left to the schedule that the optimizer has", lr));
-        }
-        self.write_lr(lr)
-    }
-
-    fn write_lr(&mut self, lr: f64) -> Result<()> {
-        check_lr(lr)?;
-        self.lr_tensor.write(&[lr as f32])?;
-        self.lr = lr;
-        Ok(())
-    }
-
-    /// The learning rate of this step.
-    pub fn lr(&self, step: u64) -> f64 {
-        if self.optimizer.schedule.is_some() { self.optimizer.lr(step) } else { self.lr }
-    }
-
-    /// Sets the learning rate of this step, if a schedule has another than before, and gives how many of `most` steps
-    /// from here on have the same, at most 64 where there is a schedule.
-    pub fn prepare(&mut self, step: u64, most: usize) -> Result<usize> {
-        if self.optimizer.schedule.is_none() {
-            return Ok(most);
-        }
-        let lr = self.optimizer.lr(step);
-        if lr != self.lr {
-            self.write_lr(lr)?;
-        }
-        Ok((step..).take(most.min(64)).take_while(|&step| self.optimizer.lr(step) == lr).count())
-    }
-
-    /// Records one update of the parameters that a gradient has flowed into; the others stay as they are.
-    pub fn record(&self, g: &mut Graph, parameters: &Parameters) -> Result<()> {
-        let trained = parameters.stretches(|id| g.has_gradient(id));
-        if trained.is_empty() {
-            let expected = "one that depends on a parameter that is not frozen";
-            return Err(Error::argument(
-                "trainer",
-                "loss",
-                expected,
-                "one that depends on none: no gradient reaches any",
-            ));
-        }
-        let (r, gradient): (&mut Recorder, _) = (g, parameters.gradients());
-        match self.optimizer.clip {
-            Some(Clip::Norm(most)) => clip::clip_norm(r, gradient, most)?,
-            Some(Clip::Value(most)) => clip::clip_value(r, gradient, most)?,
-            None => {}
-        }
-        let (lr, clock) = (&self.lr_tensor, &r.clock()?);
-        for stretch in trained {
-            let of = |block: &Tensor| match block.len() == gradient.len() {
-                true => block.view(block.name(), stretch.start, &[stretch.len()]),
-                false => block.clone(),
-            };
-            let moments: Vec<_> = self.moments.iter().map(of).collect();
-            let (gradient, parameters) = (&of(gradient), &of(parameters.values()));
-            self.optimizer.rule.record(r, Update { gradient, lr, clock, parameters, moments: &moments })?;
-        }
-        Ok(())
-    }
 }

@@ -1,0 +1,240 @@
+//! What an optimizer keeps on the device.
+
+use std::collections::BTreeSet;
+
+use super::{Clip, NotFinite, Optimizer, check_lr};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, ParameterId, Parameters};
+use crate::kernels::gate::{Gate, STRIDE};
+use crate::kernels::{Update, add_micro_batch, clip, moving_average, squared_norm};
+use crate::plan::Recorder;
+use crate::tensor::{DType, Tensor};
+
+/// Words of a gate that are in use.
+pub(crate) const GATE: usize = 6;
+
+/// An optimizer's memory on the device: the learning rates of the next step, its moments, and what decides whether a step updates.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    optimizer: Optimizer,
+    /// The parameters of each group, of those that no group names first.
+    groups: Vec<BTreeSet<ParameterId>>,
+    /// Of the first group.
+    lr: f64,
+    /// `[64 K]`: that of each group, and what the update takes.
+    lr_tensor: Tensor,
+    rate: Tensor,
+    /// See `shaders/gate.wgsl`.
+    gate: Tensor,
+    /// In the order of [`super::Rule::moments`]; one of no use has one element.
+    moments: Vec<Tensor>,
+    /// Of the gradients of the steps since the last update.
+    sum: Option<Tensor>,
+    average: Option<Parameters>,
+}
+
+/// What a gate has seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Trouble {
+    /// The first bad step, counted from 0.
+    pub step: u64,
+    /// The first element of its gradient that was not finite.
+    element: Option<usize>,
+    /// Of the gradient.
+    pub norm: f32,
+}
+
+/// Looks at a gate from outside.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    gate: Tensor,
+    not_finite: NotFinite,
+    parameters: Parameters,
+}
+
+impl Watch {
+    /// Whether a bad step is left out, and nobody told.
+    pub fn skips(&self) -> bool {
+        self.not_finite == NotFinite::Skip
+    }
+
+    /// The first bad step that nobody was told of, where such a step stops the training.
+    pub async fn trouble(&self) -> Result<Option<Trouble>> {
+        if self.skips() {
+            return Ok(None);
+        }
+        let gate = self.gate.to_vec_u32_async().await?;
+        let element = (gate[2] != u32::MAX).then_some(gate[2] as usize);
+        let norm = f32::from_bits(gate[5]).sqrt();
+        Ok((gate[1] != 0).then(|| Trouble { step: u64::from(gate[1]) - 1, element, norm }))
+    }
+
+    /// Where the gradient went bad, in words.
+    pub fn place(&self, trouble: Trouble) -> String {
+        let mut parameters = self.parameters.iter();
+        let found = trouble.element.and_then(|element| {
+            let (name, tensor) = parameters.find(|(_, tensor)| element < tensor.offset() + tensor.len())?;
+            Some((name, element.checked_sub(tensor.offset())?))
+        });
+        let what = |(name, position)| format!("the gradient of `{name}` was not finite at position {position}; ");
+        match found {
+            Some(found) => what(found),
+            None if trouble.norm.is_finite() => String::new(),
+            None => "the elements of the gradient are finite, their squares are not; ".into(),
+        }
+    }
+
+    /// The training may go on: the host knows.
+    pub fn forget(&self) -> Result<()> {
+        self.gate.view("gate", 1, &[1]).write_u32(&[0])
+    }
+}
+
+impl Memory {
+    pub fn new(optimizer: Optimizer, parameters: &Parameters) -> Result<Self> {
+        optimizer.check()?;
+        let mut groups = vec![parameters.ids().collect::<BTreeSet<_>>()];
+        for group in &optimizer.groups {
+            let named = parameters.named("group", group.names.iter().map(String::as_str))?;
+            groups.iter_mut().for_each(|earlier| earlier.retain(|id| !named.contains(id)));
+            groups.push(named);
+        }
+        let device = parameters.device();
+        let block = |name: &str| device.zeros(name, parameters.values().shape(), DType::F32);
+        let moment = |(name, used): (&str, bool)| if used { block(name) } else { device.zeros(name, &[1], DType::F32) };
+        let rates = |name| device.zeros(name, &[STRIDE * groups.len()], DType::F32);
+        let mut memory = Self {
+            lr: 0.0,
+            lr_tensor: rates("lr")?,
+            rate: rates("rate")?,
+            gate: device.zeros("gate", &[STRIDE], DType::U32)?,
+            moments: optimizer.moments().into_iter().map(moment).collect::<Result<_>>()?,
+            sum: (optimizer.accumulate > 1).then(|| block("accumulated")).transpose()?,
+            average: optimizer.average.map(|_| parameters.copy("average")).transpose()?,
+            groups,
+            optimizer,
+        };
+        memory.write_lr(memory.optimizer.lr(0))?;
+        Ok(memory)
+    }
+
+    /// What it remembers from step to step: the name of each block in use, and the block, laid out like the parameters.
+    pub fn blocks(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let used = self.optimizer.moments().into_iter().zip(&self.moments);
+        let moments = used.filter(|((_, used), _)| *used).map(|((name, _), tensor)| (name, tensor));
+        let sum = self.sum.iter().map(|tensor| ("accumulated", tensor));
+        moments.chain(sum).chain(self.average.iter().map(|average| ("average", average.values())))
+    }
+
+    /// The moving average of the parameters, if it keeps one.
+    pub fn average(&self) -> Option<&Parameters> {
+        self.average.as_ref()
+    }
+
+    /// What the gate has counted and seen, as in `shaders/gate.wgsl`.
+    pub async fn gate(&self) -> Result<[u32; GATE]> {
+        let gate = self.gate.to_vec_u32_async().await?;
+        Ok(std::array::from_fn(|i| gate[i]))
+    }
+
+    pub fn watch(&self, parameters: &Parameters) -> Watch {
+        let Self { gate, optimizer, .. } = self;
+        Watch { gate: gate.clone(), not_finite: optimizer.not_finite, parameters: parameters.clone() }
+    }
+
+    /// Goes on with a learning rate and a gate that an earlier run had.
+    pub fn restore(&mut self, lr: f64, gate: &[u32; GATE]) -> Result<()> {
+        self.gate.view("gate", 0, &[GATE]).write_u32(gate)?;
+        if self.optimizer.schedule.is_some() { Ok(()) } else { self.write_lr(lr) }
+    }
+
+    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
+        if self.optimizer.schedule.is_some() {
+            return Err(Error::argument("optimizer", "lr", "left to the schedule that the optimizer has", lr));
+        }
+        self.write_lr(lr)
+    }
+
+    /// Those of groups in proportion.
+    fn write_lr(&mut self, lr: f64) -> Result<()> {
+        check_lr(lr)?;
+        let all = self.optimizer.rule.lr();
+        let mut rates = vec![0.0; self.lr_tensor.len()];
+        for (rate, rule) in rates.iter_mut().step_by(STRIDE).zip(self.optimizer.rules()) {
+            let of_group = if rule.lr() == all { lr } else { lr * (rule.lr() / all) };
+            check_lr(of_group)?;
+            *rate = of_group as f32;
+        }
+        self.lr_tensor.write(&rates)?;
+        self.lr = lr;
+        Ok(())
+    }
+
+    /// The learning rate of this step.
+    pub fn lr(&self, step: u64) -> f64 {
+        if self.optimizer.schedule.is_some() { self.optimizer.lr(step) } else { self.lr }
+    }
+
+    /// Sets the learning rate of this step, if a schedule has another than before, and gives how many of `most` steps
+    /// from here on have the same, at most 64 where there is a schedule.
+    pub fn prepare(&mut self, step: u64, most: usize) -> Result<usize> {
+        if self.optimizer.schedule.is_none() {
+            return Ok(most);
+        }
+        let lr = self.optimizer.lr(step);
+        if lr != self.lr {
+            self.write_lr(lr)?;
+        }
+        Ok((step..).take(most.min(64)).take_while(|&step| self.optimizer.lr(step) == lr).count())
+    }
+
+    /// Records one update of the parameters that a gradient has flowed into; the others stay as they are. `history` `[R, capacity]`
+    /// has the losses of the step.
+    pub fn record(&self, g: &mut Graph, parameters: &Parameters, history: &Tensor) -> Result<()> {
+        let trained =
+            |group: &BTreeSet<ParameterId>| parameters.stretches(|id| group.contains(&id) && g.has_gradient(id));
+        let trained: Vec<_> = self.groups.iter().map(trained).collect();
+        if trained.iter().all(Vec::is_empty) {
+            let expected = "one that depends on a parameter that is not frozen";
+            return Err(Error::argument(
+                "trainer",
+                "loss",
+                expected,
+                "one that depends on none: no gradient reaches any",
+            ));
+        }
+        let (r, gradient): (&mut Recorder, _) = (g, parameters.gradients());
+        let Self { optimizer, lr_tensor: lr, rate, gate: state, .. } = self;
+        let clock = &r.clock()?;
+        if let Some(sum) = &self.sum {
+            add_micro_batch::add_micro_batch(r, clock, sum, gradient, optimizer.accumulate)?;
+        }
+        let norm2 = &r.zeros("squared norm", &[1])?;
+        squared_norm::squared_norm(r, gradient, norm2)?;
+        let stops = optimizer.not_finite == NotFinite::Stop;
+        Gate { norm2, gradient, history, clock, lr, state, rate }.record(r, optimizer.accumulate, stops)?;
+        match optimizer.clip {
+            Some(Clip::Norm(most)) => clip::clip_norm(r, gradient, norm2, most)?,
+            Some(Clip::Value(most)) => clip::clip_value(r, gradient, most)?,
+            None => {}
+        }
+        let updates = &state.view("updates", 0, &[1]);
+        for (group, (rule, stretches)) in optimizer.rules().zip(trained).enumerate() {
+            let lr = &rate.view("lr", STRIDE * group, &[1]);
+            for stretch in stretches {
+                let of = |block: &Tensor| match block.len() == gradient.len() {
+                    true => block.view(block.name(), stretch.start, &[stretch.len()]),
+                    false => block.clone(),
+                };
+                let moments: Vec<_> = self.moments.iter().map(of).collect();
+                let (gradient, parameters) = (&of(gradient), &of(parameters.values()));
+                rule.record(r, Update { gradient, lr, clock: updates, parameters, moments: &moments })?;
+            }
+        }
+        if let (Some(average), Some(decay)) = (&self.average, optimizer.average) {
+            let rate = &rate.view("lr", 0, &[1]);
+            moving_average::moving_average(r, rate, updates, parameters.values(), average.values(), decay)?;
+        }
+        Ok(())
+    }
+}
