@@ -6,8 +6,6 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -15,7 +13,7 @@ use clap::Parser;
 use common::corpus::Text;
 use common::data::Data;
 use common::networks::{Model, Recipe};
-use common::run::{Epoch, MODEL, Run, smooth};
+use common::run::{BEST, Epoch, MODEL, Run, smooth};
 use common::{DeviceArgs, Failures, announce, corpus, say, warn};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
@@ -127,7 +125,7 @@ struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     save_every: u64,
     /// Checkpoints that are kept: the newest, and those before it
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 2, value_parser = at_least_one)]
     keep: usize,
     /// Folder for the model, the metrics and the loss curve
     #[arg(long, default_value = "target/nietzsche", value_name = "FOLDER")]
@@ -258,16 +256,10 @@ fn run() -> Result<ExitCode> {
     let mut trainer = Trainer::new(&parameters, Adam::new(recipe.lr), |g| loss(g, &training, &states[0]))?;
     let mut evaluator = Evaluator::new(&parameters, |g| loss(g, &held_out, &states[1]))?;
 
-    let mut run = Run::start(&options.out)?;
+    let mut run = Run::start(&options.out, Duration::from_secs(options.save_every), options.keep)?;
     let model_file = run.file(MODEL);
-    let save = || save(&model_file, &parameters, &sizes, &vocabulary, &options);
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    })?;
+    let save_to = |file: &Path| save(file, &parameters, &sizes, &vocabulary, &options);
+    let save = || save_to(&model_file);
 
     let stopping = || EarlyStopping::new(Mode::Min, PATIENCE, 0.0);
     let mut progress = Progress {
@@ -323,7 +315,7 @@ fn run() -> Result<ExitCode> {
             }
         }
     }
-    let keep = options.keep;
+    run.write_config(&settings)?;
     let checkpoint = |trainer: &Trainer, data: [&mut Data; 2], progress: &Progress, rng: &Rng, best: &[u32]| {
         let mut checkpoint = trainer.checkpoint()?;
         checkpoint.set_state("training", &states[0])?;
@@ -357,7 +349,7 @@ fn run() -> Result<ExitCode> {
         }
         loop {
             let left = most.saturating_sub(trainer.steps() as usize);
-            if stop.load(Ordering::Relaxed) || (left == 0 && !progress.is_started) {
+            if run.is_interrupted() || (left == 0 && !progress.is_started) {
                 break 'training;
             }
             if !progress.is_started {
@@ -377,18 +369,15 @@ fn run() -> Result<ExitCode> {
                 ),
                 false => Ok(train_loss),
             };
-            let mut last_save = Instant::now();
-            while run.losses().len() < end && !stop.load(Ordering::Relaxed) {
+            while run.losses().len() < end && !run.is_interrupted() {
                 let (start, steps) = (Instant::now(), end - run.losses().len());
-                let until = last_save.checked_add(Duration::from_secs(options.save_every));
                 let bar = Bar { first: progress.first, all, quiet: options.quiet };
-                train_until(&mut trainer, &mut training, &mut run, steps, until, &stop, bar)?;
+                train_until_saved(&mut trainer, &mut training, &mut run, steps, bar)?;
                 progress.seconds += start.elapsed().as_secs_f64();
                 if run.losses().len() < all {
                     check(training.mean(&run.losses()[progress.first..], recipe.batch))?;
                     let checkpoint = checkpoint(&trainer, [&mut training, &mut held_out], &progress, &rng, &best)?;
-                    failures.note("a checkpoint", run.save(checkpoint, keep));
-                    last_save = Instant::now();
+                    failures.note("a checkpoint", run.save(checkpoint));
                 }
             }
             let done = &run.losses()[progress.first..];
@@ -407,6 +396,9 @@ fn run() -> Result<ExitCode> {
                 device: device.describe(),
                 steps_so_far: Some(run.losses().len()),
             };
+            if run.is_best(row.val_loss) {
+                save_to(&run.file(BEST))?;
+            }
             let ended = if until_best { progress.stopping.stop(row.val_loss) } else { progress.epochs + 1 == epochs };
             if !until_best {
                 save()?;
@@ -431,7 +423,7 @@ fn run() -> Result<ExitCode> {
                 (progress.phase, progress.epochs) = (progress.phase + 1, 0);
             }
             let checkpoint = checkpoint(&trainer, [&mut training, &mut held_out], &progress, &init.rng, &best)?;
-            failures.note("a checkpoint", run.save(checkpoint, keep));
+            failures.note("a checkpoint", run.save(checkpoint));
             if ended {
                 break;
             }
@@ -449,12 +441,12 @@ fn run() -> Result<ExitCode> {
         save()?;
         run.write(&mut failures);
     }
-    if !stop.load(Ordering::Relaxed) {
-        let written = write_text(&*model, &parameters, &vocabulary, &prompt, &options, &stop);
+    if !run.is_interrupted() {
+        let written = write_text(&*model, &parameters, &vocabulary, &prompt, &options, &run);
         failures.note("the text", written);
     }
     let whose = if run.losses().is_empty() { " (no step was run: it is as it was)" } else { "" };
-    if stop.load(Ordering::Relaxed) {
+    if run.is_interrupted() {
         tell!(failures, "\nstopped; the model is in {}{whose}", model_file.display());
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -624,14 +616,12 @@ struct Bar {
     quiet: bool,
 }
 
-/// Runs steps of an epoch, until a time. Losses are read a few times a second, for the progress bar.
-fn train_until(
+/// Runs steps of an epoch, until a checkpoint is due. Losses are read a few times a second, for the progress bar.
+fn train_until_saved(
     trainer: &mut Trainer,
     data: &mut Data,
     run: &mut Run,
     steps: usize,
-    until: Option<Instant>,
-    stop: &AtomicBool,
     Bar { first, all, quiet }: Bar,
 ) -> Result<()> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new((all - first) as u64) };
@@ -648,7 +638,7 @@ fn train_until(
             let recent = run.losses().len().saturating_sub(500);
             bar.set_message(smooth(&run.losses()[recent..]).last().map_or_else(String::new, |l| format!("{l:.4}")));
         }
-        if stop.load(Ordering::Relaxed) || until.is_some_and(|until| Instant::now() > until) {
+        if run.is_interrupted() || run.is_save_due() {
             break;
         }
     }
@@ -677,7 +667,7 @@ fn write_text(
     vocabulary: &Vocabulary,
     prompt: &[u32],
     options: &Options,
-    stop: &AtomicBool,
+    run: &Run,
 ) -> Result<()> {
     let window = &prompt[prompt.len().saturating_sub(options.recipe().window)..];
     let mut sliding = SlidingWindow::new(model, parameters, window.len())?;
@@ -711,7 +701,7 @@ fn write_text(
     let mut broken = None;
     generator.generate(options.length, |tokens| {
         broken = write!(out, "{}", vocabulary.decode(tokens)).and_then(|()| out.flush()).err();
-        broken.is_none() && !stop.load(Ordering::Relaxed)
+        broken.is_none() && !run.is_interrupted()
     })?;
     broken.map_or(Ok(()), Err)?;
     writeln!(out, "\n")?;

@@ -127,6 +127,7 @@
 //!   of the same names have types without values, so the rest is written once.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
+mod autosave;
 mod checkpoint;
 pub mod data;
 pub mod device;
@@ -153,10 +154,12 @@ pub mod rng;
 pub mod schedule;
 #[cfg(feature = "gpu")]
 mod self_check;
+mod signals;
 mod tensor;
 pub mod text;
 mod train;
 
+pub use autosave::Autosave;
 pub use checkpoint::Checkpoint;
 pub use device::Device;
 pub use error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::checkpoint::{Checkpoint, OPTIMIZER};
 use crate::data::Array;
@@ -305,6 +306,22 @@ impl<P> Trainer<P> {
             }
         }
         Ok(checkpoint)
+    }
+
+    /// Writes [`Self::checkpoint`] to a file, whole or not at all. [`crate::Autosave`] does so as the training goes.
+    ///
+    /// # Errors
+    /// As there; the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.checkpoint()?.save(path)
+    }
+
+    /// Goes on from what [`Self::save`] wrote: [`Self::restore`].
+    ///
+    /// # Errors
+    /// As there; the file is damaged, or cannot be read.
+    pub fn resume(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.restore(&Checkpoint::load(path)?)
     }
 
     /// Goes on from a checkpoint, as if the training had never been interrupted: losses that were not read are dropped. Settings of

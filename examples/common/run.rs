@@ -1,12 +1,15 @@
-//! What a training run leaves behind: `model.safetensors`, `metrics.jsonl`, `losses.csv`, `loss.svg`.
+//! What a training run leaves behind: `model.safetensors`, `best.safetensors`, checkpoints, `config.json`, `metrics.jsonl`,
+//! `losses.csv`, `loss.svg`.
 
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use elman::Checkpoint;
+use elman::{Autosave, Checkpoint};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -16,16 +19,18 @@ use super::Failures;
 /// run ends.
 const LOCK: &str = "run.lock";
 pub const MODEL: &str = "model.safetensors";
-/// The newest checkpoint.
-const LAST: &str = "last.safetensors";
+pub const BEST: &str = "best.safetensors";
+const CONFIG: &str = "config.json";
+const METRICS: &str = "metrics.jsonl";
 
 /// A folder, and what goes into it. What an earlier run left there stays until its successor is whole.
 pub struct Run {
     folder: PathBuf,
     epochs: Vec<Epoch>,
     losses: Vec<f32>,
-    /// The step of the newest checkpoint of this run.
-    saved: Option<u64>,
+    autosave: Autosave,
+    /// Lines of `metrics.jsonl` that are this run's.
+    lines: usize,
     _lock: File,
 }
 
@@ -41,7 +46,7 @@ fn is_a_runs(folder: &Path) -> Result<bool> {
     };
     let is_marked = || {
         folder.join(LOCK).is_file()
-            || folder.join("metrics.jsonl").is_file()
+            || folder.join(METRICS).is_file()
                 && std::fs::read(folder.join("losses.csv")).is_ok_and(|csv| csv.starts_with(CSV_HEADER.as_bytes()))
     };
     let model = folder.join(MODEL);
@@ -64,7 +69,7 @@ pub struct Epoch {
 
 impl Run {
     /// Makes the folder, if there is none, and takes it: a run that cannot keep its results ends here, before it starts.
-    pub fn start(folder: &Path) -> Result<Self> {
+    pub fn start(folder: &Path, save_every: Duration, keep: usize) -> Result<Self> {
         let unusable = || format!("the run folder {} cannot be used", folder.display());
         if !is_a_runs(folder).with_context(unusable)? {
             bail!(
@@ -90,7 +95,8 @@ impl Run {
                 let _ = std::fs::remove_file(file.path());
             }
         }
-        Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), saved: None, _lock: lock })
+        let autosave = Autosave::in_folder(folder)?.every(save_every).keep(keep).on_interrupt()?;
+        Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), autosave, lines: 0, _lock: lock })
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -105,83 +111,85 @@ impl Run {
         &self.losses
     }
 
+    /// Whether no epoch so far had so low a held-out loss.
+    pub fn is_best(&self, val_loss: f64) -> bool {
+        self.epochs.iter().all(|epoch| epoch.val_loss > val_loss)
+    }
+
     pub fn add_epoch(&mut self, epoch: Epoch) {
         self.epochs.push(epoch);
     }
 
     /// The newest checkpoint, to go on from.
-    pub fn last(&self) -> Result<Checkpoint> {
-        let path = self.file(LAST);
-        if !path.exists() {
-            bail!("{} has no {LAST} to go on from: leave --resume to start a run there", self.folder.display());
-        }
-        Ok(Checkpoint::load(path)?)
+    pub fn last(&mut self) -> Result<Checkpoint> {
+        let folder = self.folder.display();
+        let checkpoint = self.autosave.resume()?;
+        checkpoint
+            .with_context(|| format!("{folder} has no checkpoint to go on from: leave --resume to start a run there"))
     }
 
-    /// Puts what the run itself remembers into a checkpoint, and writes it; with `keep` above 1, so many less one of those before it
-    /// stay as `step-<steps>.safetensors`.
-    pub fn save(&mut self, mut checkpoint: Checkpoint, keep: usize) -> Result<()> {
+    /// Puts what the run itself remembers into a checkpoint, and writes it.
+    pub fn save(&mut self, mut checkpoint: Checkpoint) -> Result<()> {
         checkpoint.set("epochs", &self.epochs)?;
         checkpoint.set_order("losses", &self.losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>());
-        let bytes = checkpoint.to_bytes()?;
-        let folder = self.folder.clone();
-        let step = |step: u64| folder.join(format!("step-{step}.safetensors"));
-        let now = checkpoint.steps();
-        // Of an earlier run, or of a future that this one does not have.
-        let is_ours = |&at: &u64| self.saved.is_some() && at < now;
-        for other in self.kept()?.into_iter().filter(|at| !is_ours(at)) {
-            std::fs::remove_file(step(other))?;
-        }
-        let kept = match self.saved.filter(|&saved| keep > 1 && saved < now) {
-            Some(saved) if !step(saved).exists() => std::fs::hard_link(self.file(LAST), step(saved))
-                .or_else(|_| std::fs::copy(self.file(LAST), step(saved)).map(|_| ())),
-            _ => Ok(()),
-        };
-        elman::io::write_atomically(self.file(LAST), &bytes)?;
-        self.saved = Some(now);
-        kept.context("the checkpoint before the newest cannot be kept")?;
-        let steps = self.kept()?;
-        for &old in &steps[..steps.len().saturating_sub(keep - 1)] {
-            std::fs::remove_file(step(old))?;
-        }
-        Ok(())
+        Ok(self.autosave.save(&checkpoint)?)
     }
 
-    /// The steps of the checkpoints before the newest that are there, in order.
-    fn kept(&self) -> Result<Vec<u64>> {
-        let mut steps = Vec::new();
-        for file in std::fs::read_dir(&self.folder)? {
-            let name = file?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors"));
-            steps.extend(number.and_then(|number| number.parse::<u64>().ok()));
-        }
-        steps.sort_unstable();
-        Ok(steps)
+    /// Whether a checkpoint is to be written now.
+    pub fn is_save_due(&self) -> bool {
+        self.autosave.is_due(self.losses.len() as u64)
     }
 
-    /// Takes back what [`Self::save`] put there.
+    /// Whether the user, or the system, wants the run to end.
+    pub fn is_interrupted(&self) -> bool {
+        self.autosave.is_interrupted()
+    }
+
+    /// Takes back what [`Self::save`] put there. Of the metrics, the whole lines stay, be they of epochs after the checkpoint, which
+    /// will be the same; one that a killed run did not end goes.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.epochs = checkpoint.get("epochs")?;
         self.losses = checkpoint.order("losses")?.into_iter().map(f32::from_bits).collect();
-        self.saved = Some(checkpoint.steps());
+        let path = self.file(METRICS);
+        if let Ok(metrics) = std::fs::read_to_string(&path) {
+            let whole = metrics.rfind('\n').map_or(0, |end| end + 1);
+            self.lines = metrics[..whole].lines().count();
+            if whole < metrics.len() {
+                File::options().write(true).open(&path)?.set_len(whole as u64)?;
+            }
+        }
         Ok(())
     }
 
-    /// Writes all but the model anew: what is on disk is always whole.
-    pub fn write(&self, failures: &mut Failures) {
-        failures.note("the metrics", self.write_metrics());
+    /// Says what the run was started with.
+    pub fn write_config(&self, config: &serde_json::Value) -> Result<()> {
+        Ok(elman::io::write_atomically(self.file(CONFIG), format!("{config:#}\n").as_bytes())?)
+    }
+
+    /// Writes the metrics, the losses and their picture.
+    pub fn write(&mut self, failures: &mut Failures) {
+        failures.note("the metrics", self.append_metrics());
+        failures.note("the losses", self.write_losses());
         let curve = self.plot();
         let curve = curve.and_then(|svg| Ok(elman::io::write_atomically(self.file("loss.svg"), svg.as_bytes())?));
         failures.note("the loss curve", curve);
     }
 
-    fn write_metrics(&self) -> Result<()> {
-        let mut metrics = String::new();
-        for epoch in &self.epochs {
-            let epoch = Epoch { steps_so_far: None, ..epoch.clone() };
-            writeln!(metrics, "{}", serde_json::to_string(&epoch)?)?;
+    /// Appends the epochs that the file does not have. Its first line begins it anew, for what is there is another run's.
+    fn append_metrics(&mut self) -> Result<()> {
+        let path = self.file(METRICS);
+        while let Some(epoch) = self.epochs.get(self.lines) {
+            let line = serde_json::to_string(&Epoch { steps_so_far: None, ..epoch.clone() })? + "\n";
+            match self.lines {
+                0 => elman::io::write_atomically(&path, line.as_bytes())?,
+                _ => File::options().append(true).open(&path)?.write_all(line.as_bytes())?,
+            }
+            self.lines += 1;
         }
-        elman::io::write_atomically(self.file("metrics.jsonl"), metrics.as_bytes())?;
+        Ok(())
+    }
+
+    fn write_losses(&self) -> Result<()> {
         let mut csv = CSV_HEADER.to_owned();
         for (step, loss) in self.losses.iter().enumerate() {
             writeln!(csv, "{step},{loss}")?;

@@ -42,6 +42,12 @@ pub fn not_tested(what: &str) {
     say_loudly(&format!("NOT TESTED: {what}"));
 }
 
+/// How often: in the short form that runs with all tests, or the full one of `tests/run.sh --soak`.
+pub fn soak(short: usize, full: usize) -> usize {
+    let is_full = std::env::var_os("ELMAN_SOAK").is_some_and(|value| value == "1");
+    if is_full { full } else { short }
+}
+
 /// Not `eprintln!`, which the test harness swallows when the test passes.
 pub fn say_loudly(line: &str) {
     let mut stderr = std::io::stderr();
