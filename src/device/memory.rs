@@ -2,6 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::turns::{Footprint, Turn};
@@ -19,7 +20,7 @@ pub(crate) struct Buffer {
 }
 
 pub(crate) enum Memory {
-    Gpu(gpu::Buffer),
+    Gpu(Arc<gpu::Buffer>),
     F32(Cells<f32>),
     #[cfg(feature = "reference")]
     F64(Cells<f64>),

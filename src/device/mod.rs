@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use gpu::Adapter;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{Bounds, DType, Tensor, checked_len};
 use gpu::Gpu;
 use memory::Buffer;
@@ -77,6 +77,8 @@ pub struct Count {
     pub submits: u64,
     /// Kernels dispatched.
     pub dispatches: u64,
+    /// Times that it was lost and made anew ([`Device::set_recoveries`]).
+    pub recoveries: u64,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ pub(crate) struct Counters {
     pub downloads: AtomicU64,
     pub submits: AtomicU64,
     pub dispatches: AtomicU64,
+    pub recoveries: AtomicU64,
 }
 
 impl Counters {
@@ -232,6 +235,7 @@ impl Device {
             downloads: get(&c.downloads),
             submits: get(&c.submits),
             dispatches: get(&c.dispatches),
+            recoveries: get(&c.recoveries),
         }
     }
 
@@ -298,6 +302,29 @@ impl Device {
         let lengths = self.zeros(name, &[batch], DType::U32)?.with_bounds(Bounds::Lengths(steps));
         lengths.write_u32(&vec![steps as u32; batch])?;
         Ok(lengths)
+    }
+
+    /// From here on, a GPU that is lost (its driver was reset, say) is opened again up to so many times, and everything goes on by
+    /// itself, to the same bits, from a snapshot that the host has of all tensors and a journal of what was done since: a call that
+    /// finds the device lost takes longer, and does what it was to do. When none are left, or the adapter does not open again, every
+    /// call gives [`crate::Error::DeviceLost`], which without this method is so from the start.
+    ///
+    /// It takes host memory for what tensors hold, and about a twentieth of the time, for snapshots of what has changed. Say it
+    /// before other threads use the device. For the CPU, which is not lost, it does nothing.
+    ///
+    /// # Errors
+    /// The device was lost already, or has no memory to be read through; in a browser, where a device cannot be waited for.
+    pub fn set_recoveries(&self, recoveries: u32) -> Result<()> {
+        if cfg!(target_arch = "wasm32") && recoveries > 0 {
+            return Err(Error::argument("set_recoveries", "recoveries", "0 in a browser", recoveries));
+        }
+        self.gpu().map_or(Ok(()), |gpu| gpu.set_recoveries(recoveries))
+    }
+
+    /// Takes a snapshot for [`Self::set_recoveries`] now: for tests, of which none may depend on when.
+    #[doc(hidden)]
+    pub fn snapshot(&self) -> Result<()> {
+        self.gpu().map_or(Ok(()), Gpu::snapshot)
     }
 
     /// Destroys a GPU device as a driver reset would: for tests of what follows.

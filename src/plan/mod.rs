@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use passes::Passes;
+use passes::{Passes, Runs};
 use profile::Timed;
 pub use profile::{Profile, ProfileRow};
 pub use recorder::{Precision, Recorder};
@@ -124,10 +124,10 @@ impl fmt::Debug for Dispatch {
 /// taken and why.
 pub struct Plan {
     device: Device,
-    commands: Vec<Command>,
+    commands: Arc<[Command]>,
     notes: Vec<String>,
-    /// Filled on a GPU; the CPU interprets `commands`.
-    passes: Passes,
+    /// On a GPU; the CPU interprets `commands`.
+    passes: Option<Arc<Passes>>,
     /// Filled on a CPU device: which commands run at the same time.
     stretches: Vec<Stretch>,
     dispatches: usize,
@@ -155,10 +155,11 @@ pub struct PlanCount {
 }
 
 impl Plan {
-    pub(crate) async fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
+    pub(crate) fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
+        let commands: Arc<[Command]> = commands.into();
         let (passes, stretches) = match device.gpu() {
-            Some(gpu) => (Passes::new(gpu, &commands).await?, Vec::new()),
-            None => (Passes::default(), stretches::stretches(&commands)),
+            Some(gpu) => (Some(Arc::new(Passes::new(gpu, commands.clone())?)), Vec::new()),
+            None => (None, stretches::stretches(&commands)),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
         let uses = commands.iter().flat_map(|command| {
@@ -169,6 +170,10 @@ impl Plan {
         Ok(Self { device, commands, notes, passes, stretches, dispatches, footprint })
     }
 
+    fn passes(&self) -> &Arc<Passes> {
+        self.passes.as_ref().expect("a plan of a GPU has them")
+    }
+
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         &self.device
@@ -177,7 +182,7 @@ impl Plan {
     /// How many commands it has.
     pub fn count(&self) -> PlanCount {
         let mut count = PlanCount { submits: 1, ..Default::default() };
-        for command in &self.commands {
+        for command in &*self.commands {
             match command {
                 Command::Dispatch(dispatch) => {
                     count.dispatches += 1;
@@ -221,7 +226,7 @@ impl Plan {
     pub(crate) fn varies(&self) -> bool {
         let id = |tensor: &Tensor| Arc::as_ptr(tensor.buffer());
         let (mut written, mut before) = (HashSet::new(), HashSet::new());
-        for command in &self.commands {
+        for command in &*self.commands {
             before.extend(command.reads().map(id).filter(|buffer| !written.contains(buffer)));
             written.extend(command.writes().map(id));
         }
@@ -263,7 +268,11 @@ impl Plan {
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
         let uses = [first.map(|plan| &plan.footprint), Some(&self.footprint)];
         match self.device.kind() {
-            Kind::Gpu(gpu) => Passes::submit(gpu, plans().map(|plan| &plan.passes))?,
+            Kind::Gpu(gpu) => {
+                let runs = first.into_iter().map(|plan| (plan, 1)).chain([(self, times)]);
+                let runs: Runs = runs.map(|(plan, times)| (plan.passes().clone(), times)).collect();
+                Passes::submit(gpu, &runs)?;
+            }
             Kind::Cpu(Floats::F32, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f32>)),
             #[cfg(feature = "reference")]
             Kind::Cpu(Floats::F64, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
@@ -306,7 +315,7 @@ impl Plan {
         let mut commands: Vec<Timed> = self.commands.iter().map(timed).collect();
         for _ in 0..runs.max(1) {
             let times = match self.device.kind() {
-                Kind::Gpu(gpu) => self.passes.run_with_timestamps(gpu, &self.commands)?,
+                Kind::Gpu(gpu) => self.passes().run_with_timestamps(gpu)?,
                 Kind::Cpu(Floats::F32, _) => self.interpret_timed::<f32>(),
                 #[cfg(feature = "reference")]
                 Kind::Cpu(Floats::F64, _) => self.interpret_timed::<f64>(),
@@ -332,7 +341,7 @@ impl Plan {
         let now = || start.elapsed().as_secs_f64() * 1e6;
         let mut times = Vec::new();
         self.device.run_twins([None, Some(&self.footprint)], || {
-            for command in &self.commands {
+            for command in &*self.commands {
                 let before = now();
                 interpret(command);
                 times.push(Some((before, now() - before)));

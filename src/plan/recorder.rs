@@ -417,14 +417,14 @@ impl Recorder {
     /// # Errors
     /// As [`Self::finish`].
     pub async fn finish_async(self) -> Result<Plan> {
-        Plan::prepare(self.device, self.commands, self.notes).await
+        Plan::prepare(self.device, self.commands, self.notes)
     }
 
     /// Two plans: what needs to run only when what is in `constant` has changed, and what every run needs.
     pub(crate) async fn finish_in_two_async(self, constant: &Tensor) -> Result<(Plan, Plan)> {
         let (constants, others) = split_off_constants(self.commands, constant);
-        let constants = Plan::prepare(self.device.clone(), constants, Vec::new()).await?;
-        Ok((constants, Plan::prepare(self.device, others, self.notes).await?))
+        let constants = Plan::prepare(self.device.clone(), constants, Vec::new())?;
+        Ok((constants, Plan::prepare(self.device, others, self.notes)?))
     }
 }
 
