@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use crate::device::gpu::open_checked;
 use crate::device::gpu::{Adapter, NO_ADAPTER, adapters};
 use crate::device::turns::Turns;
-use crate::device::{Device, ENVIRONMENT_VARIABLE, Floats, Kind};
+use crate::device::{Device, ENVIRONMENT_VARIABLE, Floats, Kind, LIMITS_VARIABLE};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::self_check::open_checked;
@@ -20,7 +20,7 @@ impl Device {
 
     /// [`Self::list`] without blocking.
     pub async fn list_async() -> Vec<Adapter> {
-        adapters().await.into_iter().map(|(_, summary)| summary).collect()
+        adapters(false).await.into_iter().map(|(_, summary)| summary).collect()
     }
 
     /// Opens the device that [`crate::device::ENVIRONMENT_VARIABLE`] names, or `auto`.
@@ -43,11 +43,14 @@ impl Device {
     /// subgroups or f16 are, they are not used, and [`Self::reason`] says so. The answer is kept in the user's cache folder, in
     /// `self_check.json`. `ELMAN_SELF_CHECK=0` trusts every adapter.
     ///
+    /// With `ELMAN_LIMITS=webgpu` an adapter has WebGPU's default limits and none of its optional features (f16, subgroups,
+    /// timestamps), whatever it is: what runs so, runs everywhere.
+    ///
     /// In a build without the feature `gpu` there are no adapters.
     ///
     /// # Errors
     /// [`Error::NoDevice`] with the list of what there is; [`Error::Gpu`] if the driver refuses to open it, or computes wrong
-    /// values.
+    /// values; `ELMAN_LIMITS` has another value.
     pub fn open(name: &str) -> Result<Self> {
         pollster::block_on(Self::open_async(name))
     }
@@ -60,7 +63,8 @@ impl Device {
         if name.trim().eq_ignore_ascii_case("cpu") {
             return Ok(Self::cpu());
         }
-        match choose(name, adapters().await, open_checked).await? {
+        let is_least = is_least(env::var_os(LIMITS_VARIABLE))?;
+        match choose(name, adapters(is_least).await, open_checked).await? {
             Choice::Opened((gpu, unused), reason) => {
                 let reason = std::iter::once(reason).chain(unused).collect::<Vec<_>>().join("; ");
                 Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason))
@@ -78,6 +82,17 @@ fn name_in(setting: Option<OsString>) -> Result<String> {
         Some(Err(name)) => {
             Err(Error::argument("open", ENVIRONMENT_VARIABLE, "the name of a device, in UTF-8", format!("{name:?}")))
         }
+    }
+}
+
+/// Whether a setting asks for the least that WebGPU promises.
+fn is_least(setting: Option<OsString>) -> Result<bool> {
+    match setting {
+        Some(value) if value == "webgpu" => Ok(true),
+        Some(value) if !value.is_empty() => {
+            Err(Error::argument("open", LIMITS_VARIABLE, "`webgpu`, or nothing", format!("{value:?}")))
+        }
+        _ => Ok(false),
     }
 }
 
@@ -150,7 +165,7 @@ mod tests {
         let adapter = |&kind: &DeviceType| {
             let mut info = wgpu::AdapterInfo::new(kind, wgpu::Backend::Vulkan);
             info.name = format!("{kind:?} of a test");
-            ((), Adapter { info, limits: wgpu::Limits::default() })
+            ((), Adapter { info, limits: wgpu::Limits::default(), features: wgpu::Features::empty() })
         };
         let open = async |(), adapter: Adapter| match adapter.info().device_type {
             kind if broken.contains(&kind) => Err(Error::Gpu(format!("{} cannot be opened: planted", adapter.name()))),
@@ -204,6 +219,12 @@ mod tests {
         assert_eq!(name_in(None).unwrap(), "auto");
         assert_eq!(name_in(Some("".into())).unwrap(), "auto");
         assert_eq!(name_in(Some("cpu".into())).unwrap(), "cpu");
+        assert_eq!(
+            [None, Some(""), Some("webgpu")].map(|setting| is_least(setting.map(Into::into)).unwrap()),
+            [false, false, true]
+        );
+        let error = is_least(Some("WebGL".into())).unwrap_err().to_string();
+        assert!(["ELMAN_LIMITS", "`webgpu`", "WebGL"].iter().all(|part| error.contains(part)), "{error}");
         #[cfg(unix)]
         {
             use std::os::unix::ffi::OsStringExt as _;

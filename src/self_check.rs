@@ -80,7 +80,9 @@ async fn verdict(adapter: &wgpu::Adapter, summary: &Adapter) -> Result<Verdict> 
     }
     let file = cache_folder().map(|folder| folder.join("self_check.json"));
     let info = summary.info();
-    let key = format!("{}, {}, {}, {:?}", info.name, info.driver, info.driver_info, info.backend);
+    // What it does not have is not checked.
+    let features: Vec<_> = summary.features.iter_names().map(|(name, _)| name).collect();
+    let key = format!("{}, {}, {}, {:?}, {features:?}", info.name, info.driver, info.driver_info, info.backend);
     if let Some(verdict) = file.as_ref().and_then(|file| recall(file, &key)) {
         return verdict.refuse(summary.name(), file.as_deref());
     }

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::path::Path;
+use std::process::Command;
+
 use common::gpu;
-use elman::{Device, Error};
+use elman::{DType, Device, Error, Graph, Precision};
 
 #[test]
 fn cpu_by_name() {
@@ -42,14 +45,40 @@ fn an_adapter_by_part_of_its_name() {
     assert!(adapter.limits().contains("MiB per binding"));
 }
 
-/// Run by the next test, with a cache folder of its own.
+/// Run by the next two tests, with a cache folder of its own.
 #[test]
-#[ignore = "a part of `a_verdict_is_kept_and_obeyed`"]
+#[ignore = "a part of other tests"]
 fn open_and_say() {
     match Device::open("gpu") {
-        Ok(device) => println!("reason: {}", device.reason()),
+        Ok(device) => {
+            println!("reason: {}", device.reason());
+            println!("f16: {:?}", Graph::without_parameters(&device).set_precision(Precision::F16).err());
+            println!("256 MiB: {:?}", device.zeros("x", &[64 << 20], DType::F32).err());
+        }
         Err(error) => println!("error: {error}"),
     }
+}
+
+/// [`open_and_say`], with a setting.
+fn opened_with(folder: &Path, variable: &str, value: &str) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "open_and_say", "--ignored", "--nocapture"]);
+    command.env("XDG_CACHE_HOME", folder).env(variable, value);
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn an_adapter_can_be_limited_to_what_webgpu_promises() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open = |limits: &str| opened_with(folder.path(), "ELMAN_LIMITS", limits);
+    let limited = open("webgpu");
+    let allowed = (128 << 20).to_string();
+    assert!(limited.contains("no f16") && limited.contains(&allowed), "{limited}");
+    assert!(open("").contains("reason: ") && open("") != limited, "{limited}");
+    assert!(open("webgl").contains("error: ") && open("webgl").contains("ELMAN_LIMITS"), "{}", open("webgl"));
 }
 
 /// What an adapter has computed wrong is not used, from then on.
@@ -60,12 +89,7 @@ fn a_verdict_is_kept_and_obeyed() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let open = |check: &str| {
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "open_and_say", "--ignored", "--nocapture"]);
-        command.env("XDG_CACHE_HOME", folder.path()).env("ELMAN_SELF_CHECK", check);
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    };
+    let open = |check: &str| opened_with(folder.path(), "ELMAN_SELF_CHECK", check);
     let file = folder.path().join("elman").join("self_check.json");
     assert!(open("0").contains("reason: ") && !file.exists());
     assert!(open("1").contains("reason: "));

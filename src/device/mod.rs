@@ -22,6 +22,9 @@ use turns::{Turn, Turns, Uses};
 /// The environment variable that names a device where no argument does.
 pub const ENVIRONMENT_VARIABLE: &str = "ELMAN_DEVICE";
 
+/// The environment variable that says what adapters are opened with.
+pub(crate) const LIMITS_VARIABLE: &str = "ELMAN_LIMITS";
+
 /// A place where plans run: a GPU, the CPU in f32, or the f64 reference that tests compare with.
 ///
 /// Cloning is cheap and gives the same device.

@@ -52,7 +52,7 @@ impl fmt::Display for Adapter {
     }
 }
 
-pub(crate) async fn adapters() -> Vec<(Infallible, Adapter)> {
+pub(crate) async fn adapters(_: bool) -> Vec<(Infallible, Adapter)> {
     Vec::new()
 }
 

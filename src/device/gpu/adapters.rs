@@ -2,14 +2,32 @@
 
 use std::fmt;
 
+/// What is used where the adapter has it. In a browser subgroups need a directive that naga does not know.
+const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
+    .union(wgpu::Features::PIPELINE_CACHE)
+    .union(wgpu::Features::SHADER_F16)
+    .union(if cfg!(target_arch = "wasm32") { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP });
+
 /// A GPU, or a software driver that acts as one.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     pub(crate) info: wgpu::AdapterInfo,
+    /// What it is opened with.
     pub(crate) limits: wgpu::Limits,
+    /// Of those that are optional, what it may be opened with.
+    pub(crate) features: wgpu::Features,
 }
 
 impl Adapter {
+    fn new(adapter: &wgpu::Adapter, is_least: bool) -> Self {
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        if is_least {
+            let limits = wgpu::Limits::default().or_worse_values_from(&limits);
+            return Self { info, limits, features: wgpu::Features::empty() };
+        }
+        Self { info, limits, features: adapter.features() & OPTIONAL_FEATURES }
+    }
+
     /// The driver's name for it.
     pub fn name(&self) -> &str {
         &self.info.name
@@ -71,8 +89,9 @@ impl fmt::Display for Adapter {
     }
 }
 
-/// All adapters, best first. No loader, no driver and no adapter are all an empty list.
-pub(crate) async fn adapters() -> Vec<(wgpu::Adapter, Adapter)> {
+/// All adapters, best first; with the least that WebGPU promises and no more, if so asked. No loader, no driver and no adapter are
+/// all an empty list.
+pub(crate) async fn adapters(is_least: bool) -> Vec<(wgpu::Adapter, Adapter)> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY;
     // The driver's own validation layers are for debugging drivers; they print, and nothing here needs them.
@@ -83,7 +102,7 @@ pub(crate) async fn adapters() -> Vec<(wgpu::Adapter, Adapter)> {
         .await
         .into_iter()
         .map(|adapter| {
-            let summary = Adapter { info: adapter.get_info(), limits: adapter.limits() };
+            let summary = Adapter::new(&adapter, is_least);
             (adapter, summary)
         })
         .collect();

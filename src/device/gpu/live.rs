@@ -41,12 +41,6 @@ const LARGEST_KEPT: u64 = 16 << 20;
 /// would be more than many drivers allow.
 const LARGEST_STAGING: u64 = 256 << 20;
 
-/// What is used where the adapter has it. In a browser subgroups need a directive that naga does not know.
-const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
-    .union(wgpu::Features::PIPELINE_CACHE)
-    .union(wgpu::Features::SHADER_F16)
-    .union(if cfg!(target_arch = "wasm32") { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP });
-
 /// A kernel and the values of its constants.
 type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
 
@@ -119,7 +113,7 @@ impl Live {
         without: wgpu::Features,
         (generation, counters): (u64, Arc<Counters>),
     ) -> Result<Self> {
-        let limits = adapter.limits();
+        let limits = summary.limits.clone();
         let mut lacking = None;
         wgpu::Limits::default().check_limits_with_fail_fn(&limits, false, |name, needed, allowed| {
             // Textures and vertices are no concern of compute shaders.
@@ -132,7 +126,7 @@ impl Live {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("elman"),
-            required_features: adapter.features() & (OPTIONAL_FEATURES - without),
+            required_features: summary.features - without,
             required_limits: limits,
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()

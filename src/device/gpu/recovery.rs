@@ -269,9 +269,10 @@ impl Gpu {
 
     fn open_again(&self, generation: u64) -> Result<Live> {
         let open = || {
-            let found = pollster::block_on(adapters()).into_iter().find(|(_, found)| found.info == self.adapter.info);
-            let (adapter, summary) = found.ok_or_else(|| Error::Gpu(format!("{} is gone", self.adapter.name())))?;
-            let opening = Live::open(&adapter, summary, self.without, (generation, self.counters.clone()));
+            let found =
+                pollster::block_on(adapters(false)).into_iter().find(|(_, found)| found.info == self.adapter.info);
+            let (adapter, _) = found.ok_or_else(|| Error::Gpu(format!("{} is gone", self.adapter.name())))?;
+            let opening = Live::open(&adapter, self.adapter.clone(), self.without, (generation, self.counters.clone()));
             let live = pollster::block_on(opening)?;
             if live.device.features() != self.features {
                 return Err(Error::Gpu(format!("{} has other features than before", self.adapter.name())));
