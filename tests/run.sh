@@ -2,31 +2,105 @@
 # Runs all tests, those on the GPU included. Where no adapter answers and it may, it installs a software Vulkan driver
 # (Debian and Ubuntu: mesa-vulkan-drivers); elsewhere, install one by hand.
 #
-#   tests/run.sh [arguments of cargo test]
+#   tests/run.sh [--driver lavapipe|swiftshader] [--limits webgpu] [--validation] [arguments of cargo test]
+#
+# --driver      that software driver and no other, installed where it may be
+# --limits      every adapter with WebGPU's default limits and no optional features (ELMAN_LIMITS)
+# --validation  under Vulkan's validation layers, any message of which is a failure
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+driver= validation=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --driver) driver=${2:?} && shift 2 ;;
+        --limits) export ELMAN_LIMITS=${2:?} && shift 2 ;;
+        --validation) validation=yes && shift ;;
+        *) break ;;
+    esac
+done
+
+# Of each driver: Debian's package, its file for Vulkan's loader, and what its adapter's name has.
+case $driver in
+    "") package=mesa-vulkan-drivers files='' adapter='MiB per binding' ;;
+    lavapipe) package=mesa-vulkan-drivers files='/usr/share/vulkan/icd.d/lvp_icd*.json' adapter=llvmpipe ;;
+    swiftshader) package=chromium files='/usr/lib/chromium*/vk_swiftshader_icd.json' adapter=SwiftShader ;;
+    *) fail "there is no driver $driver; lavapipe and swiftshader there are" ;;
+esac
 
 # Mesa's device-selection layer prints errors where there is no desktop session.
 [ -n "${XDG_RUNTIME_DIR:-}" ] || export NODEVICE_SELECT=1
 
 cargo build --release --examples
 
-adapter_answers() {
-    target/release/examples/nietzsche --device list | grep 'MiB per binding' >/dev/null
+install() {
+    command -v apt-get >/dev/null || return 0
+    local sudo=
+    [ "$(id -u)" -eq 0 ] || sudo="sudo -n"
+    echo "installing $1"
+    $sudo apt-get update -qq && $sudo apt-get install -y -qq "$1" || true
 }
 
-if ! adapter_answers && command -v apt-get >/dev/null; then
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo="sudo -n"
-    echo "no GPU adapter answers: installing mesa-vulkan-drivers"
-    $sudo apt-get update -qq && $sudo apt-get install -y -qq mesa-vulkan-drivers || true
-fi
-if ! adapter_answers; then
-    echo "no GPU adapter answers, and no software Vulkan driver could be installed: the GPU tests cannot run" >&2
-    exit 1
-fi
+# Whether the adapter that `gpu` opens is the one that is wanted.
+adapter_answers() {
+    if [ -n "$files" ]; then
+        VK_DRIVER_FILES=$(compgen -G "$files" | sed -n 1p) || return 1
+        # Loaders before 1.3.207 know the second name alone.
+        export VK_DRIVER_FILES VK_ICD_FILENAMES=$VK_DRIVER_FILES
+    fi
+    target/release/examples/nietzsche --device list | sed -n 1,2p | grep "$adapter" >/dev/null
+}
+
+adapter_answers || install "$package"
+adapter_answers || fail "no ${driver:-GPU} adapter answers, nor does one of the package $package: the GPU tests cannot run"
 
 # Every test that needs a GPU fails without one; shaders run with bounds checks. ELMAN_REQUIRE_ALL=1, which CI sets, makes it an
 # error too where the adapter does not have what a test is of: f16, subgroups, more workgroup memory.
 export ELMAN_REQUIRE_GPU=1 ELMAN_BOUNDS_CHECKS=1
-exec cargo test --release "$@"
+[ -n "$validation" ] || exec cargo test --release "$@"
+
+[ -e /usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json ] || install vulkan-validationlayers
+
+# The layer would write a file anew in each process: all of them, those that tests start included, write into one pipe.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+mkfifo "$folder/pipe"
+exec 9<>"$folder/pipe"
+cat >"$folder/vk_layer_settings.txt" <<END
+khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG
+khronos_validation.log_filename = $folder/pipe
+khronos_validation.report_flags = error,warn
+khronos_validation.enables = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT
+END
+export VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation VK_LAYER_SETTINGS_PATH="$folder/vk_layer_settings.txt"
+
+# Runs a command and keeps what the layer says meanwhile.
+watched() {
+    local status=0
+    sed -n '/^== end$/q;p' <"$folder/pipe" 9>&- >"$folder/messages" &
+    "$@" || status=$?
+    echo "== end" >&9
+    wait $!
+    return $status
+}
+
+echo "== a mistake, which the layer must find"
+watched cargo test --release --test validation -- --ignored
+grep -q 'VUID-vkDestroyDevice-device-' "$folder/messages" ||
+    fail "the validation layer does not find a mistake: is vulkan-validationlayers installed?"
+
+status=0
+watched cargo test --release "$@" || status=$?
+if [ -s "$folder/messages" ]; then
+    cat "$folder/messages"
+    echo "== kinds of messages"
+    grep -oE '(VUID|UNASSIGNED|SYNC)-[A-Za-z0-9-]+' "$folder/messages" | sort -u
+    fail "the validation layer has something to say"
+fi
+[ "$status" -ne 0 ] || echo "the validation layer has nothing to say"
+exit $status
