@@ -259,7 +259,6 @@ fn run() -> Result<ExitCode> {
     let mut run = Run::start(&options.out, Duration::from_secs(options.save_every), options.keep)?;
     let model_file = run.file(MODEL);
     let save_to = |file: &Path| save(file, &parameters, &sizes, &vocabulary, &options);
-    let save = || save_to(&model_file);
 
     let stopping = || EarlyStopping::new(Mode::Min, PATIENCE, 0.0);
     let mut progress = Progress {
@@ -275,6 +274,7 @@ fn run() -> Result<ExitCode> {
     // As it was before the order of the epoch was drawn.
     let mut rng = init.rng.clone();
     let settings = settings(&options, &sizes, &corpus.text, until_best);
+    let save = |run: &Run| save_to(&model_file).and_then(|()| run.write_config(&settings));
     // The best epoch's parameters: the model's file may be of an epoch that was cut short, and is not in a checkpoint.
     let mut best: Vec<u32> = Vec::new();
     if options.resume {
@@ -300,7 +300,7 @@ fn run() -> Result<ExitCode> {
             for (_, tensor) in parameters.iter() {
                 tensor.write(&values.by_ref().take(tensor.len()).collect::<Vec<_>>())?;
             }
-            save()?;
+            save(&run)?;
         }
         trainer.restore(&checkpoint)?;
         checkpoint.restore_state("training", &states[0])?;
@@ -315,7 +315,6 @@ fn run() -> Result<ExitCode> {
             }
         }
     }
-    run.write_config(&settings)?;
     let checkpoint = |trainer: &Trainer, data: [&mut Data; 2], progress: &Progress, rng: &Rng, best: &[u32]| {
         let mut checkpoint = trainer.checkpoint()?;
         checkpoint.set_state("training", &states[0])?;
@@ -401,14 +400,14 @@ fn run() -> Result<ExitCode> {
             }
             let ended = if until_best { progress.stopping.stop(row.val_loss) } else { progress.epochs + 1 == epochs };
             if !until_best {
-                save()?;
+                save(&run)?;
             } else if progress.best.is_none_or(|(loss, _)| row.val_loss < loss) {
                 progress.best = Some((row.val_loss, progress.epoch));
                 best.clear();
                 for (_, tensor) in parameters.iter() {
                     best.extend(tensor.to_vec()?.into_iter().map(f32::to_bits));
                 }
-                save()?;
+                save(&run)?;
             }
             let Epoch { epoch, val_loss, seconds, chars_per_second, .. } = row;
             tell!(failures, "{epoch:5}  {train_loss:10.6}  {val_loss:8.6}  {seconds:7.1}  {chars_per_second:8.0}");
@@ -438,7 +437,7 @@ fn run() -> Result<ExitCode> {
     }
     // An untrained model replaces none.
     if run.losses().is_empty() && !model_file.exists() {
-        save()?;
+        save(&run)?;
         run.write(&mut failures);
     }
     if !run.is_interrupted() {

@@ -172,7 +172,8 @@ impl Autosave {
             match Checkpoint::load(&path) {
                 Ok(checkpoint) => {
                     (self.saved, self.since) = (Some(checkpoint.steps()), now());
-                    self.best = self.best()?.map(|best| best.get(BEST_LOSS)).transpose()?;
+                    // One that is damaged is no reason not to go on.
+                    self.best = self.best().ok().flatten().and_then(|best| best.get(BEST_LOSS).ok());
                     return Ok(Some(checkpoint));
                 }
                 Err(error) => first = first.or(Some(error)),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// From the ground up, by the longest name that fits; a `*` stands for any beginning.
 const FLOORS: [&[&str]; 13] = [
-    &["error", "files", "product", "real", "rng"],
+    &["error", "files", "product", "real", "rng", "signals"],
     &["device", "kernel", "tensor"],
     &["plan"],
     &["kernels"],
@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 13] = [
     &["kernels::generate"],
     &["graph"],
     &["data", "io", "nn", "optim", "schedule", "text"],
-    &["checkpoint", "evaluate", "generate", "log", "plans", "predict", "train"],
+    &["autosave", "checkpoint", "evaluate", "generate", "log", "plans", "predict", "train"],
 ];
 
 /// The floor of a path like `kernels::gru_forward::KERNEL`.

@@ -29,8 +29,8 @@ pub struct Run {
     epochs: Vec<Epoch>,
     losses: Vec<f32>,
     autosave: Autosave,
-    /// Lines of `metrics.jsonl` that are this run's.
-    lines: usize,
+    /// Epochs whose lines are in `metrics.jsonl`; none before it is this run's.
+    appended: Option<usize>,
     _lock: File,
 }
 
@@ -96,7 +96,14 @@ impl Run {
             }
         }
         let autosave = Autosave::in_folder(folder)?.every(save_every).keep(keep).on_interrupt()?;
-        Ok(Self { folder: folder.into(), epochs: Vec::new(), losses: Vec::new(), autosave, lines: 0, _lock: lock })
+        Ok(Self {
+            folder: folder.into(),
+            epochs: Vec::new(),
+            losses: Vec::new(),
+            autosave,
+            appended: None,
+            _lock: lock,
+        })
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -145,15 +152,14 @@ impl Run {
         self.autosave.is_interrupted()
     }
 
-    /// Takes back what [`Self::save`] put there. Of the metrics, the whole lines stay, be they of epochs after the checkpoint, which
-    /// will be the same; one that a killed run did not end goes.
+    /// Takes back what [`Self::save`] put there. Whole lines of the metrics stay; one that a killed run did not end goes.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.epochs = checkpoint.get("epochs")?;
         self.losses = checkpoint.order("losses")?.into_iter().map(f32::from_bits).collect();
         let path = self.file(METRICS);
-        if let Ok(metrics) = std::fs::read_to_string(&path) {
-            let whole = metrics.rfind('\n').map_or(0, |end| end + 1);
-            self.lines = metrics[..whole].lines().count();
+        if let Ok(metrics) = std::fs::read(&path) {
+            self.appended = Some(self.epochs.len());
+            let whole = metrics.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
             if whole < metrics.len() {
                 File::options().write(true).open(&path)?.set_len(whole as u64)?;
             }
@@ -161,31 +167,34 @@ impl Run {
         Ok(())
     }
 
-    /// Says what the run was started with.
+    /// Says what the run was started with, beside the first that it keeps.
     pub fn write_config(&self, config: &serde_json::Value) -> Result<()> {
         Ok(elman::io::write_atomically(self.file(CONFIG), format!("{config:#}\n").as_bytes())?)
     }
 
     /// Writes the metrics, the losses and their picture.
     pub fn write(&mut self, failures: &mut Failures) {
-        failures.note("the metrics", self.append_metrics());
-        failures.note("the losses", self.write_losses());
+        let appended = self.append_metrics();
+        failures.note("the metrics", self.write_losses().and(appended));
         let curve = self.plot();
         let curve = curve.and_then(|svg| Ok(elman::io::write_atomically(self.file("loss.svg"), svg.as_bytes())?));
         failures.note("the loss curve", curve);
     }
 
-    /// Appends the epochs that the file does not have. Its first line begins it anew, for what is there is another run's.
+    /// Appends the epochs that the file does not have. The first of a run begins the file anew, for what is there is another run's.
+    /// An epoch that was cut short, or that a killed run had ended but not saved, has another line later: the last counts.
     fn append_metrics(&mut self) -> Result<()> {
         let path = self.file(METRICS);
-        while let Some(epoch) = self.epochs.get(self.lines) {
-            let line = serde_json::to_string(&Epoch { steps_so_far: None, ..epoch.clone() })? + "\n";
-            match self.lines {
-                0 => elman::io::write_atomically(&path, line.as_bytes())?,
-                _ => File::options().append(true).open(&path)?.write_all(line.as_bytes())?,
-            }
-            self.lines += 1;
+        let mut lines = String::new();
+        for epoch in &self.epochs[self.appended.unwrap_or(0)..] {
+            let epoch = Epoch { steps_so_far: None, ..epoch.clone() };
+            writeln!(lines, "{}", serde_json::to_string(&epoch)?)?;
         }
+        match self.appended {
+            None => elman::io::write_atomically(&path, lines.as_bytes())?,
+            Some(_) => File::options().append(true).open(&path)?.write_all(lines.as_bytes())?,
+        }
+        self.appended = Some(self.epochs.len());
         Ok(())
     }
 
