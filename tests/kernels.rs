@@ -627,6 +627,24 @@ fn long_loops_are_right() {
         kernels::column_sum::column_sum(g, &random(device, "d", &[420_000, 2])?, &db, false)?;
         Ok(vec![dw, dtable, db])
     });
+    // Bounds of a draw among many tokens, of which few are likely.
+    for (v, top_k, top_p) in [(180_000, 3, 0.9), (290_000, 0, 0.9), (310_000, 2, 1.0)] {
+        check(&format!("a draw among {v}"), 0.0, |device, g| {
+            let mut logits = values(1, v);
+            [(5, 21.0), (70_000, 20.5), (v - 1, 20.0), (v - 2, 12.0)].map(|(at, z)| logits[at] = z);
+            let ring = device.zeros("ring", &[40, 1], DType::U32)?;
+            let draw = Draw {
+                shape: &device.upload("shape", &[1, 2], &[1.0, top_p])?,
+                control: &device.upload_u32("control", &[1, 4], &[42, top_k, NO_TARGET, NO_TARGET])?,
+                counter: &device.zeros("counter", &[1], DType::U32)?,
+                tokens: &device.zeros("tokens", &[1], DType::U32)?,
+                ring: &ring,
+            };
+            let logits = device.upload("logits", &[1, v], &logits)?;
+            (0..40).try_for_each(|_| kernels::sample::sample(g, &logits, draw))?;
+            Ok(vec![ring])
+        });
+    }
     // What cannot be cut is refused before anything runs; the CPU has no such limit.
     for device in f32_devices() {
         let mut g = Recorder::new(&device);

@@ -20,8 +20,8 @@
 // The tokens are cut into so many runs, one a thread, so that sums go in their order whatever the workgroup's size.
 const RUNS: u32 = 64u;
 
-// The sum of the weights of each run.
-var<workgroup> share: array<f32, RUNS>;
+// Four sums of each run.
+var<workgroup> run_sums: array<vec4<f32>, RUNS>;
 var<workgroup> next: u32;
 
 const LOWEST: f32 = -3.4028234663852886e38;
@@ -45,6 +45,60 @@ fn weight(lane: u32, v: u32, most: f32, temperature: f32, least: u32) -> f32 {
     return select(0.0, exponential((value - most) / temperature), order(value) >= least);
 }
 
+// Sums of what the runs have, in a fixed order.
+fn sum_runs(local: u32, value: vec4<f32>) -> vec4<f32> {
+    workgroupBarrier(); // an earlier result has been read
+    if local < RUNS { run_sums[local] = value; }
+    for (var half = RUNS / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { run_sums[local] += run_sums[local + half]; }
+    }
+    workgroupBarrier();
+    return run_sums[0];
+}
+
+// The largest bound of the order of scores such that the tokens at or above it, and at or above `floor`, have enough in all: each
+// its weight, or, where the temperature is below 0, one. Four bits at a time: sums for each of the 15 digits above 0.
+fn bound(lane: u32, local: u32, floor: u32, most: f32, temperature: f32, enough: f32) -> u32 {
+    let run = (p.V + RUNS - 1u) / RUNS;
+    let first = min(local * run, p.V);
+    let end = min(first + run, p.V);
+    var least = 0u;
+    for (var shift = 28u; shift < 32u; shift -= 4u) { // ends where it wraps around
+        let digits = vec4<u32>(1u, 2u, 3u, 4u) << vec4<u32>(shift);
+        let step = vec4<u32>(4u << shift);
+        let above = vec4<u32>(least);
+        let bounds0 = max(above | digits, vec4<u32>(floor));
+        let bounds1 = max(above | (digits + step), vec4<u32>(floor));
+        let bounds2 = max(above | (digits + 2u * step), vec4<u32>(floor));
+        let bounds3 = max(above | (digits + 3u * step), vec4<u32>(floor)); // the last is no digit
+        var kept0 = vec4<f32>();
+        var kept1 = vec4<f32>();
+        var kept2 = vec4<f32>();
+        var kept3 = vec4<f32>();
+        for (var v = first; v < end; v++) {
+            let value = score(lane, v);
+            let at = vec4<u32>(order(value));
+            var one = vec4<f32>(1.0);
+            if temperature > 0.0 { one = vec4<f32>(exponential((value - most) / temperature)); }
+            kept0 += select(vec4<f32>(), one, at >= bounds0);
+            kept1 += select(vec4<f32>(), one, at >= bounds1);
+            kept2 += select(vec4<f32>(), one, at >= bounds2);
+            kept3 += select(vec4<f32>(), one, at >= bounds3);
+        }
+        let low = enough_of(sum_runs(local, kept0), enough) + enough_of(sum_runs(local, kept1), enough);
+        let high = enough_of(sum_runs(local, kept2), enough) + enough_of(vec4<f32>(sum_runs(local, kept3).xyz, -1.0), enough);
+        least |= (low + high) << shift;
+    }
+    return least;
+}
+
+// How many of the sums, each at most that before it, are enough.
+fn enough_of(sums: vec4<f32>, enough: f32) -> u32 {
+    let ones = select(vec4<u32>(), vec4<u32>(1u), sums >= vec4<f32>(enough));
+    return ones.x + ones.y + ones.z + ones.w;
+}
+
 // All threads call this together, when all logits are there, and get the token.
 fn draw(lane: u32, local: u32) -> u32 {
     let run = (p.V + RUNS - 1u) / RUNS;
@@ -66,48 +120,32 @@ fn draw(lane: u32, local: u32) -> u32 {
     let top_k = control[4u * lane + 1u];
     let count = counter[lane];
     if temperature > 0.0 {
-        // The largest bound that keeps enough tokens, bit by bit.
         var least = 0u;
-        if top_k > 0u && top_k < p.V {
-            for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-                var kept = 0.0;
-                for (var v = first; v < end; v++) {
-                    kept += select(0.0, 1.0, order(score(lane, v)) >= (least | bit));
-                }
-                if workgroup_sum(local, kept) >= f32(top_k) { least |= bit; }
-            }
-        }
+        if top_k > 0u && top_k < p.V { least = bound(lane, local, 0u, most, -1.0, f32(top_k)); }
         if top_p < 1.0 {
             var all = 0.0;
             for (var v = first; v < end; v++) { all += weight(lane, v, most, temperature, least); }
-            let enough = top_p * workgroup_sum(local, all);
-            var bound = 0u;
-            for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-                var kept = 0.0;
-                for (var v = first; v < end; v++) {
-                    kept += weight(lane, v, most, temperature, max(least, bound | bit));
-                }
-                if workgroup_sum(local, kept) >= enough { bound |= bit; }
-            }
+            let enough = top_p * sum_runs(local, vec4<f32>(all)).x;
             // At least the most likely token, whatever the rounding of the sums.
-            least = min(max(least, bound), order(most));
+            least = min(max(least, bound(lane, local, least, most, temperature, enough)), order(most));
         }
         var sum = 0.0;
         for (var v = first; v < end; v++) { sum += weight(lane, v, most, temperature, least); }
-        if local < RUNS { share[local] = sum; }
+        workgroupBarrier();
+        if local < RUNS { run_sums[local].x = sum; }
         workgroupBarrier();
         if local == 0u {
             var total = 0.0;
-            for (var i = 0u; i < RUNS; i++) { total += share[i]; }
+            for (var i = 0u; i < RUNS; i++) { total += run_sums[i].x; }
             let key = vec2<u32>(control[4u * lane], lane);
             var left = f32(threefry(key, vec2<u32>(count, 0u)) >> 8u) / 16777216.0 * total;
             // The run that holds the draw, then the token in it; rounding may leave it past the last that holds anything.
             var chosen = 0u;
             for (var i = 0u; i < RUNS; i++) {
-                if share[i] > 0.0 {
+                if run_sums[i].x > 0.0 {
                     chosen = i;
-                    if left < share[i] { break; }
-                    left -= share[i];
+                    if left < run_sums[i].x { break; }
+                    left -= run_sums[i].x;
                 }
             }
             for (var v = min(chosen * run, p.V); v < min((chosen + 1u) * run, p.V); v++) {

@@ -35,7 +35,7 @@ pub static KERNEL: Kernel = Kernel {
 const THREADS: usize = 256;
 
 /// What `lib/draw` and `lib/reduce` take of the workgroup's memory: 64 sums, 256 parts of one, and a token.
-const DRAW_BYTES: usize = 4 * (64 + THREADS + 1);
+const DRAW_BYTES: usize = 4 * (4 * 64 + THREADS + 1);
 
 /// The sizes of a network of an embedding, recurrent layers and a linear layer.
 #[derive(Clone, Copy, Debug)]
