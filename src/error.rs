@@ -112,15 +112,24 @@ pub enum Error {
         cure: &'static str,
     },
 
-    /// The device has no memory left for a tensor.
+    /// The device has no memory for a plan or a tensor, of which nothing was allocated.
     #[error(
-        "`{tensor}` needs {needed} bytes, which {device} no longer has; use a smaller batch or hidden size, or close other programs that use the GPU"
+        "{what} needs {} beside the {} that {device} holds, {}{}; {}",
+        size(*needed), size(*held), refused(*limit), listed(largest), room(*needed, *available, *limit)
     )]
     OutOfMemory {
-        /// The tensor.
-        tensor: String,
-        /// Its size in bytes.
+        /// The plan, or the tensor by its name.
+        what: String,
+        /// The bytes that it needs and does not have yet.
         needed: u64,
+        /// The bytes that tensors on the device hold already.
+        held: u64,
+        /// Of those needed, the bytes that there are: up to the limit, or that the driver gave before it refused.
+        available: u64,
+        /// That of [`crate::Device::set_most_bytes`], in bytes; None if it was the driver that refused.
+        limit: Option<u64>,
+        /// The largest tensors of what is needed, and their bytes.
+        largest: Vec<(String, u64)>,
         /// The device.
         device: String,
     },
@@ -266,5 +275,36 @@ fn whole(length: usize, stretch: usize, least: u128) -> String {
             format!(" of these, a text of about {}", product.div_ceil(stretch as u128))
         }
         _ => String::new(),
+    }
+}
+
+/// So many bytes, for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+fn refused(limit: Option<u64>) -> String {
+    match limit {
+        Some(limit) => format!("above its limit of {} (`Device::set_most_bytes`)", size(limit)),
+        None => "and the driver refused".into(),
+    }
+}
+
+fn listed(largest: &[(String, u64)]) -> String {
+    let tensors: Vec<_> = largest.iter().map(|(name, bytes)| format!("`{name}` ({})", size(*bytes))).collect();
+    if tensors.is_empty() { String::new() } else { format!("; largest are {}", tensors.join(", ")) }
+}
+
+/// What would fit, and the cure.
+fn room(needed: u64, available: u64, limit: Option<u64>) -> String {
+    let others = if limit.is_none() { ", or close other programs that use the device" } else { "" };
+    match (100 * u128::from(available) / u128::from(needed.max(1))).min(99) {
+        0 => format!("use a smaller batch, window or hidden size{others}"),
+        percent => format!("there is room for {}: use {percent}% of batch x window{others}", size(available)),
     }
 }

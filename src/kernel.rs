@@ -177,7 +177,7 @@ impl<'a, F: Real> Args<'a, F> {
     {
         let args = kernel.bindings.iter().zip(tensors).map(|(binding, tensor)| {
             let range = tensor.offset()..tensor.offset() + tensor.len();
-            let memory = &tensor.buffer().memory;
+            let memory = tensor.buffer().memory();
             // SAFETY: the caller's promise.
             unsafe {
                 match (binding.dtype, binding.access) {

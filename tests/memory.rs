@@ -1,91 +1,167 @@
-//! Memory of a long run stays flat: that of the device, and the process's. One test, since it looks at the process.
+//! Out of memory is an answer: with figures, before anything is allocated, and nothing of it stays.
 
 mod common;
 
-use std::ops::Range;
+use common::own_gpu;
+use elman::data::Array;
+use elman::nn::functional::{InitialState, Reduction, mse_loss};
+use elman::nn::{Gru, Init, Linear, Parameters, RnnOptions};
+use elman::optim::Sgd;
+use elman::{DType, Device, Error, Graph, Recorder, Result, Trainer, Var, kernels, rng};
 
-use common::{own_gpu, soak, tokens};
-use elman::generate::Generator;
-use elman::nn::functional::{InitialState, Reduction, cross_entropy};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel as _, Parameters};
-use elman::optim::Adam;
-use elman::{Device, Trainer, rng};
-
-/// Bytes of the process that are in memory; None where the system does not say so in this way.
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(1024 * line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?)
+fn devices() -> impl Iterator<Item = Device> {
+    [Some(Device::cpu()), own_gpu()].into_iter().flatten()
 }
 
-/// What an allocator and a driver may take and keep in the second half of some work.
-const SLACK: u64 = 4 << 20;
-
-/// Does it some times, and as often again: the second half adds nothing.
-fn is_flat(what: &str, device: &Device, times: usize, mut work: impl FnMut(Range<usize>)) {
-    work(0..times / 2);
-    let (before, bytes) = (resident(), device.live_bytes());
-    work(times / 2..times);
-    assert_eq!(device.live_bytes(), bytes, "{what} on {device:?}");
-    let Some((before, after)) = before.zip(resident()) else {
-        return common::not_tested("the memory of the process: this system does not say it in /proc");
-    };
-    assert!(after <= before + SLACK, "{what} on {device:?}: {before} bytes, then {after}, in {times} times");
-    common::say_loudly(&format!(
-        "{what} on {device:?}: {} KiB more in the second half of {times}",
-        (after.max(before) - before) >> 10
-    ));
+struct Network {
+    gru: Gru,
+    output: Linear,
+    parameters: Parameters,
 }
 
-fn model(device: &Device) -> (CharRnn, Parameters) {
-    let mut init = Init::new(rng::manual_seed(5));
-    let model = CharRnn::new(&mut init, CharRnnOptions::new(11, 8, 32).cell(Cell::Gru)).unwrap();
-    (model, init.upload(device).unwrap())
-}
+impl Network {
+    fn new(device: &Device) -> Self {
+        let mut init = Init::new(rng::manual_seed(1));
+        let gru = Gru::new(&mut init, "gru", RnnOptions::new(4, 16)).unwrap();
+        let output = Linear::new(&mut init, "output", 16, 2).unwrap();
+        Self { gru, output, parameters: init.upload(device).unwrap() }
+    }
 
-fn trainer(device: &Device, model: &CharRnn, parameters: &Parameters) -> Trainer {
-    let batch = device.tokens("batch", &[7, 30], 11).unwrap();
-    batch.write_u32(&tokens(1, 210, 11)).unwrap();
-    let targets = device.targets("targets", &[30], 11).unwrap();
-    let trainer = Trainer::new(parameters, Adam::new(1e-3), |g| {
-        let logits = model.forward(g, &batch, InitialState::Zero)?;
-        cross_entropy(g, logits, &targets, Reduction::Mean)
-    });
-    trainer.unwrap()
+    fn forward(&self, g: &mut Graph, x: Var) -> Result<Var> {
+        let out = self.gru.forward(g, x, InitialState::Zero)?;
+        self.output.forward(g, out.output)
+    }
+
+    /// A training of so many steps and sequences, whose inputs are the plan's own.
+    fn trainer(&self, steps: usize, batch: usize) -> Result<Trainer> {
+        let device = self.parameters.device();
+        let (x, y) =
+            (device.zeros("x", &[steps, batch, 4], DType::F32)?, device.zeros("y", &[steps, batch, 2], DType::F32)?);
+        Trainer::new(&self.parameters, Sgd::new(0.1), |g| {
+            let x = g.input(&x)?;
+            let output = self.forward(g, x)?;
+            mse_loss(g, output, &y, Reduction::Mean)
+        })
+    }
 }
 
 #[test]
-fn memory_is_flat() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("model.safetensors");
-    for device in [Some(Device::cpu()), own_gpu()].into_iter().flatten() {
-        let (model, parameters) = model(&device);
-        let mut training = trainer(&device, &model, &parameters);
-        is_flat("steps", &device, soak(1000, 10_000), |steps| {
-            for step in steps {
-                training.step().unwrap();
-                if step % 100 == 0 {
-                    training.losses().unwrap();
-                }
+fn what_is_too_large_leaves_nothing_behind() {
+    for device in devices() {
+        let network = Network::new(&device);
+        let mut small = network.trainer(3, 4).unwrap();
+        small.step().unwrap();
+        let want = small.losses().unwrap();
+        let before = device.live_bytes();
+        device.set_most_bytes(before + 400_000);
+        for round in 0..100 {
+            let error = network.trainer(50 + round, 40).err().unwrap();
+            let Error::OutOfMemory { what, needed, held, available, limit, largest, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!((&what[..], *limit), ("the plan", Some(before + 400_000)));
+            assert!(*held >= before && *available == before + 400_000 - held && needed > available, "{error}");
+            assert!(largest.len() == 3 && largest[0].1 >= largest[1].1 && largest[0].1 < *needed, "{error}");
+            for part in [&format!("`{}`", largest[0].0), "`Device::set_most_bytes`", "% of batch x window"] {
+                assert!(error.to_string().contains(part), "{error}");
             }
-        });
-        elman::io::save(&file, &parameters, Default::default()).unwrap();
-        is_flat("loads", &device, soak(100, 1000), |times| {
-            times.for_each(|_| elman::io::load(&file, &parameters).unwrap());
-        });
-        is_flat("generators", &device, soak(100, 1000), |times| {
-            for _ in times {
-                let mut generator = Generator::new(&model, &parameters, 2).unwrap();
-                generator.prime(&[1, 2]).unwrap();
-                generator.generate(4, |_| true).unwrap();
+            assert_eq!(device.live_bytes(), before, "{round}");
+            // What there is works, and what fits is made.
+            if round % 20 == 0 {
+                let mut other = network.trainer(3, 4).unwrap();
+                other.step().unwrap();
+                other.losses().unwrap();
             }
-        });
-        is_flat("plans", &device, soak(60, 300), |times| {
-            for _ in times {
-                let mut training = trainer(&device, &model, &parameters);
-                training.step().unwrap();
-                training.losses().unwrap();
-            }
-        });
+            assert_eq!(device.live_bytes(), before, "{round}");
+            small.step().unwrap();
+            assert!(small.losses().unwrap()[0] < want[0], "{round}");
+        }
+        device.set_most_bytes(None);
+        network.trainer(50, 40).unwrap().step().unwrap();
+        assert_eq!(device.live_bytes(), before);
+    }
+}
+
+/// A single tensor too.
+#[test]
+fn a_tensor_beyond_the_limit_is_refused_by_name() {
+    for device in devices() {
+        device.set_most_bytes(1000);
+        let x = device.zeros("x", &[200], DType::F32).unwrap();
+        let error = device.zeros("y", &[100], DType::F32).unwrap_err();
+        let Error::OutOfMemory { what, needed, held, available, .. } = &error else { panic!("{error}") };
+        assert_eq!((&what[..], *needed, *held, *available), ("`y`", 400, 800, 200));
+        assert!(error.to_string().contains("50% of batch"), "{error}");
+        drop(x);
+        device.zeros("y", &[100], DType::F32).unwrap();
+        assert_eq!((device.live_bytes(), device.count().peak_bytes), (0, 800));
+    }
+}
+
+#[test]
+fn a_plan_says_what_it_will_need() {
+    for device in devices() {
+        let network = Network::new(&device);
+        let x = device.upload("x", &[3, 4, 4], &common::values(1, 48)).unwrap();
+        let before = device.live_bytes();
+        let mut g = Graph::inference(&network.parameters);
+        assert_eq!(g.memory(), 0);
+        let x = g.input(&x).unwrap();
+        let y = network.forward(&mut g, x).unwrap();
+        let y = g.tensor(y).unwrap();
+        let needed = g.memory();
+        let held = device.live_bytes();
+        assert!(held - before < 100 && needed > 5000, "indices alone: {} of {needed}", held - before);
+        let plan = g.finish().unwrap();
+        assert_eq!(device.live_bytes(), held + needed);
+        assert!(plan.count().memory > needed, "{plan}");
+        assert!(plan.to_string().contains("of memory"));
+        plan.run().unwrap();
+        assert!(y.to_vec().unwrap().iter().all(|y| *y != 0.0));
+        drop((plan, y));
+        assert_eq!(device.live_bytes(), before);
+    }
+}
+
+/// What another plan has used already is not counted, nor allocated, again.
+#[test]
+fn plans_share_what_has_memory() {
+    for device in devices() {
+        let (x, y) = (device.zeros("x", &[5], DType::F32).unwrap(), device.zeros("y", &[5], DType::F32).unwrap());
+        let mut r = Recorder::new(&device);
+        kernels::accumulate::accumulate(&mut r, &x, &y).unwrap();
+        assert_eq!(r.memory(), 0);
+        device.set_most_bytes(0);
+        r.finish().unwrap().run().unwrap();
+    }
+}
+
+/// Where the next shape has no room, the plans of others go: those too that would only be run again if the device were lost.
+#[test]
+fn plans_of_other_shapes_make_room() {
+    for (device, recoveries) in devices().zip([0, 0]).chain(own_gpu().map(|device| (device, 3))) {
+        device.set_recoveries(recoveries).unwrap();
+        let network = Network::new(&device);
+        let mut trainer = Trainer::on_batches(&network.parameters, Sgd::new(0.1), |g, [x, y]| {
+            let x = g.input(x)?;
+            let output = network.forward(g, x)?;
+            mse_loss(g, output, y, Reduction::Mean)
+        })
+        .unwrap();
+        let batch = |steps: usize| {
+            let array = |name: &str, columns: usize| {
+                Array::new(name, &[steps, 9, columns], common::values(1, steps * 9 * columns)).unwrap()
+            };
+            [array("x", 4), array("y", 2)]
+        };
+        trainer.step_on(&batch(30)).unwrap();
+        device.set_most_bytes(device.live_bytes() + 50_000);
+        trainer.step_on(&batch(31)).unwrap();
+        assert_eq!((trainer.plans().len(), trainer.plans().recorded()), (1, 2), "{recoveries} recoveries");
+        device.lose();
+        if recoveries > 0 || !device.is_gpu() {
+            trainer.step_on(&batch(31)).unwrap();
+            assert_eq!(trainer.losses().unwrap().len(), 3);
+        }
     }
 }

@@ -1,21 +1,23 @@
 //! Buffers of a device, and moving values in and out of them.
 
 use std::cell::UnsafeCell;
+use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::turns::{Footprint, Turn};
 use super::{Counters, Device, Floats, Kind, gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// Elements of one type in one allocation of one device.
+/// Elements of one type in one allocation of one device, which is made when it is first needed.
 pub(crate) struct Buffer {
     pub device: Device,
     pub dtype: DType,
-    pub memory: Memory,
-    bytes: u64,
+    name: Box<str>,
+    len: usize,
+    memory: OnceLock<Memory>,
     refuses_nan: AtomicBool,
 }
 
@@ -41,11 +43,8 @@ unsafe impl<T: Send + Sync> Sync for Cells<T> {}
 impl<T: Clone + Default> Cells<T> {
     fn zeros(device: &Device, name: &str, len: usize) -> Result<Self> {
         let mut values = Vec::new();
-        values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
-            tensor: name.into(),
-            needed: len as u64 * size_of::<T>() as u64,
-            device: device.describe(),
-        })?;
+        let bytes = len as u64 * size_of::<T>() as u64;
+        values.try_reserve_exact(len).map_err(|_| device.out_of_memory(name, bytes, 0, None))?;
         values.resize(len, T::default());
         Ok(Self(UnsafeCell::new(values.into())))
     }
@@ -121,11 +120,46 @@ fn convert<A: Element, B: Element>(x: A) -> B {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.counters().live_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.memory.get().is_some() {
+            self.device.release(self.bytes());
+        }
+    }
+}
+
+/// Bytes of the device for what is about to be allocated; given back unless kept.
+struct Claim<'a>(&'a Device, u64);
+
+impl Claim<'_> {
+    fn keep(&mut self, buffer: &Buffer) {
+        self.1 -= buffer.bytes();
+        self.0.counters().allocated(buffer.bytes());
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.release(self.1);
     }
 }
 
 impl Buffer {
+    /// A buffer of zeros, without memory so far.
+    pub fn new(device: &Device, name: &str, len: usize, dtype: DType) -> Result<Self> {
+        let (bytes, allowed) = (4 * len as u64, device.limits().tensor_bytes());
+        if bytes > allowed {
+            return Err(Error::Limit {
+                tensor: name.into(),
+                needed: bytes,
+                unit: "bytes in one buffer",
+                allowed,
+                device: device.describe(),
+                cure: "use a smaller batch, window or hidden size, or `--device cpu`",
+            });
+        }
+        let (memory, refuses_nan) = (OnceLock::new(), AtomicBool::new(false));
+        Ok(Self { device: device.clone(), dtype, name: name.into(), len, memory, refuses_nan })
+    }
+
     /// From here on, NaN is not written to it.
     pub fn refuse_nan(&self) {
         self.refuses_nan.store(true, Ordering::Relaxed);
@@ -141,31 +175,89 @@ impl Buffer {
 
     /// Its size.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        4 * self.len as u64
     }
 
-    pub fn zeros(device: &Device, name: &str, len: usize, dtype: DType) -> Result<Self> {
-        let bytes = 4 * len as u64;
-        let allowed = device.limits().tensor_bytes();
-        if bytes > allowed {
-            return Err(Error::Limit {
-                tensor: name.into(),
-                needed: bytes,
-                unit: "bytes in one buffer",
-                allowed,
-                device: device.describe(),
-                cure: "use a smaller batch, window or hidden size, or `--device cpu`",
-            });
-        }
-        let memory = match (device.kind(), dtype) {
-            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_tensor(name, bytes)?),
-            (_, DType::U32) => Memory::U32(Cells::zeros(device, name, len)?),
-            (Kind::Cpu(Floats::F32, _), DType::F32) => Memory::F32(Cells::zeros(device, name, len)?),
+    /// Where its values are: those of a plan have been given memory.
+    pub fn memory(&self) -> &Memory {
+        self.memory.get().expect("a plan gives memory to all of its tensors before it runs")
+    }
+
+    /// [`Self::memory`], made now if there is none.
+    pub fn touch(&self) -> Result<&Memory> {
+        Self::allocate(&format!("`{}`", self.name), &self.device, [self])?;
+        Ok(self.memory())
+    }
+
+    fn make(&self) -> Result<Memory> {
+        let Self { device, name, len, .. } = self;
+        Ok(match (device.kind(), self.dtype) {
+            (Kind::Gpu(gpu), _) => Memory::Gpu(gpu.create_tensor(name, self.bytes())?),
+            (_, DType::U32) => Memory::U32(Cells::zeros(device, name, *len)?),
+            (Kind::Cpu(Floats::F32, _), DType::F32) => Memory::F32(Cells::zeros(device, name, *len)?),
             #[cfg(feature = "reference")]
-            (Kind::Cpu(Floats::F64, _), DType::F32) => Memory::F64(Cells::zeros(device, name, len)?),
+            (Kind::Cpu(Floats::F64, _), DType::F32) => Memory::F64(Cells::zeros(device, name, *len)?),
+        })
+    }
+
+    /// Those of them that have no memory, each once.
+    pub fn without_memory<'a>(buffers: impl IntoIterator<Item = &'a Self>) -> Vec<&'a Self> {
+        let mut seen = HashSet::new();
+        let is_missing = |buffer: &&Self| buffer.memory.get().is_none() && seen.insert(std::ptr::from_ref(*buffer));
+        buffers.into_iter().filter(is_missing).collect()
+    }
+
+    /// Gives memory to all of these that have none, or to none of them. `what` needs it.
+    pub fn allocate<'a>(what: &str, device: &Device, buffers: impl IntoIterator<Item = &'a Self>) -> Result<()> {
+        let missing = Self::without_memory(buffers);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        match Self::allocate_by(Self::make, what, device, &missing) {
+            // What is kept for a lost device, plans that are gone say, goes first.
+            Err(Error::OutOfMemory { .. }) if device.lets_go() => Self::allocate_by(Self::make, what, device, &missing),
+            done => done,
+        }
+    }
+
+    fn allocate_by(
+        make: impl Fn(&Self) -> Result<Memory>,
+        what: &str,
+        device: &Device,
+        buffers: &[&Self],
+    ) -> Result<()> {
+        let needed = buffers.iter().map(|buffer| buffer.bytes()).sum();
+        let short = |available, limit| {
+            let mut error = device.out_of_memory(what, needed, available, limit);
+            if let Error::OutOfMemory { largest, .. } = &mut error {
+                let mut all: Vec<_> = buffers.iter().map(|buffer| (buffer.name.to_string(), buffer.bytes())).collect();
+                all.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+                all.truncate(3);
+                *largest = all;
+            }
+            error
         };
-        device.counters().allocated(bytes);
-        Ok(Self { device: device.clone(), dtype, memory, bytes, refuses_nan: AtomicBool::new(false) })
+        device.claim(needed).map_err(|(available, limit)| short(available, Some(limit)))?;
+        let mut claim = Claim(device, needed);
+        let mut made = Vec::new();
+        for buffer in buffers {
+            match make(buffer) {
+                Ok(memory) => made.push(memory),
+                Err(Error::OutOfMemory { .. }) => {
+                    drop(claim);
+                    let got = buffers.iter().take(made.len()).map(|buffer| buffer.bytes()).sum();
+                    return Err(short(got, None));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (buffer, memory) in buffers.iter().zip(made) {
+            // Another thread may have been faster.
+            if buffer.memory.set(memory).is_ok() {
+                claim.keep(buffer);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until it can be read or written by this call.
@@ -184,7 +276,7 @@ impl Buffer {
         }
         Counters::add(&self.device.counters().uploads, 1);
         let _turn = self.turn(true);
-        match &self.memory {
+        match self.touch()? {
             Memory::F32(cells) => put(cells, offset, values),
             #[cfg(feature = "reference")]
             Memory::F64(cells) => put(cells, offset, values),
@@ -205,7 +297,8 @@ impl Buffer {
 
     pub async fn read<T: Element>(&self, range: Range<usize>) -> Result<Vec<T>> {
         Counters::add(&self.device.counters().downloads, 1);
-        if let Memory::Gpu(buffer) = &self.memory {
+        let memory = self.touch()?;
+        if let Memory::Gpu(buffer) = memory {
             let gpu = self.device.gpu().expect("GPU memory belongs to a GPU device");
             let bytes = gpu.read(buffer, 4 * range.start as u64..4 * range.end as u64).await?;
             return Ok(match self.dtype {
@@ -216,7 +309,7 @@ impl Buffer {
         let _turn = self.turn(false);
         // SAFETY: it is this call's turn to read, so nobody writes.
         unsafe {
-            Ok(match &self.memory {
+            Ok(match memory {
                 Memory::F32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
                 #[cfg(feature = "reference")]
                 Memory::F64(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
@@ -224,5 +317,36 @@ impl Buffer {
                 Memory::Gpu(_) => unreachable!("handled above"),
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An allocation that the driver refuses takes back those before it.
+    #[test]
+    fn all_have_memory_or_none() {
+        let device = Device::cpu();
+        let buffers = [("a", 10), ("b", 300), ("c", 20), ("d", 100)]
+            .map(|(name, len)| Buffer::new(&device, name, len, DType::F32).unwrap());
+        let make = |buffer: &Buffer| match &*buffer.name {
+            "c" => Err(device.out_of_memory("c", buffer.bytes(), 0, None)),
+            _ => buffer.make(),
+        };
+        let error = Buffer::allocate_by(make, "the plan", &device, &buffers.each_ref()).unwrap_err();
+        let Error::OutOfMemory { needed, held, available, limit, largest, .. } = &error else { panic!("{error}") };
+        assert_eq!((*needed, *held, *available, *limit), (1720, 0, 1240, None));
+        let largest: Vec<_> = largest.iter().map(|(name, bytes)| (&name[..], *bytes)).collect();
+        assert_eq!(largest, [("b", 1200), ("d", 400), ("c", 80)]);
+        for part in ["the plan needs 1720 bytes", "the driver refused", "`b` (1200 bytes)", "72%"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert_eq!((device.live_bytes(), device.count().buffers), (0, 0));
+        assert_eq!(Buffer::without_memory(&buffers).len(), 4);
+        Buffer::allocate("the plan", &device, &buffers).unwrap();
+        assert_eq!((device.live_bytes(), device.count().buffers), (1720, 4));
+        drop(buffers);
+        assert_eq!(device.live_bytes(), 0);
     }
 }

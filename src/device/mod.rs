@@ -42,6 +42,7 @@ struct Inner {
     kind: Kind,
     reason: String,
     counters: Arc<Counters>,
+    most_bytes: AtomicU64,
 }
 
 pub(crate) enum Kind {
@@ -104,12 +105,11 @@ impl Counters {
         counter.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// A tensor's buffer was made.
+    /// A tensor's buffer was made, for which the bytes were claimed.
     pub fn allocated(&self, bytes: u64) {
         Self::add(&self.buffers, 1);
         Self::add(&self.bytes, bytes);
-        let live = self.live_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.peak_bytes.fetch_max(live, Ordering::Relaxed);
+        self.peak_bytes.fetch_max(self.live_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -157,7 +157,7 @@ impl Device {
             Kind::Gpu(gpu) => gpu.counters().clone(),
             Kind::Cpu(..) => Arc::default(),
         };
-        Self(Arc::new(Inner { kind, reason: reason.into(), counters }))
+        Self(Arc::new(Inner { kind, reason: reason.into(), counters, most_bytes: AtomicU64::new(u64::MAX) }))
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -242,6 +242,52 @@ impl Device {
         }
     }
 
+    /// Bytes that tensors hold now. A plan's own tensors are allocated together, when it is finished.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.counters.live_bytes.load(Ordering::Relaxed)
+    }
+
+    /// From here on, tensors hold at most so many bytes, all together: what would need more is [`crate::Error::OutOfMemory`], with
+    /// the figures, and allocates nothing. None, as at first: whatever the driver gives.
+    ///
+    /// ```
+    /// use elman::{DType, Device, Error};
+    ///
+    /// let device = Device::cpu();
+    /// device.set_most_bytes(Some(1000));
+    /// assert!(matches!(device.zeros("x", &[300], DType::F32), Err(Error::OutOfMemory { needed: 1200, .. })));
+    /// ```
+    pub fn set_most_bytes(&self, most_bytes: impl Into<Option<u64>>) {
+        self.0.most_bytes.store(most_bytes.into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Counts so many bytes as live, if they are within the limit; otherwise how many would be, and the limit.
+    pub(crate) fn claim(&self, bytes: u64) -> Result<(), (u64, u64)> {
+        let limit = self.0.most_bytes.load(Ordering::Relaxed);
+        let held = self.0.counters.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let available = limit.saturating_sub(held);
+        if bytes <= available {
+            return Ok(());
+        }
+        self.release(bytes);
+        Err((available, limit))
+    }
+
+    pub(crate) fn release(&self, bytes: u64) {
+        self.0.counters.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether memory was let go that is needed by nothing but what would follow a loss of the device.
+    pub(crate) fn lets_go(&self) -> bool {
+        self.gpu().is_some_and(|gpu| gpu.lets_go())
+    }
+
+    /// The error of what needs more bytes than are available.
+    pub(crate) fn out_of_memory(&self, what: &str, needed: u64, available: u64, limit: Option<u64>) -> Error {
+        let (held, device) = (self.live_bytes(), self.describe());
+        Error::OutOfMemory { what: what.into(), needed, held, available, limit, largest: Vec::new(), device }
+    }
+
     /// Waits until everything submitted so far is done.
     ///
     /// # Errors
@@ -253,10 +299,17 @@ impl Device {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// A dimension of 0, more than 2³⁰ elements, or more bytes than the device allows in one buffer.
+    /// A dimension of 0, more than 2³⁰ elements, or more bytes than the device allows in one buffer, or has.
     pub fn zeros(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let tensor = self.reserve(name, shape, dtype)?;
+        tensor.buffer().touch()?;
+        Ok(tensor)
+    }
+
+    /// [`Self::zeros`] that take memory when they are first needed.
+    pub(crate) fn reserve(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let len = checked_len("zeros", name, shape)?;
-        Ok(Tensor::new(name, shape, Buffer::zeros(self, name, len, dtype)?))
+        Ok(Tensor::new(name, shape, Buffer::new(self, name, len, dtype)?))
     }
 
     /// A tensor of f32 with these values, row-major.

@@ -207,7 +207,7 @@ fn product_of_rows(
             record(c, params(first, biases, accumulate || first > 0), 1)
         });
     }
-    let parts = c.device().zeros(&format!("{} in slices", c.name()), &[all, m * n], c.dtype())?;
+    let parts = c.device().reserve(&format!("{} in slices", c.name()), &[all, m * n], c.dtype())?;
     record(&parts, params(0, 0, false), all)?;
     column_sum::column_sum(r, &parts, c, accumulate)
 }

@@ -10,7 +10,7 @@ use crate::kernels::cell::Cell;
 use crate::kernels::generate;
 use crate::kernels::sequence;
 use crate::rng::threefry2x32;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// The arguments of `torch.nn.RNN`, `torch.nn.GRU` and `torch.nn.LSTM`, with their defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -277,7 +277,7 @@ fn projected_direction(
             parts.push(functional::narrow(g, x, 1, steps - 1)?);
         }
         x = functional::concat_first(g, &parts)?;
-        let zero = g.device().zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]], DType::F32)?;
+        let zero = g.zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]])?;
         start = Some(States { h: g.input(&zero)?, c });
     }
     Ok(Direction { x, weight, bias: None, start })

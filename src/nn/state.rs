@@ -79,7 +79,7 @@ impl State {
     pub fn get(&self, g: &mut Graph, name: &str) -> Result<Var> {
         let tensor = self.named(name)?;
         // The backward pass reads it after `set` has written the state.
-        let before = g.device().zeros(tensor.name(), tensor.shape(), DType::F32)?;
+        let before = g.zeros(tensor.name(), tensor.shape())?;
         g.copy(tensor, &before)?;
         g.input(&before)
     }

@@ -20,7 +20,7 @@ pub use profile::{Profile, ProfileRow};
 pub use recorder::{Precision, Recorder};
 use stretches::Stretch;
 
-use crate::device::memory::Memory;
+use crate::device::memory::{Buffer, Memory};
 use crate::device::turns::Footprint;
 use crate::device::{Counters, Device, Floats, Kind};
 use crate::error::Result;
@@ -152,10 +152,13 @@ pub struct PlanCount {
     pub rereads: u64,
     /// Multiplications and additions of matrix products.
     pub flops: u64,
+    /// Bytes of all of its tensors, those included that others have too.
+    pub memory: u64,
 }
 
 impl Plan {
     pub(crate) fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
+        Self::allocate(&device, &commands)?;
         let commands: Arc<[Command]> = commands.into();
         let (passes, stretches) = match device.gpu() {
             Some(gpu) => (Some(Arc::new(Passes::new(gpu, commands.clone())?)), Vec::new()),
@@ -170,6 +173,11 @@ impl Plan {
         Ok(Self { device, commands, notes, passes, stretches, dispatches, footprint })
     }
 
+    /// Gives memory to all tensors of these commands, or to none.
+    fn allocate(device: &Device, commands: &[Command]) -> Result<()> {
+        Buffer::allocate("the plan", device, buffers(commands))
+    }
+
     fn passes(&self) -> &Arc<Passes> {
         self.passes.as_ref().expect("a plan of a GPU has them")
     }
@@ -181,7 +189,9 @@ impl Plan {
 
     /// How many commands it has.
     pub fn count(&self) -> PlanCount {
-        let mut count = PlanCount { submits: 1, ..Default::default() };
+        let buffers: HashMap<_, _> =
+            buffers(&self.commands).map(|buffer| (std::ptr::from_ref(buffer), buffer.bytes())).collect();
+        let mut count = PlanCount { submits: 1, memory: buffers.values().sum(), ..Default::default() };
         for command in &*self.commands {
             match command {
                 Command::Dispatch(dispatch) => {
@@ -351,6 +361,11 @@ impl Plan {
     }
 }
 
+/// Those of all tensors of commands.
+fn buffers(commands: &[Command]) -> impl Iterator<Item = &Buffer> {
+    commands.iter().flat_map(Command::reads_and_writes).map(|tensor| &**tensor.buffer())
+}
+
 /// Runs a command on the CPU, in the turn of its plan.
 fn interpret<F: Real>(command: &Command)
 where
@@ -362,22 +377,23 @@ where
         match command {
             Command::Dispatch(d) => Memory::twin(d.kernel)(&d.params, Args::new(d.kernel, &d.tensors)),
             Command::Copy { from, to } => {
-                to.buffer().memory.copy_from(to.offset(), &from.buffer().memory, from.offset(), from.len());
+                to.buffer().memory().copy_from(to.offset(), from.buffer().memory(), from.offset(), from.len());
             }
-            Command::Clear { tensor } => tensor.buffer().memory.clear(tensor.offset(), tensor.len()),
+            Command::Clear { tensor } => tensor.buffer().memory().clear(tensor.offset(), tensor.len()),
         }
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PlanCount { dispatches, copies, clears, submits, bytes, flops, .. } = self.count();
+        let PlanCount { dispatches, copies, clears, submits, bytes, flops, memory, .. } = self.count();
         writeln!(
             f,
-            "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit, {:.1} MB, {:.1} MFLOP",
+            "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit, {:.1} MB, {:.1} MFLOP, {:.1} MB of memory",
             self.device.describe(),
             bytes as f64 / 1e6,
-            flops as f64 / 1e6
+            flops as f64 / 1e6,
+            memory as f64 / 1e6
         )?;
         for note in &self.notes {
             writeln!(f, "  {note}")?;

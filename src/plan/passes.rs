@@ -242,7 +242,7 @@ fn upload_params(gpu: &Live, commands: &[Command]) -> Result<wgpu::Buffer> {
 }
 
 fn gpu_buffer(tensor: &Tensor) -> &Arc<Buffer> {
-    let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!("`Recorder` checks the device") };
+    let Memory::Gpu(buffer) = tensor.buffer().memory() else { unreachable!("`Recorder` checks the device") };
     buffer
 }
 

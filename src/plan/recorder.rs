@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Command, Dispatch, Plan, Work};
+use super::{Command, Dispatch, Plan, Work, buffers};
 use crate::device::Device;
+use crate::device::memory::Buffer;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{Bounds, DType, Tensor};
 
 /// The most turns that the loops of a GPU's thread may take in a dispatch, all together: Mesa's software driver ends a shader's
 /// loops after 65,535, silently, and counts some that are not counted here. It bounds the time of a workgroup too.
@@ -193,7 +194,17 @@ impl Recorder {
 
     /// A new f32 tensor of the plan.
     pub(crate) fn zeros(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.device.zeros(name, shape, DType::F32)
+        self.device.reserve(name, shape, DType::F32)
+    }
+
+    /// New tokens of the plan.
+    pub(crate) fn tokens(&self, name: &str, shape: &[usize], vocabulary: usize) -> Result<Tensor> {
+        Ok(self.device.reserve(name, shape, DType::U32)?.with_bounds(Bounds::Tokens(vocabulary)))
+    }
+
+    /// New targets of the plan.
+    pub(crate) fn targets(&self, name: &str, shape: &[usize], classes: usize) -> Result<Tensor> {
+        Ok(self.device.reserve(name, shape, DType::U32)?.with_bounds(Bounds::Targets(classes)))
     }
 
     /// Places for so many tensors of a shape, one after the other in one buffer; none for one alone, or where the device's
@@ -221,7 +232,7 @@ impl Recorder {
             return Ok(Some(joined));
         }
         let all = match given.iter().map(Tensor::vocabulary).collect::<Option<Vec<_>>>() {
-            Some(vocabularies) => self.device.tokens(name, shape, vocabularies.into_iter().max().unwrap_or(0))?,
+            Some(vocabularies) => self.tokens(name, shape, vocabularies.into_iter().max().unwrap_or(0))?,
             None => self.zeros(name, shape)?,
         };
         let each = all.len() / parts.len();
@@ -239,7 +250,7 @@ impl Recorder {
         if let Some(clock) = &self.clock {
             return Ok(clock.clone());
         }
-        let clock = self.device.zeros("clock", &[2], DType::U32)?;
+        let clock = self.device.reserve("clock", &[2], DType::U32)?;
         self.clock = Some(clock.clone());
         Ok(clock)
     }
@@ -377,7 +388,7 @@ impl Recorder {
         if self.can_view(view.offset()) {
             return Ok(view);
         }
-        let copy = self.device.zeros(name, shape, tensor.dtype())?;
+        let copy = self.device.reserve(name, shape, tensor.dtype())?;
         self.copy(&view, &copy)?;
         Ok(copy)
     }
@@ -404,10 +415,17 @@ impl Recorder {
         self.commands.push(Command::Clear { tensor });
     }
 
+    /// Bytes that [`Self::finish`] will allocate for tensors of what was recorded so far; those that have memory already, parameters
+    /// say, are not among them.
+    pub fn memory(&self) -> u64 {
+        Buffer::without_memory(buffers(&self.commands)).iter().map(|buffer| buffer.bytes()).sum()
+    }
+
     /// Compiles what was recorded. On a GPU, pipelines are compiled and bind groups made here, once.
     ///
     /// # Errors
-    /// The driver refuses a kernel, or the device was lost.
+    /// The device has no memory for all tensors, of which none is allocated then; the driver refuses a kernel, or the device was
+    /// lost.
     pub fn finish(self) -> Result<Plan> {
         pollster::block_on(self.finish_async())
     }
@@ -422,6 +440,7 @@ impl Recorder {
 
     /// Two plans: what needs to run only when what is in `constant` has changed, and what every run needs.
     pub(crate) async fn finish_in_two_async(self, constant: &Tensor) -> Result<(Plan, Plan)> {
+        Plan::allocate(&self.device, &self.commands)?;
         let (constants, others) = split_off_constants(self.commands, constant);
         let constants = Plan::prepare(self.device.clone(), constants, Vec::new())?;
         Ok((constants, Plan::prepare(self.device, others, self.notes)?))

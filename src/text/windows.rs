@@ -165,10 +165,9 @@ impl Windows {
         if batch == 0 {
             return Err(Error::argument("Windows", "batch", "at least 1", 0));
         }
-        let device = g.device().clone();
         let vocabulary = self.corpus.tokens.vocabulary().expect("a corpus is made of tokens");
-        let tokens = device.tokens("tokens", &[self.window, batch], vocabulary)?;
-        let targets = device.targets("targets", &[targets, batch], vocabulary)?;
+        let tokens = g.tokens("tokens", &[self.window, batch], vocabulary)?;
+        let targets = g.targets("targets", &[targets, batch], vocabulary)?;
         let clock = g.clock()?;
         kernels::windows::windows(g, &self.corpus.tokens, &self.order, &clock, &tokens, &targets)?;
         Ok(Batch { tokens, targets })

@@ -202,10 +202,15 @@ impl Live {
             errors.for_each(drop);
             match first {
                 None => Ok(made),
-                Some(wgpu::Error::OutOfMemory { .. }) => {
-                    let device = self.adapter.to_string();
-                    Err(Error::OutOfMemory { tensor: name.into(), needed: bytes, device })
-                }
+                Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory {
+                    what: format!("`{name}`"),
+                    needed: bytes,
+                    held: self.counters.live_bytes.load(Ordering::Relaxed),
+                    available: 0,
+                    limit: None,
+                    largest: Vec::new(),
+                    device: self.adapter.to_string(),
+                }),
                 Some(error) => Err(self.refused(format!("`{name}`: {error}"))),
             }
         }

@@ -161,7 +161,7 @@ mod tests {
         let Some(device) = gpu() else { return };
         let values: Vec<f32> = (0..1003).map(|i| i as f32).collect();
         let tensor = device.upload("x", &[1003], &values).unwrap();
-        let Memory::Gpu(buffer) = &tensor.buffer().memory else { unreachable!() };
+        let Memory::Gpu(buffer) = tensor.buffer().memory() else { unreachable!() };
         let (live, buffer) = (device.gpu().unwrap().live(), buffer.now());
         for (range, piece) in [(0..4012, 4096), (0..4012, 1024), (0..4012, 64), (8..3008, 256), (4..8, 4)] {
             let before = device.count();

@@ -147,6 +147,12 @@ impl Gpu {
         self.repeat(&mut journal, |journal, live| self.take_snapshot(journal, live))
     }
 
+    /// Whether memory was let go that only recoveries would need.
+    pub fn lets_go(&self) -> bool {
+        // What was let go is free when the device has noticed it.
+        self.is_on() && self.snapshot().is_ok() && self.wait().is_ok()
+    }
+
     /// Does what changes no values; again where the device was lost.
     pub fn attempt<T>(&self, work: impl Fn(&Arc<Live>) -> Result<T>) -> Result<T> {
         loop {

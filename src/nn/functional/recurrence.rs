@@ -275,7 +275,7 @@ impl Together {
                 }
             }
             None => {
-                let every_row = g.device().tokens("every row", &[inputs, steps, batch], rows)?;
+                let every_row = g.tokens("every row", &[inputs, steps, batch], rows)?;
                 every_row.write_u32(&(0..rows as u32).collect::<Vec<_>>().repeat(inputs))?;
                 indices.push(Some(every_row));
                 for direction in &self.inputs {

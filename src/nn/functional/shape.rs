@@ -228,7 +228,7 @@ pub fn concat_last(g: &mut Graph, xs: &[Var]) -> Result<Var> {
 pub(crate) fn reverse_input(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<Var> {
     let Some((table, index)) = g.as_rows(x) else { return reverse(g, x, lengths) };
     let vocabulary = g.shape(table)[0];
-    let reversed = g.device().tokens(&format!("{} reversed", index.name()), index.shape(), vocabulary)?;
+    let reversed = g.tokens(&format!("{} reversed", index.name()), index.shape(), vocabulary)?;
     reverse_index::reverse_index(g, &index, lengths, &reversed)?;
     Ok(rows(g, table, &reversed))
 }
