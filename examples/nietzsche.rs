@@ -59,6 +59,9 @@ const HELD_OUT: usize = 10;
 /// Epochs without a lower held-out loss that are put up with.
 const PATIENCE: usize = 2;
 
+/// How often a GPU that is lost is opened again, to go on where the run was.
+const RECOVERIES: u32 = 3;
+
 /// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -214,6 +217,7 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let mut options = Options::parse();
     let Some(device) = options.device.open()? else { return Ok(ExitCode::SUCCESS) };
+    device.set_recoveries(RECOVERIES)?;
     let corpus = corpus::find(options.corpus.as_deref(), options.normalize_newlines, options.quiet)?;
     options.suit(&corpus);
     let vocabulary = corpus.text.vocabulary();

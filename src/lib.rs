@@ -68,7 +68,7 @@
 //! | nn | [`nn`] | modules, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations, by kind |
 //! | | [`optim`], [`schedule`], [`io`], [`text`], [`data`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size; batches of arrays on the host |
 //! | use | [`Trainer`], [`Evaluator`], [`Predictor`] | a training step, an evaluation, a prediction as plans over the same parameters; [`Plans`] keeps one for each shape, `log` the losses of their runs |
-//! | | [`Checkpoint`] | all that a training is at one of its steps, as a file |
+//! | | [`Checkpoint`], [`Autosave`] | all that a training is at one of its steps, as a file; such files in a folder, as it goes; `signals` says that it is to end |
 //! | | [`generate`] | text, drawn and fed back on the device |
 //!
 //! # Decisions
@@ -147,6 +147,8 @@ mod plan;
 mod plans;
 mod predict;
 mod product;
+#[doc = include_str!("promises.md")]
+pub mod promises {}
 #[doc = include_str!("pytorch.md")]
 pub mod pytorch {}
 mod real;

@@ -2,11 +2,12 @@
 # Runs all tests, those on the GPU included. Where no adapter answers and it may, it installs a software Vulkan driver
 # (Debian and Ubuntu: mesa-vulkan-drivers); elsewhere, install one by hand.
 #
-#   tests/run.sh [--driver lavapipe|swiftshader] [--limits webgpu] [--validation] [arguments of cargo test]
+#   tests/run.sh [--driver lavapipe|swiftshader] [--limits webgpu] [--validation] [--soak] [arguments of cargo test]
 #
 # --driver      that software driver and no other, installed where it may be
 # --limits      every adapter with WebGPU's default limits and no optional features (ELMAN_LIMITS)
 # --validation  under Vulkan's validation layers, any message of which is a failure
+# --soak        the tests of long runs alone, in their full form: kills, lost devices, full disks, memory
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,12 +16,13 @@ fail() {
     exit 1
 }
 
-driver= validation=
+driver= validation= soak=()
 while [ $# -gt 0 ]; do
     case $1 in
         --driver) driver=${2:?} && shift 2 ;;
         --limits) export ELMAN_LIMITS=${2:?} && shift 2 ;;
         --validation) validation=yes && shift ;;
+        --soak) export ELMAN_SOAK=1 && soak=(--test soak --test recovery --test memory --test flat_memory --test threads) && shift ;;
         *) break ;;
     esac
 done
@@ -62,7 +64,7 @@ adapter_answers || fail "no ${driver:-GPU} adapter answers, nor does one of the 
 # Every test that needs a GPU fails without one; shaders run with bounds checks. ELMAN_REQUIRE_ALL=1, which CI sets, makes it an
 # error too where the adapter does not have what a test is of: f16, subgroups, more workgroup memory.
 export ELMAN_REQUIRE_GPU=1 ELMAN_BOUNDS_CHECKS=1
-[ -n "$validation" ] || exec cargo test --release "$@"
+[ -n "$validation" ] || exec cargo test --release "${soak[@]}" "$@"
 
 [ -e /usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json ] || install vulkan-validationlayers
 
@@ -95,7 +97,7 @@ grep -q 'VUID-vkDestroyDevice-device-' "$folder/messages" ||
     fail "the validation layer does not find a mistake: is vulkan-validationlayers installed?"
 
 status=0
-watched cargo test --release "$@" || status=$?
+watched cargo test --release "${soak[@]}" "$@" || status=$?
 if [ -s "$folder/messages" ]; then
     cat "$folder/messages"
     echo "== kinds of messages"
