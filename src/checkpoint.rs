@@ -262,9 +262,7 @@ impl Checkpoint {
             |error: &dyn std::fmt::Display| Error::argument("save", "settings", "such that can be read", error);
         let mut metadata: Metadata = self.settings.clone().into_iter().collect();
         metadata.insert(HEADER.into(), serde_json::to_string(&header).map_err(|error| refuse(&error))?);
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| refuse(&error))?;
-        SafeTensors::read_metadata(&bytes).map_err(|error| refuse(&error))?;
-        Ok(io::in_order(bytes))
+        io::serialize(views, Some(metadata)).map_err(|error| refuse(&error))
     }
 
     /// Reads a file that [`Self::save`] wrote.

@@ -103,14 +103,22 @@ pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata, asked: 
         views.push((name.to_owned(), view.expect("a tensor has as many values as its shape says")));
     }
     let refuse = |error: SafeTensorError| Error::argument("save", "metadata", "one that can be read again", error);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(refuse)?;
-    SafeTensors::read_metadata(&bytes).map_err(refuse)?;
+    serialize(views, Some(metadata)).map_err(refuse)
+}
+
+/// A safetensors file that can be read again, which the crate does not see to: a tensor may be called `__metadata__`. What is equal
+/// has the same bytes.
+pub(crate) fn serialize<'a, N: AsRef<str> + Ord + std::fmt::Display>(
+    tensors: Vec<(N, TensorView<'a>)>,
+    metadata: Option<Metadata>,
+) -> std::result::Result<Vec<u8>, SafeTensorError> {
+    let bytes = safetensors::serialize(tensors, metadata)?;
+    SafeTensors::read_metadata(&bytes)?;
     Ok(in_order(bytes))
 }
 
-/// A safetensors file with its header's keys in order, where the crate writes metadata in that of a hash map: what is equal has
-/// the same bytes.
-pub(crate) fn in_order(bytes: Vec<u8>) -> Vec<u8> {
+/// With the header's keys in order, where the crate writes metadata in that of a hash map.
+fn in_order(bytes: Vec<u8>) -> Vec<u8> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return bytes };
     let Some((header, data)) = rest.split_at_checked(u64::from_le_bytes(*length) as usize) else { return bytes };
     // Maps of serde_json are sorted.
@@ -181,11 +189,8 @@ pub fn save_state(path: impl AsRef<Path>, state: &State) -> Result<()> {
         let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytemuck::cast_slice(&values[name]));
         views.push((name, view.expect("a tensor has as many values as its shape says")));
     }
-    let bytes = safetensors::serialize(views, None);
-    write_atomically(
-        path,
-        &bytes.map_err(|error| Error::argument("save_state", "state", "one that can be read", error))?,
-    )
+    let refuse = |error| Error::argument("save_state", "state", "one that can be read again", error);
+    write_atomically(path, &serialize(views, None).map_err(refuse)?)
 }
 
 /// Puts back a state that [`save_state`] wrote: all of it or, on any error, nothing.

@@ -189,7 +189,11 @@ impl Log {
             // Reading it failed.
             self.drain().await?;
         }
-        let room = self.room();
+        // The clock counts in 32 bits.
+        let room = self.room().min(u64::from(u32::MAX).saturating_sub(self.written) as usize);
+        if room == 0 {
+            return Err(Error::argument("step", "steps", format!("fewer than {}", u32::MAX), self.written));
+        }
         let steps = match self.seconds {
             Some(seconds) if plan.device().is_gpu() => steps_at_once(seconds),
             _ => 1,
@@ -202,7 +206,7 @@ impl Log {
         plan.run_times(steps)?;
         self.written += steps as u64;
         // The rings are full: read them before they are written over.
-        if steps == room {
+        if self.room() == 0 {
             self.drain().await?;
         }
         Ok(steps)

@@ -273,7 +273,7 @@ impl Best {
             self.metric = Some(metric);
             self.bad_epochs = 0;
         } else {
-            self.bad_epochs += 1;
+            self.bad_epochs = self.bad_epochs.saturating_add(1);
         }
         better
     }
@@ -401,7 +401,7 @@ impl EarlyStopping {
         if self.best.update(metric) {
             self.best_epoch = Some(self.epochs);
         }
-        self.epochs += 1;
+        self.epochs = self.epochs.saturating_add(1);
         self.best.bad_epochs > self.patience
     }
 

@@ -17,7 +17,7 @@ pub enum DType {
 }
 
 /// The largest tensor: 4 GiB of f32. Kernels count elements in u32.
-const MOST_ELEMENTS: usize = 1 << 30;
+pub(crate) const MOST_ELEMENTS: usize = 1 << 30;
 
 /// The number of elements of a shape: at least 1, and few enough to be counted.
 pub(crate) fn checked_len(op: &'static str, name: &str, shape: &[usize]) -> Result<usize> {

@@ -402,7 +402,8 @@ mod tests {
     use super::*;
     use crate::log::CAPACITY;
 
-    /// A full log that could not be read is read before the next step, not in place of it.
+    /// A full log that could not be read is read before the next step, not in place of it; and no step is more than the clock
+    /// counts.
     #[test]
     fn a_step_is_run_after_a_read_that_failed() -> Result<()> {
         let device = crate::Device::cpu();
@@ -419,6 +420,11 @@ mod tests {
         trainer.log.fill();
         assert_eq!(trainer.step_up_to(5)?, 1);
         assert_eq!(trainer.steps(), CAPACITY as u64 + 1);
+        // The clock does not go round: an optimizer would take the step for one before the first.
+        trainer.log.restore([u32::MAX - 1, 0])?;
+        trainer.step()?;
+        assert!(trainer.step().unwrap_err().to_string().contains("fewer than 4294967295"));
+        assert!(trainer.losses()?[0].is_finite());
         Ok(())
     }
 }

@@ -227,15 +227,15 @@ impl Array {
     /// ```
     ///
     /// # Errors
-    /// Not one target for each row.
+    /// Not one target for each row, or no rows, for these are no f32.
     pub fn accuracy(&self, targets: &Self) -> Result<f64> {
         let (said, wanted) = (self.argmax(), targets.values_u32());
-        if said.len() != wanted.len() {
+        if said.len() != wanted.len() || said.is_empty() {
             let expected = format!("one of {} targets", said.len());
             return Err(Error::shape("accuracy", &targets.name, expected, &targets.shape));
         }
         let counted = wanted.iter().filter(|&&target| target != NO_TARGET).count();
-        let rows = self.values().chunks(self.values().len() / said.len().max(1));
+        let rows = self.values().chunks(self.values().len() / said.len());
         let is_right =
             |&((said, wanted), row): &((&u32, &u32), &[f32])| said == wanted && !row[*said as usize].is_nan();
         let right = said.iter().zip(wanted).zip(rows).filter(is_right).count();

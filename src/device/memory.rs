@@ -40,13 +40,12 @@ pub(crate) struct Cells<T>(UnsafeCell<Box<[T]>>);
 // SAFETY: see `Cells`: turns let in several readers, which share `&T`, or one writer, which may have been another thread before.
 unsafe impl<T: Send + Sync> Sync for Cells<T> {}
 
-impl<T: Clone + Default> Cells<T> {
+impl<T: bytemuck::Zeroable> Cells<T> {
+    /// A large one takes memory where it is written, not before.
     fn zeros(device: &Device, name: &str, len: usize) -> Result<Self> {
-        let mut values = Vec::new();
         let bytes = len as u64 * size_of::<T>() as u64;
-        values.try_reserve_exact(len).map_err(|_| device.out_of_memory(name, bytes, 0, None))?;
-        values.resize(len, T::default());
-        Ok(Self(UnsafeCell::new(values.into())))
+        let values = bytemuck::try_zeroed_slice_box(len).map_err(|()| device.out_of_memory(name, bytes, 0, None))?;
+        Ok(Self(UnsafeCell::new(values)))
     }
 }
 
@@ -269,7 +268,7 @@ impl Buffer {
     }
 
     pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {
-        fn put<T: Element, D: Element + Default>(cells: &Cells<D>, offset: usize, values: &[T]) {
+        fn put<T: Element, D: Element>(cells: &Cells<D>, offset: usize, values: &[T]) {
             // SAFETY: it is this call's turn to write, and this is the only slice.
             let target = unsafe { cells.slice_mut(offset..offset + values.len()) };
             target.iter_mut().zip(values).for_each(|(d, &s)| *d = convert(s));

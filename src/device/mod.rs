@@ -353,8 +353,9 @@ impl Device {
     /// be from 1 to `steps`.
     ///
     /// # Errors
-    /// As [`Self::zeros`].
+    /// `batch` sequences of `steps` steps are none, or more than the 2³⁰ elements of a tensor.
     pub fn lengths(&self, name: &str, batch: usize, steps: usize) -> Result<Tensor> {
+        checked_len("lengths", name, &[steps, batch])?;
         let lengths = self.zeros(name, &[batch], DType::U32)?.with_bounds(Bounds::Lengths(steps));
         lengths.write_u32(&vec![steps as u32; batch])?;
         Ok(lengths)

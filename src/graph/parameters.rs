@@ -44,9 +44,12 @@ impl Init {
     /// Adds a parameter from U(-bound, bound).
     ///
     /// # Errors
-    /// A dimension of 0, or the name is taken.
+    /// A dimension of 0, a bound that is negative or not finite, or the name is taken.
     pub fn uniform(&mut self, name: String, shape: &[usize], bound: f64) -> Result<ParameterId> {
         let len = checked_len("init", &name, shape)?;
+        if !(bound >= 0.0 && ((2.0 * bound) as f32).is_finite()) {
+            return Err(Error::argument("init", "bound", "0 or above, and half of what an f32 can be at most", bound));
+        }
         let values = self.rng.uniform(len, -bound, bound);
         self.add(name, shape, values)
     }

@@ -60,7 +60,9 @@ impl<'a> Factor<'a> {
 
     fn fits(&self) -> bool {
         let end = self.rows.saturating_sub(1).saturating_mul(self.stride).saturating_add(self.columns);
-        self.columns <= self.stride && end.saturating_add(self.offset) <= self.tensor.len()
+        self.rows > 0
+            && (1..=self.stride).contains(&self.columns)
+            && end.saturating_add(self.offset) <= self.tensor.len()
     }
 }
 
@@ -131,8 +133,12 @@ pub fn matmul_with_biases<'a>(
         let expected = format!("that makes a factor [{k}, n], to follow `{:?}`", a.tensor);
         return Err(Error::shape("matmul", b.tensor.name(), expected, b.tensor.shape()));
     }
-    if !a.fits() || !b.is_whole() {
-        return Err(Error::shape("matmul", a.tensor.name(), "one that holds the block", a.tensor.shape()));
+    for (factor, fits) in [(a, a.fits()), (b, b.fits() && b.is_whole())] {
+        if !fits {
+            let (rows, columns) = (factor.rows, factor.columns);
+            let expected = format!("one that holds the block of {rows} rows and {columns} columns");
+            return Err(Error::shape("matmul", factor.tensor.name(), expected, factor.tensor.shape()));
+        }
     }
     expect_len("matmul", c, m * n)?;
     if biases.len() > 2 {

@@ -10,7 +10,10 @@ use crate::kernels::cell::Cell;
 use crate::kernels::generate;
 use crate::kernels::sequence;
 use crate::rng::threefry2x32;
-use crate::tensor::Tensor;
+use crate::tensor::{MOST_ELEMENTS, Tensor};
+
+/// Elements that a layer takes in the buffer of all parameters, at least: those of two matrices of one element.
+const LEAST_OF_A_LAYER: usize = 128;
 
 /// The arguments of `torch.nn.RNN`, `torch.nn.GRU` and `torch.nn.LSTM`, with their defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -120,6 +123,13 @@ impl RnnOptions {
         }
         if self.num_layers == 0 {
             return Err(Error::argument("rnn", "num_layers", "at least 1", 0));
+        }
+        let sizes = [cell.gates(), self.hidden_size, self.output_size(), self.directions()];
+        let most = MOST_ELEMENTS / sizes.into_iter().fold(1, usize::saturating_mul).max(LEAST_OF_A_LAYER);
+        // Where one layer is too large by itself, its shape says so.
+        if most > 0 && self.num_layers > most {
+            let expected = format!("at most {most}, of these sizes, for all parameters lie in one buffer");
+            return Err(Error::argument("rnn", "num_layers", expected, self.num_layers));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::argument("rnn", "dropout", "at least 0 and below 1", self.dropout));
