@@ -298,7 +298,8 @@ impl Checkpoint {
             tensors.insert(name.to_owned(), Values { dtype, shape, bytes: view.data().to_vec() });
         }
         let checkpoint = Self { header: Header { checksum: 0, ..header }, tensors, settings };
-        match checkpoint.checksum() == header.checksum {
+        // A fuzzer cannot guess it.
+        match checkpoint.checksum() == header.checksum || cfg!(fuzzing) {
             true => Ok(checkpoint),
             false => Err("it is damaged: its checksum is another; go on from an earlier one".into()),
         }
