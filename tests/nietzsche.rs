@@ -381,7 +381,11 @@ fn pipelines_are_kept() {
         files.filter(|path| path.to_string_lossy().contains("pipeline_cache")).collect::<Vec<_>>()
     };
     let first = run();
-    let [file] = &kept()[..] else { panic!("{:?}", kept()) };
+    let kept = kept();
+    if kept.is_empty() {
+        return common::not_tested("pipelines that are kept: the adapter has none to keep");
+    }
+    let [file] = &kept[..] else { panic!("{kept:?}") };
     std::fs::write(file, b"no pipelines").unwrap();
     assert_eq!(run().lines().last(), first.lines().last());
     assert_ne!(std::fs::read(file).unwrap(), b"no pipelines");
