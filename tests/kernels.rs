@@ -631,7 +631,7 @@ fn long_loops_are_right() {
     for (v, top_k, top_p) in [(180_000, 3, 0.9), (290_000, 0, 0.9), (310_000, 2, 1.0)] {
         check(&format!("a draw among {v}"), 0.0, |device, g| {
             let mut logits = values(1, v);
-            [(5, 21.0), (70_000, 20.5), (v - 1, 20.0), (v - 2, 12.0)].map(|(at, z)| logits[at] = z);
+            [logits[5], logits[70_000], logits[v - 1], logits[v - 2]] = [21.0, 20.5, 20.0, 12.0];
             let ring = device.zeros("ring", &[40, 1], DType::U32)?;
             let draw = Draw {
                 shape: &device.upload("shape", &[1, 2], &[1.0, top_p])?,
