@@ -10,6 +10,7 @@ pub(crate) mod turns;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 pub use gpu::Adapter;
 
@@ -83,6 +84,8 @@ pub struct Count {
     pub dispatches: u64,
     /// Times that it was lost and made anew ([`Device::set_recoveries`]).
     pub recoveries: u64,
+    /// The longest submission of those that were waited for: of the first run of a long plan ([`Device::set_submission_budget`]).
+    pub longest_submission: Duration,
 }
 
 #[derive(Default)]
@@ -98,6 +101,8 @@ pub(crate) struct Counters {
     pub submits: AtomicU64,
     pub dispatches: AtomicU64,
     pub recoveries: AtomicU64,
+    /// In microseconds.
+    pub longest_submission: AtomicU64,
 }
 
 impl Counters {
@@ -239,6 +244,7 @@ impl Device {
             submits: get(&c.submits),
             dispatches: get(&c.dispatches),
             recoveries: get(&c.recoveries),
+            longest_submission: Duration::from_micros(get(&c.longest_submission)),
         }
     }
 
@@ -359,6 +365,16 @@ impl Device {
         let lengths = self.zeros(name, &[batch], DType::U32)?.with_bounds(Bounds::Lengths(steps));
         lengths.write_u32(&vec![steps as u32; batch])?;
         Ok(lengths)
+    }
+
+    /// How long a submission to a GPU shall take, about: 100 ms if nothing is said. Systems reset a device that works for seconds
+    /// on one. A plan that may take longer is cut between its commands: its first run is submitted in pieces that are waited for and
+    /// timed, later runs in pieces of as many commands as take that long. It changes no value. One command is not cut here, but
+    /// none is recorded that has more than a bounded amount of work.
+    pub fn set_submission_budget(&self, budget: Duration) {
+        if let Some(gpu) = self.gpu() {
+            gpu.budget().set(budget);
+        }
     }
 
     /// From here on, a GPU that is lost (its driver was reset, say) is opened again up to so many times, and everything goes on by

@@ -55,7 +55,7 @@ fn sum(r: &mut Recorder, x: &Tensor, (copies, columns): (usize, usize), y: &Tens
     }
     let slices = if rows <= 512 { 1 } else { slices(r.is_wide(), columns.div_ceil(64), rows) };
     // Four threads share the rows.
-    let slice = rows.div_ceil(slices).min(r.most_terms((1, 4), 1));
+    let slice = rows.div_ceil(slices).min(r.terms_at_once((1, 4), 1));
     let params = |first: usize, accumulate: bool| Params {
         rows: rows as u32,
         columns: columns as u32,

@@ -179,7 +179,7 @@ fn product_of_rows(
     let too_many = flops(m, n, k) > r.most_flops();
     let slices = if !biases.is_empty() || too_many { 1 } else { slices(r.is_wide(), workgroups, k) };
     // Slices start where a tile's depth starts, so that no two of them read the same terms. A thread takes up to 25 turns for each.
-    let slice = k.div_ceil(slices).next_multiple_of(DEPTH).min(r.most_terms((25, DEPTH), DEPTH));
+    let slice = k.div_ceil(slices).next_multiple_of(DEPTH).min(r.terms_at_once((25, DEPTH), DEPTH));
     let of_flops = usize::try_from(r.most_flops() / flops(m, n, 1)).unwrap_or(usize::MAX) / DEPTH * DEPTH;
     let slice = if too_many { slice.min(of_flops.max(DEPTH)) } else { slice };
     let params = |first: usize, biases: usize, accumulate: bool| Params {

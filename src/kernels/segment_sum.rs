@@ -34,7 +34,7 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
     let slices = slices(r.is_wide(), v * columns.div_ceil(64), index.len());
     // A thread looks through all rows, 256 in 13 turns, for each token that it has, and takes a turn for each row of one.
     let tokens = v.div_ceil(65_535);
-    let slice = index.len().div_ceil(slices).min(r.most_terms((256 + 13 * tokens, 256), 1));
+    let slice = index.len().div_ceil(slices).min(r.terms_at_once((256 + 13 * tokens, 256), 1));
     let params = |first: usize, accumulate: bool| Params {
         rows: index.len() as u32,
         columns: columns as u32,

@@ -120,7 +120,7 @@ impl fmt::Debug for Dispatch {
 
 /// Work of fixed shapes, ready to run as often as wanted: printable, countable, and run by one short loop.
 ///
-/// Running it submits once and allocates nothing. `println!("{plan}")` lists the commands and says which paths were
+/// Running it submits once, if it does not take long, and allocates nothing. `println!("{plan}")` lists the commands and says which paths were
 /// taken and why.
 pub struct Plan {
     device: Device,
@@ -144,7 +144,8 @@ pub struct PlanCount {
     pub copies: usize,
     /// Tensors set to zero.
     pub clears: usize,
-    /// Command buffers submitted.
+    /// Command buffers submitted: several, of a plan that may take longer than the device's budget
+    /// ([`Device::set_submission_budget`]).
     pub submits: usize,
     /// Bytes that the commands read and write, each tensor of a command once.
     pub bytes: u64,
@@ -191,7 +192,11 @@ impl Plan {
     pub fn count(&self) -> PlanCount {
         let buffers: HashMap<_, _> =
             buffers(&self.commands).map(|buffer| (std::ptr::from_ref(buffer), buffer.bytes())).collect();
-        let mut count = PlanCount { submits: 1, memory: buffers.values().sum(), ..Default::default() };
+        let submits = match (&self.passes, self.device.gpu()) {
+            (Some(passes), Some(gpu)) => passes.submits(gpu),
+            _ => 1,
+        };
+        let mut count = PlanCount { submits, memory: buffers.values().sum(), ..Default::default() };
         for command in &*self.commands {
             match command {
                 Command::Dispatch(dispatch) => {
@@ -263,7 +268,7 @@ impl Plan {
         self.run_times(1)
     }
 
-    /// Runs all commands `times` times, in one submission.
+    /// Runs all commands `times` times, in one submission if that does not take long ([`Device::set_submission_budget`]).
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -287,7 +292,9 @@ impl Plan {
             #[cfg(feature = "reference")]
             Kind::Cpu(Floats::F64, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
         }
-        Counters::add(&counters.submits, 1);
+        if !self.device.is_gpu() {
+            Counters::add(&counters.submits, 1);
+        }
         Counters::add(&counters.dispatches, dispatches as u64);
         Ok(())
     }

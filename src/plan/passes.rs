@@ -1,6 +1,10 @@
 //! A plan as a GPU runs it. `no_passes.rs` stands for it in a build without the feature `gpu`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -17,42 +21,117 @@ pub(super) struct Passes {
     commands: Arc<[Command]>,
     /// What they write.
     written: Vec<Arc<Buffer>>,
-    made: Mutex<(u64, Arc<Vec<Pass>>)>,
+    made: Mutex<(u64, Arc<Vec<Step>>)>,
+    costs: Mutex<Costs>,
+}
+
+/// The seconds of each command: estimates, high ones, until a run was timed.
+#[derive(Clone)]
+struct Costs {
+    seconds: Arc<[f64]>,
+    are_measured: bool,
 }
 
 /// Plans that run one after the other: how often each.
 pub(super) type Runs = Vec<(Arc<Passes>, usize)>;
 
-/// A run of commands as WebGPU wants them: dispatches inside a compute pass, the rest between passes.
-enum Pass {
-    Compute(Vec<PreparedDispatch>),
+/// A command as WebGPU wants it.
+enum Step {
+    Dispatch(Arc<Pipeline>, wgpu::BindGroup, [u32; 3]),
     Copy { from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64 },
     Clear { buffer: wgpu::Buffer, offset: u64, bytes: u64 },
 }
 
-type PreparedDispatch = (Arc<Pipeline>, wgpu::BindGroup, [u32; 3]);
+impl Step {
+    fn is_dispatch(&self) -> bool {
+        matches!(self, Self::Dispatch(..))
+    }
+}
 
-impl Pass {
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        match self {
-            Self::Compute(dispatches) => encode_dispatches(encoder, dispatches, None),
-            Self::Clear { buffer, offset, bytes } => encoder.clear_buffer(buffer, *offset, Some(*bytes)),
-            Self::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
+/// Dispatches side by side are a pass, the rest is between passes.
+fn encode(
+    encoder: &mut wgpu::CommandEncoder,
+    steps: &[Step],
+    timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+) {
+    for group in steps.chunk_by(|a, b| a.is_dispatch() && b.is_dispatch()) {
+        match &group[0] {
+            Step::Clear { buffer, offset, bytes } => encoder.clear_buffer(buffer, *offset, Some(*bytes)),
+            Step::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes),
+            Step::Dispatch(..) => {
+                let timestamp_writes = timestamp_writes.clone();
+                let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                let mut pass = encoder.begin_compute_pass(&descriptor);
+                for step in group {
+                    let Step::Dispatch(pipeline, bind_group, [x, y, z]) = step else { unreachable!("all are") };
+                    pass.set_pipeline(&pipeline.pipeline);
+                    pass.set_bind_group(0, bind_group, &[]);
+                    pass.dispatch_workgroups(*x, *y, *z);
+                }
+            }
         }
     }
 }
 
-fn encode_dispatches(
-    encoder: &mut wgpu::CommandEncoder,
-    dispatches: &[PreparedDispatch],
-    timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
-) {
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-    for (pipeline, bind_group, [x, y, z]) in dispatches {
-        pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, bind_group, &[]);
-        pass.dispatch_workgroups(*x, *y, *z);
+/// What is to be submitted at once, until it takes as long as a submission shall.
+struct Submission<'a> {
+    live: &'a Live,
+    encoder: Option<wgpu::CommandEncoder>,
+    seconds: f64,
+}
+
+impl<'a> Submission<'a> {
+    fn new(live: &'a Live) -> Self {
+        Self { live, encoder: None, seconds: 0.0 }
     }
+
+    fn add(&mut self, steps: &[Step], seconds: f64) {
+        let encoder = self.encoder.get_or_insert_with(|| {
+            self.live.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") })
+        });
+        encode(encoder, steps, None);
+        self.seconds += seconds;
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        self.seconds = 0.0;
+        let Some(encoder) = self.encoder.take() else { return Ok(()) };
+        Counters::add(&self.live.counters.submits, 1);
+        self.live.submit(encoder.finish())
+    }
+}
+
+/// Where steps that take so many seconds each are cut, so that each piece, and the first after what is `before` it, takes as long
+/// as the budget at most, or is one step.
+fn pieces(seconds: &[f64], before: f64, budget: f64) -> Vec<Range<usize>> {
+    let (mut pieces, mut start, mut sum) = (Vec::new(), 0, before);
+    for (i, seconds) in seconds.iter().enumerate() {
+        if sum > 0.0 && sum + seconds > budget {
+            pieces.push(start..i);
+            (start, sum) = (i, 0.0);
+        }
+        sum += seconds;
+    }
+    pieces.push(start..seconds.len());
+    pieces
+}
+
+/// How many seconds a command may well take: less than it does only of what is slow in a way that its work does not show.
+fn estimate(command: &Command, is_software: bool) -> f64 {
+    // Of a workgroup, and of how many at the same time; of memory; of a command.
+    let (flops_per_second, at_once, bytes_per_second, least) =
+        if is_software { (0.5e9, threads::count() as f64, 1e9, 2e-5) } else { (0.5e9, 64.0, 1e10, 1e-5) };
+    least
+        + match command {
+            Command::Dispatch(d) => {
+                let workgroups = d.workgroups.iter().map(|&n| f64::from(n)).product::<f64>().min(at_once).max(1.0);
+                let bytes = (d.bytes() + d.work.rereads) as f64 / bytes_per_second;
+                d.work.flops as f64 / (flops_per_second * workgroups) + bytes
+            }
+            Command::Copy { from: tensor, .. } | Command::Clear { tensor } => {
+                8.0 * tensor.len() as f64 / bytes_per_second
+            }
+        }
 }
 
 /// wgpu's alignment of a uniform binding's offset (the default limit, which every adapter meets).
@@ -66,11 +145,69 @@ impl Passes {
             commands.iter().flat_map(Command::writes).map(|tensor| gpu_buffer(tensor).clone()).collect();
         written.sort_by_key(Arc::as_ptr);
         written.dedup_by_key(|buffer| Arc::as_ptr(buffer));
-        Ok(Self { commands, written, made: Mutex::new(made) })
+        let seconds = commands.iter().map(|command| estimate(command, gpu.is_software())).collect();
+        let costs = Mutex::new(Costs { seconds, are_measured: false });
+        Ok(Self { commands, written, made: Mutex::new(made), costs })
+    }
+
+    fn costs(&self) -> MutexGuard<'_, Costs> {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many submissions a run is.
+    pub fn submits(&self, gpu: &Gpu) -> usize {
+        pieces(&self.costs().seconds, 0.0, gpu.budget().seconds()).len()
+    }
+
+    /// Runs it in pieces, of which each is waited for, if it may take long and that is not known better.
+    fn sound(&self, steps: &[Step], submission: &mut Submission<'_>) -> Result<bool> {
+        let (mut costs, live) = (self.costs(), submission.live);
+        let budget = live.budget.seconds();
+        // A browser does not wait.
+        if costs.are_measured || costs.seconds.iter().sum::<f64>() <= budget || cfg!(target_arch = "wasm32") {
+            return Ok(false);
+        }
+        submission.submit()?;
+        live.wait()?;
+        let name = |command: &Command| match command {
+            Command::Dispatch(d) => d.kernel.name,
+            Command::Copy { .. } | Command::Clear { .. } => "transfer",
+        };
+        // What each kernel takes, as a share of its estimate.
+        let mut shares: HashMap<&str, f64> = HashMap::new();
+        let (mut seconds, mut start) = (Vec::new(), 0);
+        while start < steps.len() {
+            let mut sum = 0.0;
+            let fits = |seconds: &f64| {
+                let fits = sum == 0.0 || sum + seconds <= budget;
+                sum += seconds;
+                fits
+            };
+            let rest = self.commands[start..].iter().zip(&costs.seconds[start..]);
+            let expected = rest.map(|(command, estimate)| estimate * shares.get(name(command)).unwrap_or(&1.0));
+            let expected: Vec<_> = expected.take_while(fits).collect();
+            let end = start + expected.len();
+            let began = Instant::now();
+            submission.add(&steps[start..end], 0.0);
+            submission.submit()?;
+            live.wait()?;
+            let took = began.elapsed();
+            live.counters.longest_submission.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+            let share = took.as_secs_f64() / expected.iter().sum::<f64>();
+            seconds.extend(expected.iter().map(|seconds| seconds * share));
+            let kernels: HashSet<_> = self.commands[start..end].iter().map(name).collect();
+            for kernel in kernels {
+                // So that a piece has at most twice the work of the one before it.
+                *shares.entry(kernel).or_insert(1.0) *= share.max(0.5);
+            }
+            start = end;
+        }
+        *costs = Costs { seconds: seconds.into(), are_measured: true };
+        Ok(true)
     }
 
     /// What this device runs, made anew if it is another than before.
-    fn on(&self, live: &Live) -> Result<Arc<Vec<Pass>>> {
+    fn on(&self, live: &Live) -> Result<Arc<Vec<Step>>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.0 != live.generation {
             *made = (live.generation, Arc::new(make(live, &self.commands)?));
@@ -78,7 +215,7 @@ impl Passes {
         Ok(made.1.clone())
     }
 
-    /// Submits plans at once.
+    /// Submits plans, at once if that does not take long.
     pub fn submit(gpu: &Gpu, runs: &Runs) -> Result<()> {
         let again = || {
             let runs = runs.clone();
@@ -107,25 +244,25 @@ impl Passes {
         let timestamps = gpu.timestamps(2 * dispatches)?;
         let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
         let (mut commands, mut next, mut ticks) = (encoder(), 0, Vec::new());
-        for pass in &*self.on(gpu)? {
-            let Pass::Compute(dispatches) = pass else {
-                pass.encode(&mut commands);
+        let (budget, costs, mut seconds) = (gpu.budget.seconds(), self.costs().clone(), 0.0);
+        for (step, cost) in self.on(gpu)?.iter().zip(&*costs.seconds) {
+            if !step.is_dispatch() {
+                encode(&mut commands, std::slice::from_ref(step), None);
                 continue;
-            };
-            for dispatch in dispatches {
-                if next == timestamps.count {
-                    let full = std::mem::replace(&mut commands, encoder());
-                    ticks.extend(pollster::block_on(gpu.read_timestamps(full, &timestamps, next))?);
-                    next = 0;
-                }
-                let writes = wgpu::ComputePassTimestampWrites {
-                    query_set: &timestamps.queries,
-                    beginning_of_pass_write_index: Some(next),
-                    end_of_pass_write_index: Some(next + 1),
-                };
-                next += 2;
-                encode_dispatches(&mut commands, std::slice::from_ref(dispatch), Some(writes));
             }
+            if next == timestamps.count || (next > 0 && seconds + cost > budget) {
+                let full = std::mem::replace(&mut commands, encoder());
+                ticks.extend(pollster::block_on(gpu.read_timestamps(full, &timestamps, next))?);
+                (next, seconds) = (0, 0.0);
+            }
+            let writes = wgpu::ComputePassTimestampWrites {
+                query_set: &timestamps.queries,
+                beginning_of_pass_write_index: Some(next),
+                end_of_pass_write_index: Some(next + 1),
+            };
+            next += 2;
+            seconds += cost;
+            encode(&mut commands, std::slice::from_ref(step), Some(writes));
         }
         ticks.extend(pollster::block_on(gpu.read_timestamps(commands, &timestamps, next))?);
         let first = ticks.first().copied().unwrap_or(0);
@@ -143,21 +280,32 @@ impl Passes {
 }
 
 fn submit(live: &Live, runs: &Runs) -> Result<()> {
-    let mut encoder = live.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
+    let mut submission = Submission::new(live);
     for (plan, times) in runs {
         plan.written.iter().for_each(|buffer| buffer.change());
-        let passes = plan.on(live)?;
-        (0..*times).for_each(|_| passes.iter().for_each(|pass| pass.encode(&mut encoder)));
+        let steps = plan.on(live)?;
+        for _ in 0..*times {
+            if plan.sound(&steps, &mut submission)? {
+                continue;
+            }
+            let Costs { seconds, .. } = plan.costs().clone();
+            for (i, piece) in pieces(&seconds, submission.seconds, live.budget.seconds()).into_iter().enumerate() {
+                if i > 0 {
+                    submission.submit()?;
+                }
+                submission.add(&steps[piece.clone()], seconds[piece].iter().sum());
+            }
+        }
     }
-    live.submit(encoder.finish())
+    submission.submit()
 }
 
 /// Compiles the pipelines and makes the bind groups.
-fn make(live: &Live, commands: &[Command]) -> Result<Vec<Pass>> {
+fn make(live: &Live, commands: &[Command]) -> Result<Vec<Step>> {
     compile(live, commands);
     let uniforms = upload_params(live, commands)?;
     let mut uniform_offset = 0;
-    let mut passes = Vec::new();
+    let mut steps = Vec::new();
     for command in commands {
         match command {
             Command::Dispatch(dispatch) => {
@@ -183,24 +331,20 @@ fn make(live: &Live, commands: &[Command]) -> Result<Vec<Pass>> {
                 let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries };
                 let bind_group = live.create(label, 0, |device| device.create_bind_group(&descriptor))?;
                 Counters::add(&live.counters.bind_groups, 1);
-                let item = (pipeline, bind_group, dispatch.workgroups);
-                match passes.last_mut() {
-                    Some(Pass::Compute(dispatches)) => dispatches.push(item),
-                    _ => passes.push(Pass::Compute(vec![item])),
-                }
+                steps.push(Step::Dispatch(pipeline, bind_group, dispatch.workgroups));
             }
             Command::Copy { from, to } => {
-                passes.push(Pass::Copy { from: place(from), to: place(to), bytes: 4 * from.len() as u64 });
+                steps.push(Step::Copy { from: place(from), to: place(to), bytes: 4 * from.len() as u64 });
             }
             Command::Clear { tensor } => {
                 let (buffer, offset) = place(tensor);
-                passes.push(Pass::Clear { buffer, offset, bytes: 4 * tensor.len() as u64 });
+                steps.push(Step::Clear { buffer, offset, bytes: 4 * tensor.len() as u64 });
             }
         }
     }
     live.check()?;
     live.keep_pipelines();
-    Ok(passes)
+    Ok(steps)
 }
 
 /// Compiles what a plan needs, on all threads where there are threads: a driver takes a tenth of a second to seconds for

@@ -18,6 +18,10 @@ const MOST_TURNS: usize = 1 << 15;
 /// that one dispatch keeps busy for longer than two.
 const MOST_FLOPS: u64 = 20_000_000_000;
 
+/// Where work is cut for a software driver, which takes about a tenth of a second for either.
+const MOST_TURNS_IN_SOFTWARE: usize = MOST_TURNS / 4;
+const MOST_FLOPS_IN_SOFTWARE: u64 = 1_000_000_000;
+
 /// Records what a plan will do: commands, each checked, notes, and how to plan for this device.
 ///
 /// It knows nothing of gradients, parameters or modules: [`crate::Graph`] is a recorder that does. The functions of
@@ -41,6 +45,8 @@ pub struct Recorder {
     stepwise: Option<bool>,
     baseline: bool,
     most_turns: usize,
+    /// Of sums and recurrences, which can be cut anywhere.
+    turns_at_once: usize,
     most_flops: u64,
     precision: Precision,
     commands: Vec<Command>,
@@ -76,13 +82,19 @@ impl Precision {
 impl Recorder {
     /// A recorder of nothing yet.
     pub fn new(device: &Device) -> Self {
+        let (most_turns, turns_at_once, most_flops) = match device.gpu() {
+            None => (usize::MAX, usize::MAX, u64::MAX),
+            Some(gpu) if gpu.is_software() => (MOST_TURNS, MOST_TURNS_IN_SOFTWARE, MOST_FLOPS_IN_SOFTWARE),
+            Some(_) => (MOST_TURNS, MOST_TURNS, MOST_FLOPS),
+        };
         Self {
             device: device.clone(),
             wide: device.is_wide(),
             stepwise: None,
             baseline: false,
-            most_turns: if device.is_gpu() { MOST_TURNS } else { usize::MAX },
-            most_flops: if device.is_gpu() { MOST_FLOPS } else { u64::MAX },
+            most_turns,
+            turns_at_once,
+            most_flops,
             precision: Precision::F32,
             commands: Vec::new(),
             notes: Vec::new(),
@@ -127,17 +139,22 @@ impl Recorder {
     /// Cuts the work of kernels into dispatches of so many turns of their loops, and so many multiplications and additions, or
     /// nearly, whatever the device.
     pub fn set_most_work(&mut self, turns: usize, flops: u64) {
-        (self.most_turns, self.most_flops) = (turns, flops);
+        (self.most_turns, self.turns_at_once, self.most_flops) = (turns, turns, flops);
     }
 
     pub(crate) fn most_flops(&self) -> u64 {
         self.most_flops
     }
 
-    /// How many of `terms` that take a thread `turns` for each `per` of them one dispatch may have, in steps of `step`; all of them
-    /// on the CPU.
-    pub(crate) fn most_terms(&self, (turns, per): (usize, usize), step: usize) -> usize {
-        (self.most_turns.saturating_mul(per) / turns / step).max(1).saturating_mul(step)
+    /// How many terms that take a thread `turns` for each `per` of them one dispatch can have, in steps of `step`; all of them on
+    /// the CPU.
+    pub(crate) fn most_terms(&self, turns: (usize, usize), step: usize) -> usize {
+        terms(self.most_turns, turns, step)
+    }
+
+    /// [`Self::most_terms`], where a dispatch more costs little: fewer where a thread is slow.
+    pub(crate) fn terms_at_once(&self, turns: (usize, usize), step: usize) -> usize {
+        terms(self.turns_at_once, turns, step)
     }
 
     /// Refuses a kernel whose loops take more turns than a driver may allow, and cannot be cut.
@@ -445,6 +462,10 @@ impl Recorder {
         let constants = Plan::prepare(self.device.clone(), constants, Vec::new())?;
         Ok((constants, Plan::prepare(self.device, others, self.notes)?))
     }
+}
+
+fn terms(most_turns: usize, (turns, per): (usize, usize), step: usize) -> usize {
+    (most_turns.saturating_mul(per) / turns / step).max(1).saturating_mul(step)
 }
 
 /// Commands that give the same in every run until what is in `constant` changes, and the others.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_intrusive::channel::shared::oneshot_channel;
 
-use super::{Adapter, lock};
+use super::{Adapter, Budget, lock};
 use crate::device::Counters;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
@@ -23,6 +23,7 @@ pub(crate) struct Live {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub counters: Arc<Counters>,
+    pub budget: Arc<Budget>,
     adapter: Adapter,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     cache: Option<PipelineCache>,
@@ -111,7 +112,7 @@ impl Live {
         adapter: &wgpu::Adapter,
         summary: Adapter,
         without: wgpu::Features,
-        (generation, counters): (u64, Arc<Counters>),
+        (generation, counters, budget): (u64, Arc<Counters>, Arc<Budget>),
     ) -> Result<Self> {
         let limits = summary.limits.clone();
         let mut lacking = None;
@@ -150,6 +151,7 @@ impl Live {
             device,
             queue,
             counters,
+            budget,
             adapter: summary,
             pipelines: Mutex::default(),
             cache,

@@ -6,7 +6,9 @@ mod live;
 mod recovery;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 pub use adapters::Adapter;
 pub(crate) use adapters::adapters;
@@ -24,6 +26,7 @@ pub(crate) const NO_ADAPTER: &str = "no GPU driver answers";
 /// An adapter, what has been done on it, and the device that is open on it now.
 pub(crate) struct Gpu {
     counters: Arc<Counters>,
+    budget: Arc<Budget>,
     adapter: Adapter,
     /// What of it is not used, though it is there.
     without: wgpu::Features,
@@ -31,6 +34,25 @@ pub(crate) struct Gpu {
     live: RwLock<Arc<Live>>,
     buffers: Mutex<Buffers>,
     recovery: Recovery,
+}
+
+/// How long a submission shall take, in microseconds.
+pub(crate) struct Budget(AtomicU64);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(AtomicU64::new(100_000))
+    }
+}
+
+impl Budget {
+    pub fn set(&self, budget: Duration) {
+        self.0.store(u64::try_from(budget.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.0.load(Ordering::Relaxed) as f64 / 1e6
+    }
 }
 
 /// A tensor's memory, which outlives the device that has it.
@@ -56,10 +78,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Gpu {
     /// Opens an adapter, `without` some of what is used where it is there.
     pub async fn open(adapter: &wgpu::Adapter, summary: Adapter, without: wgpu::Features) -> Result<Self> {
-        let counters = Arc::<Counters>::default();
-        let live = Live::open(adapter, summary.clone(), without, (0, counters.clone())).await?;
+        let (counters, budget) = (Arc::<Counters>::default(), Arc::<Budget>::default());
+        let live = Live::open(adapter, summary.clone(), without, (0, counters.clone(), budget.clone())).await?;
         Ok(Self {
             counters,
+            budget,
             adapter: summary,
             without,
             features: live.device.features(),
@@ -100,6 +123,11 @@ impl Gpu {
     /// The device that is open now.
     pub fn live(&self) -> Arc<Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long a submission shall take.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub fn lose(&self) {

@@ -44,9 +44,11 @@ struct Journal {
 
 /// Something done to the values of tensors, to be done again.
 pub(crate) struct Entry {
-    again: Box<dyn Fn(&Arc<Live>) -> Result<()> + Send + Sync>,
+    again: Box<Again>,
     written: usize,
 }
+
+type Again = dyn Fn(&Arc<Live>) -> Result<()> + Send + Sync;
 
 impl Entry {
     pub fn new(again: impl Fn(&Arc<Live>) -> Result<()> + Send + Sync + 'static) -> Self {
@@ -278,7 +280,8 @@ impl Gpu {
             let found =
                 pollster::block_on(adapters(false)).into_iter().find(|(_, found)| found.info == self.adapter.info);
             let (adapter, _) = found.ok_or_else(|| Error::Gpu(format!("{} is gone", self.adapter.name())))?;
-            let opening = Live::open(&adapter, self.adapter.clone(), self.without, (generation, self.counters.clone()));
+            let of_all = (generation, self.counters.clone(), self.budget.clone());
+            let opening = Live::open(&adapter, self.adapter.clone(), self.without, of_all);
             let live = pollster::block_on(opening)?;
             if live.device.features() != self.features {
                 return Err(Error::Gpu(format!("{} has other features than before", self.adapter.name())));

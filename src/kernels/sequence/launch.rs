@@ -61,7 +61,7 @@ pub fn dispatches(r: &Recorder, tile: &RowTile, sizes: Sizes, products: usize) -
     let Sizes { directions, steps, stacked, .. } = sizes;
     if tile.fused() {
         let of_flops = usize::try_from(r.most_flops() / sizes.flops_of_a_step()).unwrap_or(usize::MAX);
-        let most = r.most_terms((tile.turns_of_a_step(products), 1), 1).min(of_flops).max(1);
+        let most = r.terms_at_once((tile.turns_of_a_step(products), 1), 1).min(of_flops).max(1);
         let each = steps.div_ceil(steps.div_ceil(most));
         return (0..steps).step_by(each).map(|first| (first, steps.min(first + each))).collect();
     }
