@@ -125,6 +125,13 @@
 //!   other run at the same time (both directions' products, a weight's gradient beside an input's), if that saves what waking a thread takes.
 //! * **What only a GPU needs is behind two modules**, `device/gpu` and `plan/passes`, and the self-check; without the feature `gpu`, modules
 //!   of the same names have types without values, so the rest is written once.
+//! * **A step updates if a gate says so**, on the device: after each so many steps, and unless a loss or the gradient's norm is not
+//!   finite. Optimizers take its learning rate, which is below 0 where nothing is to be updated, and its count of updates.
+//! * **A lost GPU is made anew below everything else** (`device/gpu/recovery`): tensors outlive the device that has them, and a journal of
+//!   what was done since a snapshot is done again. So trainers, generators and plans know nothing of it.
+//! * **A plan's own tensors get memory when it is finished**, all or none: its need is known before.
+//! * **Long plans are timed in their first run**, piece by piece, and submitted in pieces of a budget from then on; short ones, by a pessimistic
+//!   estimate, are one submission.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
 
 mod autosave;

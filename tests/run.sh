@@ -17,12 +17,13 @@ fail() {
 }
 
 driver= validation= soak=()
+long=(--test soak --test recovery --test memory --test flat_memory --test submissions --test threads -- --include-ignored --nocapture)
 while [ $# -gt 0 ]; do
     case $1 in
         --driver) driver=${2:?} && shift 2 ;;
         --limits) export ELMAN_LIMITS=${2:?} && shift 2 ;;
         --validation) validation=yes && shift ;;
-        --soak) export ELMAN_SOAK=1 && soak=(--test soak --test recovery --test memory --test flat_memory --test threads) && shift ;;
+        --soak) export ELMAN_SOAK=1 && soak=("${long[@]}") && shift ;;
         *) break ;;
     esac
 done
@@ -64,7 +65,7 @@ adapter_answers || fail "no ${driver:-GPU} adapter answers, nor does one of the 
 # Every test that needs a GPU fails without one; shaders run with bounds checks. ELMAN_REQUIRE_ALL=1, which CI sets, makes it an
 # error too where the adapter does not have what a test is of: f16, subgroups, more workgroup memory.
 export ELMAN_REQUIRE_GPU=1 ELMAN_BOUNDS_CHECKS=1
-[ -n "$validation" ] || exec cargo test --release "${soak[@]}" "$@"
+[ -n "$validation" ] || exec cargo test --release "$@" "${soak[@]}"
 
 [ -e /usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json ] || install vulkan-validationlayers
 
@@ -97,7 +98,7 @@ grep -q 'VUID-vkDestroyDevice-device-' "$folder/messages" ||
     fail "the validation layer does not find a mistake: is vulkan-validationlayers installed?"
 
 status=0
-watched cargo test --release "${soak[@]}" "$@" || status=$?
+watched cargo test --release "$@" "${soak[@]}" || status=$?
 if [ -s "$folder/messages" ]; then
     cat "$folder/messages"
     echo "== kinds of messages"

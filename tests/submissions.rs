@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{own_gpu, say_loudly};
@@ -83,18 +84,23 @@ fn a_loss_between_pieces_changes_nothing() {
     device.set_submission_budget(Duration::from_millis(1));
     let (losses, parameters, _) = train(&device, 500, 6);
     device.set_recoveries(4).unwrap();
-    let other = device.clone();
-    let losing = std::thread::spawn(move || {
-        for more in [3, 7, 2, 9] {
-            let then = other.count().submits + more;
-            while other.count().submits < then {
-                std::thread::yield_now();
+    let (ended, mut lost) = (AtomicBool::new(false), 0);
+    let (got, same, _) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for more in [3, 7, 2, 9] {
+                let then = device.count().submits + more;
+                while device.count().submits < then && !ended.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                device.lose();
+                lost += 1;
             }
-            other.lose();
-        }
+        });
+        let trained = train(&device, 500, 6);
+        ended.store(true, Ordering::Relaxed);
+        trained
     });
-    let (got, same, _) = train(&device, 500, 6);
-    losing.join().unwrap();
+    assert_eq!(lost, 4);
     assert!(got == losses && same == parameters);
 }
 
