@@ -179,7 +179,9 @@ pub enum Error {
     },
 
     /// The device went away (driver reset, unplugged, taken by the system).
-    #[error("the device was lost: {0}; open it again and go on from the last saved model")]
+    #[error(
+        "the device was lost: {0}; open it again and go on from the last saved model, or ask for `Device::set_recoveries` before"
+    )]
     DeviceLost(String),
 
     /// The driver refused something that this crate believed valid.
