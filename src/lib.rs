@@ -2,7 +2,7 @@
 //! semantics and numbers; on the CPU, by the kernels' twins, where there is no GPU.
 //!
 //! A network is written forward only. [`Trainer::new`] records it, once and for one shape, into a [`Plan`]: a fixed list
-//! of kernels for forward pass, backward pass and update. A step submits that list; nothing is allocated or uploaded,
+//! of kernels for forward pass, backward pass and update. A step submits that list, at once if that is short; nothing is allocated or uploaded,
 //! and the hidden state stays on the device. [`Trainer::on_batches`] does so for each shape of batch that comes. [`pytorch`] says in
 //! these terms what a PyTorch program says.
 //!
@@ -57,7 +57,7 @@
 //! |---|---|---|
 //! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
 //! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
-//! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu, and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
+//! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu (`live` is what dies with a device, `recovery` what makes it anew), and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
 //! | | [`kernel`] | what a kernel is |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
 //! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes; `passes` for a GPU, `stretches` for the CPU |
@@ -103,8 +103,7 @@
 //! * **Other shapes are other plans** of the same network ([`Plans`]): recorded when the first batch of a shape comes, kept while
 //!   memory lasts, and sharing what a training is made of: moments, learning rate, clock and log are tensors that all of them bind.
 //!   A plan takes some hundred microseconds to record, less than a step.
-//! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values, but a [`Predictor`]'s closure;
-//!   no cutting of long plans but those of generators.
+//! * **A plan is what a module's forward pass needs**: there is no `rnn.forward(&x, &h)` on values, but a [`Predictor`]'s closure.
 //! * **A generator's plan is in two parts**: what depends on the parameters alone (the token table, the transposed weights)
 //!   runs once for each piece of text, the rest once for each token.
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,
@@ -114,7 +113,8 @@
 //!   also in subgroups and f16, against the twins. The kernels' exponentials are of products, additions and bits
 //!   (`shaders/lib/math.wgsl`), for compilers bend the built-ins.
 //! * **Every loop of a kernel has a bound that the plan knows**: steps of a recurrence, terms of a product and rows of a sum are
-//!   cut into dispatches of at most half the turns after which Mesa ends a shader's loops, and of 20 GFLOP; what cannot be cut is
+//!   cut into dispatches of at most half the turns after which Mesa ends a shader's loops, and of 20 GFLOP (a
+//!   quarter of the turns and 1 GFLOP on a software driver); what cannot be cut is
 //!   an error before anything runs.
 //! * **A parameter that no gradient reaches is left alone**, as PyTorch leaves one whose `grad` is None: an update is recorded for
 //!   the stretches of the block that have one.
