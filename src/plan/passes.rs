@@ -97,7 +97,7 @@ impl<'a> Submission<'a> {
         self.seconds = 0.0;
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         Counters::add(&self.live.counters.submits, 1);
-        self.live.submit(encoder.finish())
+        self.live.submit([encoder.finish()])
     }
 }
 

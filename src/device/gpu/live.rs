@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_intrusive::channel::shared::oneshot_channel;
@@ -28,9 +28,18 @@ pub(crate) struct Live {
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     cache: Option<PipelineCache>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
+    /// Bytes of writes that wait for a submission.
+    written: AtomicU64,
     staging: Mutex<VecDeque<wgpu::Buffer>>,
     failure: Arc<Mutex<Option<Failure>>>,
 }
+
+/// Writes with no submission after them are submitted by themselves beyond so many bytes, for copies of them are kept until then: a
+/// program may load a thousand models and run none.
+const MOST_WRITTEN: u64 = 1 << 20;
+
+/// What a write takes at least.
+const LEAST_WRITE: u64 = 256;
 
 /// How many read-back buffers are kept for the next read of about the same size; the oldest goes first.
 const STAGING_POOL: usize = 8;
@@ -156,6 +165,7 @@ impl Live {
             pipelines: Mutex::default(),
             cache,
             in_flight: Mutex::default(),
+            written: AtomicU64::new(0),
             staging: Mutex::default(),
             failure,
         })
@@ -231,7 +241,10 @@ impl Live {
 
     /// Queues a write. The driver keeps a copy until it is done, for which it may have no memory.
     pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.create("upload", bytes.len() as u64, |_| self.queue.write_buffer(buffer, offset, bytes))
+        let size = bytes.len() as u64;
+        self.create("upload", size, |_| self.queue.write_buffer(buffer, offset, bytes))?;
+        let written = self.written.fetch_add(size.max(LEAST_WRITE), Ordering::Relaxed);
+        if written > MOST_WRITTEN { self.submit(None) } else { Ok(()) }
     }
 
     /// The pipeline of a kernel with these constants, compiled on first use.
@@ -308,9 +321,10 @@ impl Live {
     }
 
     /// Submits, and waits for the submission `QUEUE_DEPTH` before it.
-    pub fn submit(&self, commands: wgpu::CommandBuffer) -> Result<()> {
+    pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<()> {
         self.check()?;
-        let index = self.queue.submit([commands]);
+        self.written.store(0, Ordering::Relaxed);
+        let index = self.queue.submit(commands);
         let mut in_flight = lock(&self.in_flight);
         in_flight.push_back(index);
         if in_flight.len() > QUEUE_DEPTH {
@@ -354,7 +368,7 @@ impl Live {
         count: u32,
     ) -> Result<Vec<u64>> {
         commands.resolve_query_set(&place.queries, 0..count, &place.resolved, 0);
-        self.submit(commands.finish())?;
+        self.submit([commands.finish()])?;
         let bytes = self.read(&place.resolved, 0..8 * u64::from(count)).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
