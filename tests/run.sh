@@ -17,7 +17,7 @@ fail() {
 }
 
 driver= validation= soak=()
-long=(--test soak --test recovery --test memory --test flat_memory --test submissions --test threads -- --include-ignored --nocapture)
+long=(--test soak --test recovery --test memory --test flat_memory --test submissions --test threads -- --include-ignored --nocapture --test-threads 1)
 while [ $# -gt 0 ]; do
     case $1 in
         --driver) driver=${2:?} && shift 2 ;;
