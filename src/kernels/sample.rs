@@ -80,12 +80,12 @@ pub fn sample(r: &mut Recorder, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
 /// The most turns of a draw, which are counted with nothing left out; see `Recorder::most_terms`.
 pub(crate) const MOST_TURNS_OF_A_DRAW: usize = 60_000;
 
-/// Turns of a thread's loops in a draw among `v` tokens, by what bounds it: a pass for each four bits of a bound, each with four
-/// sums over the runs.
+/// Turns of a thread's loops in a draw among `v` tokens, by what bounds it: a pass for each four bits of a bound. Those of the sums over
+/// runs, less than 200 for a bound, are not counted.
 pub(crate) fn turns_of_a_draw(v: usize, top_k: bool, top_p: bool) -> usize {
     let bounds = usize::from(top_k) + usize::from(top_p);
     let passes = 4 + 8 * bounds + usize::from(top_p);
-    passes * v.div_ceil(RUNS) + 8 * 4 * 8 * bounds + 2 * RUNS
+    passes * v.div_ceil(RUNS) + 2 * RUNS
 }
 
 /// The runs that the shader cuts a lane's tokens into; sums go in the same order here.
