@@ -71,7 +71,7 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
         (Cell::Gru, 2, 300, 250),
         (Cell::Lstm, 2, 85, 512),
         (Cell::Tanh, 1, 3000, 64),
-        (Cell::Tanh, 1, 9, 1880),
+        (Cell::Tanh, 1, 9, 1788),
     ] {
         found.insert((i, generate_constants(Sizes { cell, layers, vocabulary, hidden })));
     }
