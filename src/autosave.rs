@@ -126,20 +126,22 @@ impl Autosave {
     pub fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let bytes = checkpoint.to_bytes()?;
         let now_at = checkpoint.steps();
-        let is_ours = |&at: &u64| self.saved.is_some() && at < now_at;
-        for other in self.kept()?.into_iter().filter(|at| !is_ours(at)) {
-            remove(&self.step(other))?;
-        }
+        let is_ours = |at: u64| self.saved.is_some() && at < now_at;
+        let others: Vec<_> = self.kept()?.into_iter().filter(|&at| !is_ours(at)).collect();
         let last = self.folder.join(LAST);
         let kept = match self.saved.filter(|&saved| self.keep > 1 && saved < now_at).map(|saved| self.step(saved)) {
-            Some(step) if !step.exists() => {
-                fs::hard_link(&last, &step).or_else(|_| fs::copy(&last, &step).map(|_| ())).map_err(Error::io(step))
-            }
+            // Some file systems have no such links.
+            Some(step) if !step.exists() => fs::hard_link(&last, &step).or_else(|_| {
+                let bytes = fs::read(&last).map_err(Error::io(&last))?;
+                crate::io::write_atomically(step, &bytes)
+            }),
             _ => Ok(()),
         };
         crate::io::write_atomically(&last, &bytes)?;
         (self.saved, self.since) = (Some(now_at), now());
         kept?;
+        // Nothing goes before the new one is whole.
+        others.into_iter().try_for_each(|other| remove(&self.step(other)))?;
         let steps = self.kept()?;
         steps[..steps.len().saturating_sub(self.keep - 1)].iter().try_for_each(|&old| remove(&self.step(old)))
     }
