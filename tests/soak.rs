@@ -58,22 +58,59 @@ impl Training {
 /// The folder that the process below saves into.
 const FOLDER: &str = "ELMAN_TEST_FOLDER";
 
+/// Whether it saves when it is asked to end, in place of after every step.
+const ON_INTERRUPT: &str = "ELMAN_TEST_ON_INTERRUPT";
+
 /// Not a test of its own, but the process that [`no_kill_leaves_a_broken_file`] kills: it trains and saves for ever, and says each step
 /// that it has saved.
 #[test]
 fn a_process_that_saves() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let mut training = Training::new(&Device::cpu(), 64);
-    let mut autosave = Autosave::in_folder(folder).unwrap().every_steps(1).keep(2);
+    let mut autosave = Autosave::in_folder(folder).unwrap().keep(2);
+    autosave = match std::env::var_os(ON_INTERRUPT) {
+        None => autosave.every_steps(1),
+        Some(_) => autosave.on_interrupt().unwrap(),
+    };
     if let Some(checkpoint) = autosave.resume().unwrap() {
         training.resume(&checkpoint);
     }
     loop {
         training.trainer.step().unwrap();
         let steps = training.trainer.steps();
-        assert!(autosave.is_due(steps));
-        autosave.save(&training.checkpoint()).unwrap();
-        common::say_loudly(&format!("saved {steps}"));
+        if autosave.is_due(steps) {
+            autosave.save(&training.checkpoint()).unwrap();
+            common::say_loudly(&format!("saved {steps}"));
+        } else {
+            common::say_loudly(&format!("step {steps}"));
+        }
+        if autosave.is_interrupted() {
+            return;
+        }
+    }
+}
+
+fn process(folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_process_that_saves", "--nocapture"]).env(FOLDER, folder);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Asked to end, by Ctrl-C or by the system, a training is saved where it is.
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_the_training() {
+    for signal in ["-INT", "-TERM"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = process(folder.path()).env(ON_INTERRUPT, "1").spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        lines.find(|line| line == "step 3").expect("it ended by itself");
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let saved = lines.find_map(|line| line.strip_prefix("saved ")?.parse::<u64>().ok()).expect("it saves");
+        assert!(child.wait().unwrap().success(), "{signal}");
+        let checkpoint = Autosave::in_folder(folder.path()).unwrap().resume().unwrap().unwrap();
+        assert!(checkpoint.steps() == saved && saved > 3, "{signal}: {saved}");
     }
 }
 
@@ -85,13 +122,7 @@ fn no_kill_leaves_a_broken_file() {
     let mut rng = rng::manual_seed(1);
     let mut steps = 0;
     for kill in 0..soak(12, 200) {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_saves", "--nocapture"])
-            .env(FOLDER, folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = process(folder.path()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let mut saved = lines.filter_map(|line| line.strip_prefix("saved ")?.parse::<u64>().ok());
         for _ in 0..1 + rng.next_u32() % 4 {
