@@ -263,6 +263,7 @@ fn run() -> Result<ExitCode> {
     let mut run = Run::start(&options.out, Duration::from_secs(options.save_every), options.keep)?;
     let model_file = run.file(MODEL);
     let save_to = |file: &Path| save(file, &parameters, &sizes, &vocabulary, &options);
+    let save = || save_to(&model_file);
 
     let stopping = || EarlyStopping::new(Mode::Min, PATIENCE, 0.0);
     let mut progress = Progress {
@@ -278,7 +279,7 @@ fn run() -> Result<ExitCode> {
     // As it was before the order of the epoch was drawn.
     let mut rng = init.rng.clone();
     let settings = settings(&options, &sizes, &corpus.text, until_best);
-    let save = |run: &Run| save_to(&model_file).and_then(|()| run.write_config(&settings));
+    run.set_config(settings.clone());
     // The best epoch's parameters: the model's file may be of an epoch that was cut short, and is not in a checkpoint.
     let mut best: Vec<u32> = Vec::new();
     if options.resume {
@@ -304,7 +305,7 @@ fn run() -> Result<ExitCode> {
             for (_, tensor) in parameters.iter() {
                 tensor.write(&values.by_ref().take(tensor.len()).collect::<Vec<_>>())?;
             }
-            save(&run)?;
+            save()?;
         }
         trainer.restore(&checkpoint)?;
         checkpoint.restore_state("training", &states[0])?;
@@ -399,19 +400,19 @@ fn run() -> Result<ExitCode> {
                 device: device.describe(),
                 steps_so_far: Some(run.losses().len()),
             };
-            if run.is_best(row.val_loss) {
-                save_to(&run.file(BEST))?;
-            }
             let ended = if until_best { progress.stopping.stop(row.val_loss) } else { progress.epochs + 1 == epochs };
             if !until_best {
-                save(&run)?;
+                save()?;
             } else if progress.best.is_none_or(|(loss, _)| row.val_loss < loss) {
                 progress.best = Some((row.val_loss, progress.epoch));
                 best.clear();
                 for (_, tensor) in parameters.iter() {
                     best.extend(tensor.to_vec()?.into_iter().map(f32::to_bits));
                 }
-                save(&run)?;
+                save()?;
+            }
+            if run.is_best(row.val_loss) {
+                failures.note("the best epoch's model", save_to(&run.file(BEST)));
             }
             let Epoch { epoch, val_loss, seconds, chars_per_second, .. } = row;
             tell!(failures, "{epoch:5}  {train_loss:10.6}  {val_loss:8.6}  {seconds:7.1}  {chars_per_second:8.0}");
@@ -441,7 +442,7 @@ fn run() -> Result<ExitCode> {
     }
     // An untrained model replaces none.
     if run.losses().is_empty() && !model_file.exists() {
-        save(&run)?;
+        save()?;
         run.write(&mut failures);
     }
     if !run.is_interrupted() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::io::{self, CHECKPOINT as HEADER, Metadata, NOT_PARAMETERS};
 use crate::nn::{Snapshot, State};
-use crate::optim::GATE;
+use crate::optim::Updates;
 
 /// All that a training is, at one of its steps: parameters, the optimizer's moments, learning rate, the count of steps, and what the
 /// program adds to it: carried states, generators, an order of the data, settings. A training that goes on from it is the
@@ -70,8 +70,7 @@ pub(crate) struct Header {
     version: u32,
     /// Steps done, and batches of the epoch.
     pub clock: [u32; 2],
-    /// Updates done, and the like: `shaders/gate.wgsl`.
-    pub gate: [u32; GATE],
+    pub updates: Updates,
     pub lr: f64,
     /// Of everything else.
     checksum: u32,
@@ -99,8 +98,8 @@ const STATE: &str = NOT_PARAMETERS[1];
 const DATA: &str = NOT_PARAMETERS[2];
 
 impl Checkpoint {
-    pub(crate) fn new(clock: [u32; 2], gate: [u32; GATE], lr: f64) -> Self {
-        let header = Header { version: VERSION, clock, gate, lr, checksum: 0 };
+    pub(crate) fn new(clock: [u32; 2], updates: Updates, lr: f64) -> Self {
+        let header = Header { version: VERSION, clock, updates, lr, checksum: 0 };
         Self { header, tensors: BTreeMap::new(), settings: BTreeMap::new() }
     }
 
@@ -218,8 +217,8 @@ impl Checkpoint {
     /// Of names, shapes and values, in order.
     fn checksum(&self) -> u32 {
         let mut crc = crc32fast::Hasher::new();
-        let Header { version, clock, gate, lr, .. } = &self.header;
-        let words = [version].into_iter().chain(clock).chain(gate);
+        let Header { version, clock, updates, lr, .. } = &self.header;
+        let words = [version].into_iter().chain(clock).chain(updates);
         words.for_each(|word| crc.update(&word.to_le_bytes()));
         crc.update(&lr.to_bits().to_le_bytes());
         for (name, Values { dtype, shape, bytes }) in &self.tensors {

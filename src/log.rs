@@ -255,12 +255,16 @@ impl Log {
         Ok(self.pending.iter_mut().map(std::mem::take).collect())
     }
 
-    /// Refuses where a bad step has stopped the training.
-    pub async fn check(&self) -> Result<()> {
-        let Some(watch) = &self.watch else { return Ok(()) };
-        let Some(trouble) = watch.trouble().await? else { return Ok(()) };
-        let cause = watch.place(trouble) + &self.suspects.cause().await?;
-        Err(Error::NotFinite { step: trouble.step, what: "gradient's norm", value: trouble.norm, cause })
+    /// What a bad step may come from.
+    async fn cause(&self, trouble: Option<Trouble>) -> Result<String> {
+        let place = self.watch.as_ref().zip(trouble).map(|(watch, trouble)| watch.place(trouble));
+        Ok(place.unwrap_or_default() + &self.suspects.cause().await?)
+    }
+
+    /// That a bad step has stopped the training.
+    pub async fn error(&self, trouble: Trouble) -> Result<Error> {
+        let cause = self.cause(Some(trouble)).await?;
+        Ok(Error::NotFinite { step: trouble.step, what: "gradient's norm", value: trouble.norm, cause })
     }
 
     async fn drain(&mut self) -> Result<()> {
@@ -300,11 +304,8 @@ impl Log {
                 (step, if loss.is_some() { "loss" } else { "gradient's norm" }, loss.unwrap_or(norm))
             }
         };
-        let mut cause = self.suspects.cause().await?;
-        if let (Some(watch), Some(trouble)) = (&self.watch, trouble) {
-            cause = watch.place(trouble) + &cause;
-            watch.forget()?;
-        }
+        let cause = self.cause(trouble).await?;
+        self.watch.as_ref().map_or(Ok(()), Watch::forget)?;
         Err(Error::NotFinite { step, what, value, cause })
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::checkpoint::{Checkpoint, OPTIMIZER};
+use crate::checkpoint::{Checkpoint, Header, OPTIMIZER};
 use crate::data::Array;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss, ParameterId, Parameters};
@@ -290,9 +290,11 @@ impl<P> Trainer<P> {
     /// # Errors
     /// As [`Self::checkpoint`].
     pub async fn checkpoint_async(&self) -> Result<Checkpoint> {
-        self.log.check().await?;
-        let lr = self.optimizer.lr(self.log.written());
-        let mut checkpoint = Checkpoint::new(self.log.clock_async().await?, self.optimizer.gate().await?, lr);
+        let (seen, lr) = (self.optimizer.seen().await?, self.optimizer.lr(self.log.written()));
+        if let Some(trouble) = seen.trouble().filter(|_| self.optimizer.stops()) {
+            return Err(self.log.error(trouble).await?);
+        }
+        let mut checkpoint = Checkpoint::new(self.log.clock_async().await?, seen.updates(), lr);
         let blocks = [("", self.parameters.values())].into_iter().chain(self.optimizer.blocks());
         for (block, tensor) in blocks {
             let values = tensor.to_vec_async().await?;
@@ -350,10 +352,16 @@ impl<P> Trainer<P> {
             }
             values.push(all);
         }
-        crate::optim::check_lr(checkpoint.header.lr)?;
+        let Header { clock, updates, lr, .. } = checkpoint.header;
+        self.optimizer.rates(lr)?;
+        // A count that goes round would be taken for that of the first update.
+        if updates[0] > clock[0] {
+            let got = format!("{} in {} steps", updates[0], clock[0]);
+            return Err(Error::argument("restore", "updates", "at most one in each step", got));
+        }
         blocks.iter().zip(values).try_for_each(|((_, tensor), values)| tensor.write(&values))?;
-        self.optimizer.restore(checkpoint.header.lr, &checkpoint.header.gate)?;
-        self.log.restore(checkpoint.header.clock)
+        self.optimizer.restore(lr, updates)?;
+        self.log.restore(clock)
     }
 
     /// The parameters that it trains.
@@ -372,7 +380,7 @@ impl<P> Trainer<P> {
     /// # Errors
     /// The device failed.
     pub fn updates_left_out(&self) -> Result<u64> {
-        Ok(pollster::block_on(self.optimizer.gate())?[3].into())
+        Ok(pollster::block_on(self.optimizer.seen())?.updates()[1].into())
     }
 }
 
@@ -424,6 +432,12 @@ mod tests {
         trainer.log.restore([u32::MAX - 1, 0])?;
         trainer.step()?;
         assert!(trainer.step().unwrap_err().to_string().contains("fewer than 4294967295"));
+        // Nor does the count of updates.
+        let before = trainer.checkpoint()?;
+        let mut damaged = before.clone();
+        (damaged.header.clock, damaged.header.updates[0]) = ([7, 0], 8);
+        assert!(trainer.restore(&damaged).unwrap_err().to_string().contains("at most one in each step"));
+        assert_eq!(trainer.checkpoint()?, before);
         assert!(trainer.losses()?[0].is_finite());
         Ok(())
     }

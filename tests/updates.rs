@@ -194,6 +194,12 @@ fn a_bad_update_is_left_out_if_asked() {
         }
         assert_eq!(trainer.updates_left_out().unwrap(), 3);
         assert_eq!(parameters(&with), parameters(&without), "{device:?}");
+        // Nobody has to be told of what was left out, who goes on from there.
+        let network = Network::new(&device);
+        let mut strict = network.trainer(Adam::new(1e-2));
+        strict.restore(&trainer.checkpoint().unwrap()).unwrap();
+        strict.step_on(&batch(6)).unwrap();
+        assert_eq!((strict.losses().unwrap().len(), strict.updates_left_out().unwrap()), (1, 3));
         let (losses, expected) = (trainer.losses().unwrap(), expected.losses().unwrap());
         assert_eq!(losses.len(), 9);
         assert_eq!([losses[0], losses[2], losses[8]], [expected[0], expected[1], expected[5]]);

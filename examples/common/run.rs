@@ -31,6 +31,7 @@ pub struct Run {
     autosave: Autosave,
     /// Epochs whose lines are in `metrics.jsonl`; none before it is this run's.
     appended: Option<usize>,
+    config: Option<serde_json::Value>,
     _lock: File,
 }
 
@@ -102,6 +103,7 @@ impl Run {
             losses: Vec::new(),
             autosave,
             appended: None,
+            config: None,
             _lock: lock,
         })
     }
@@ -167,13 +169,19 @@ impl Run {
         Ok(())
     }
 
-    /// Says what the run was started with, beside the first that it keeps.
-    pub fn write_config(&self, config: &serde_json::Value) -> Result<()> {
+    /// Says what the run was started with: written beside the first that it keeps.
+    pub fn set_config(&mut self, config: serde_json::Value) {
+        self.config = Some(config);
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let Some(config) = &self.config else { return Ok(()) };
         Ok(elman::io::write_atomically(self.file(CONFIG), format!("{config:#}\n").as_bytes())?)
     }
 
-    /// Writes the metrics, the losses and their picture.
+    /// Writes the settings, the metrics, the losses and their picture.
     pub fn write(&mut self, failures: &mut Failures) {
+        failures.note("the settings", self.write_config());
         let appended = self.append_metrics();
         failures.note("the metrics", self.write_losses().and(appended));
         let curve = self.plot();

@@ -10,9 +10,6 @@ use crate::kernels::{Update, add_micro_batch, clip, moving_average, squared_norm
 use crate::plan::Recorder;
 use crate::tensor::{DType, Tensor};
 
-/// Words of a gate that are in use.
-pub(crate) const GATE: usize = 6;
-
 /// An optimizer's memory on the device: the learning rates of the next step, its moments, and what decides whether a step updates.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -33,10 +30,33 @@ pub(crate) struct Memory {
     average: Option<Parameters>,
 }
 
-/// What a gate has seen.
+/// Updates done, those left out, and whether a step since the last was bad: what a training goes on with.
+pub(crate) type Updates = [u32; 3];
+
+/// What a gate has counted and seen, as in `shaders/gate.wgsl`.
+pub(crate) struct Seen(Vec<u32>);
+
+impl Seen {
+    async fn read(gate: &Tensor) -> Result<Self> {
+        gate.to_vec_u32_async().await.map(Self)
+    }
+
+    pub fn updates(&self) -> Updates {
+        [0, 3, 4].map(|word| self.0[word])
+    }
+
+    /// The first bad step that nobody was told of.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let (step, element, norm2) = (self.0[1].checked_sub(1)?, self.0[2], self.0[5]);
+        let element = (element != u32::MAX).then_some(element as usize);
+        Some(Trouble { step: step.into(), element, norm: f32::from_bits(norm2).sqrt() })
+    }
+}
+
+/// A bad step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Trouble {
-    /// The first bad step, counted from 0.
+    /// Counted from 0.
     pub step: u64,
     /// The first element of its gradient that was not finite.
     element: Option<usize>,
@@ -60,13 +80,7 @@ impl Watch {
 
     /// The first bad step that nobody was told of, where such a step stops the training.
     pub async fn trouble(&self) -> Result<Option<Trouble>> {
-        if self.skips() {
-            return Ok(None);
-        }
-        let gate = self.gate.to_vec_u32_async().await?;
-        let element = (gate[2] != u32::MAX).then_some(gate[2] as usize);
-        let norm = f32::from_bits(gate[5]).sqrt();
-        Ok((gate[1] != 0).then(|| Trouble { step: u64::from(gate[1]) - 1, element, norm }))
+        if self.skips() { Ok(None) } else { Ok(Seen::read(&self.gate).await?.trouble()) }
     }
 
     /// Where the gradient went bad, in words.
@@ -131,10 +145,14 @@ impl Memory {
         self.average.as_ref()
     }
 
-    /// What the gate has counted and seen, as in `shaders/gate.wgsl`.
-    pub async fn gate(&self) -> Result<[u32; GATE]> {
-        let gate = self.gate.to_vec_u32_async().await?;
-        Ok(std::array::from_fn(|i| gate[i]))
+    /// What the gate has counted and seen.
+    pub async fn seen(&self) -> Result<Seen> {
+        Seen::read(&self.gate).await
+    }
+
+    /// Whether a bad step stops the training.
+    pub fn stops(&self) -> bool {
+        self.optimizer.not_finite == NotFinite::Stop
     }
 
     pub fn watch(&self, parameters: &Parameters) -> Watch {
@@ -142,9 +160,9 @@ impl Memory {
         Watch { gate: gate.clone(), not_finite: optimizer.not_finite, parameters: parameters.clone() }
     }
 
-    /// Goes on with a learning rate and a gate that an earlier run had.
-    pub fn restore(&mut self, lr: f64, gate: &[u32; GATE]) -> Result<()> {
-        self.gate.view("gate", 0, &[GATE]).write_u32(gate)?;
+    /// Goes on with a learning rate and updates that an earlier run had, where nobody has to be told of a bad step.
+    pub fn restore(&mut self, lr: f64, [done, left_out, is_bad]: Updates) -> Result<()> {
+        self.gate.view("gate", 0, &[5]).write_u32(&[done, 0, 0, left_out, is_bad])?;
         if self.optimizer.schedule.is_some() { Ok(()) } else { self.write_lr(lr) }
     }
 
@@ -155,8 +173,17 @@ impl Memory {
         self.write_lr(lr)
     }
 
-    /// Those of groups in proportion.
     fn write_lr(&mut self, lr: f64) -> Result<()> {
+        self.lr_tensor.write(&self.rates(lr)?)?;
+        self.lr = lr;
+        Ok(())
+    }
+
+    /// That of each group, in proportion.
+    ///
+    /// # Errors
+    /// One is not finite, or below 0.
+    pub fn rates(&self, lr: f64) -> Result<Vec<f32>> {
         check_lr(lr)?;
         let all = self.optimizer.rule.lr();
         let mut rates = vec![0.0; self.lr_tensor.len()];
@@ -165,9 +192,7 @@ impl Memory {
             check_lr(of_group)?;
             *rate = of_group as f32;
         }
-        self.lr_tensor.write(&rates)?;
-        self.lr = lr;
-        Ok(())
+        Ok(rates)
     }
 
     /// The learning rate of this step.
@@ -211,8 +236,7 @@ impl Memory {
         }
         let norm2 = &r.zeros("squared norm", &[1])?;
         squared_norm::squared_norm(r, gradient, norm2)?;
-        let stops = optimizer.not_finite == NotFinite::Stop;
-        Gate { norm2, gradient, history, clock, lr, state, rate }.record(r, optimizer.accumulate, stops)?;
+        Gate { norm2, gradient, history, clock, lr, state, rate }.record(r, optimizer.accumulate, self.stops())?;
         match optimizer.clip {
             Some(Clip::Norm(most)) => clip::clip_norm(r, gradient, norm2, most)?,
             Some(Clip::Value(most)) => clip::clip_value(r, gradient, most)?,

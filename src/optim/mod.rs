@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub use adagrad::Adagrad;
 pub use adam::{Adam, AdamW};
-pub(crate) use memory::{GATE, Memory, Trouble, Watch};
+pub(crate) use memory::{Memory, Trouble, Updates, Watch};
 pub use rms_prop::RmsProp;
 pub use sgd::Sgd;
 
