@@ -188,7 +188,22 @@ impl Live {
     /// Why it was lost, if it was; waits for what is queued, after which the driver says so.
     pub fn lost(&self) -> Option<String> {
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
-        self.lost_before()
+        self.lost_before().or_else(|| self.is_gone().then(|| "nothing can be made on it any more".into()))
+    }
+
+    /// Whether what is made is nothing. The driver says that the device was lost, but perhaps to another thread, which has not come
+    /// to tell us.
+    fn is_gone(&self) -> bool {
+        // A browser has one thread, and there what is made can be written to, device or none.
+        #[cfg(target_arch = "wasm32")]
+        return false;
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let usage = wgpu::BufferUsages::COPY_SRC;
+            let probe = wgpu::BufferDescriptor { label: Some("probe"), size: 4, usage, mapped_at_creation: true };
+            let (made, error) = self.try_making(|device| device.create_buffer(&probe));
+            error.is_none() && made.get_mapped_range(..).is_err()
+        }
     }
 
     fn lost_before(&self) -> Option<String> {
@@ -206,13 +221,8 @@ impl Live {
         return Ok(make(&self.device));
         #[cfg(not(target_arch = "wasm32"))]
         {
-            use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-            let scopes = [OutOfMemory, Validation, Internal].map(|filter| self.device.push_error_scope(filter));
-            let made = make(&self.device);
-            let mut errors = scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop()));
-            let first = errors.next();
-            errors.for_each(drop);
-            match first {
+            let (made, error) = self.try_making(make);
+            match error {
                 None => Ok(made),
                 Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory {
                     what: format!("`{name}`"),
@@ -226,6 +236,18 @@ impl Live {
                 Some(error) => Err(self.refused(format!("`{name}`: {error}"))),
             }
         }
+    }
+
+    /// What was made, and the first error of it.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn try_making<T>(&self, make: impl FnOnce(&wgpu::Device) -> T) -> (T, Option<wgpu::Error>) {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let scopes = [OutOfMemory, Validation, Internal].map(|filter| self.device.push_error_scope(filter));
+        let made = make(&self.device);
+        let mut errors = scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop()));
+        let first = errors.next();
+        errors.for_each(drop);
+        (made, first)
     }
 
     pub fn create_buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {

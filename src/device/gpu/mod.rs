@@ -201,6 +201,22 @@ mod tests {
         }
     }
 
+    /// The driver tells one thread that the device was lost; another may come to it before that thread has told the rest.
+    #[test]
+    fn a_loss_is_found_that_nobody_has_told() {
+        let Some(device) = gpu() else { return };
+        device.set_recoveries(3).unwrap();
+        let x = device.upload("x", &[3], &[1.0, 2.0, 3.0]).unwrap();
+        for at_large in [3, 1 << 20] {
+            device.gpu().unwrap().live().device.set_device_lost_callback(|_, _| {});
+            device.lose();
+            let y = device.upload("y", &[at_large], &vec![4.0; at_large]).unwrap();
+            assert_eq!(y.to_vec().unwrap(), vec![4.0; at_large]);
+            assert_eq!(x.to_vec().unwrap(), [1.0, 2.0, 3.0]);
+        }
+        assert_eq!(device.count().recoveries, 2);
+    }
+
     /// What the call that caused it has reported is over; what no call has, the next reports.
     #[test]
     fn an_error_is_reported_once() {
