@@ -47,7 +47,8 @@ pub struct Autosave {
     keep: usize,
     /// The steps of the newest checkpoint of this training.
     saved: Option<u64>,
-    /// When it was written; a browser has no such clock.
+    /// At what step one was last to be written, and when; a browser has no such clock.
+    tried: u64,
     since: Option<Instant>,
     best: Option<f64>,
     interrupts: bool,
@@ -61,19 +62,21 @@ const BEST: &str = "best.safetensors";
 const BEST_LOSS: &str = "best_loss";
 
 impl Autosave {
-    /// Takes this folder, and makes it if it is not there.
+    /// Takes this folder, and makes it if it is not there. What a program that was killed had not finished to write there goes.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        crate::files::remove_temporary(&folder);
         Ok(Self {
             folder,
             every_steps: None,
             every: None,
             keep: 2,
             saved: None,
+            tried: 0,
             since: now(),
             best: None,
             interrupts: false,
@@ -110,9 +113,10 @@ impl Autosave {
         self.interrupts && crate::signals::is_interrupted()
     }
 
-    /// Whether a training that has done so many steps is to be saved now.
+    /// Whether a training that has done so many steps is to be saved now. Where it could not be, it is due again as much later as where
+    /// it could; one that went back to an earlier step is due by what it would do anew.
     pub fn is_due(&self, steps: u64) -> bool {
-        let since = steps.saturating_sub(self.saved.unwrap_or(0));
+        let since = steps.abs_diff(self.tried);
         let by_steps = self.every_steps.is_some_and(|every| since >= every);
         let by_time = || since > 0 && self.every.zip(self.since).is_some_and(|(every, since)| since.elapsed() >= every);
         by_steps || by_time() || since > 0 && self.is_interrupted()
@@ -124,24 +128,31 @@ impl Autosave {
     /// # Errors
     /// The folder cannot be written: what is there stays, and the training can go on. A value is not finite.
     pub fn save(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let bytes = checkpoint.to_bytes()?;
         let now_at = checkpoint.steps();
+        (self.tried, self.since) = (now_at, now());
+        let bytes = checkpoint.to_bytes()?;
         let is_ours = |at: u64| self.saved.is_some() && at < now_at;
         let others: Vec<_> = self.kept()?.into_iter().filter(|&at| !is_ours(at)).collect();
         let last = self.folder.join(LAST);
         let kept = match self.saved.filter(|&saved| self.keep > 1 && saved < now_at).map(|saved| self.step(saved)) {
-            // Some file systems have no such links.
-            Some(step) if !step.exists() => fs::hard_link(&last, &step).or_else(|_| {
-                let bytes = fs::read(&last).map_err(Error::io(&last))?;
-                crate::io::write_atomically(step, &bytes)
-            }),
+            Some(step) if !step.exists() && last.exists() => {
+                // The file itself, where `last` is a symbolic link. Some file systems have no such links as this.
+                let linked = fs::canonicalize(&last).and_then(|file| fs::hard_link(file, &step));
+                linked.or_else(|_| {
+                    let bytes = fs::read(&last).map_err(Error::io(&last))?;
+                    crate::io::write_atomically(step, &bytes)
+                })
+            }
             _ => Ok(()),
         };
         crate::io::write_atomically(&last, &bytes)?;
-        (self.saved, self.since) = (Some(now_at), now());
+        let is_first = self.saved.replace(now_at).is_none();
         kept?;
         // Nothing goes before the new one is whole.
         others.into_iter().try_for_each(|other| remove(&self.step(other)))?;
+        if is_first && self.best.is_none() && self.best().is_ok_and(|best| best.is_some()) {
+            remove(&self.folder.join(BEST))?;
+        }
         let steps = self.kept()?;
         steps[..steps.len().saturating_sub(self.keep - 1)].iter().try_for_each(|&old| remove(&self.step(old)))
     }
@@ -173,7 +184,7 @@ impl Autosave {
         for path in std::iter::once(last).chain(older).filter(|path| path.exists()) {
             match Checkpoint::load(&path) {
                 Ok(checkpoint) => {
-                    (self.saved, self.since) = (Some(checkpoint.steps()), now());
+                    (self.saved, self.tried, self.since) = (Some(checkpoint.steps()), checkpoint.steps(), now());
                     // One that is damaged is no reason not to go on.
                     self.best = self.best().ok().flatten().and_then(|best| best.get(BEST_LOSS).ok());
                     return Ok(Some(checkpoint));

@@ -40,6 +40,18 @@ pub fn write_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write().map_err(Error::io(path))
 }
 
+/// What temporary files are called, so that they are known when nobody writes them any more.
+const TEMPORARY: &str = ".elman-unfinished-";
+
+/// Removes what programs that were killed had not finished to write into a folder. That it cannot be removed costs space alone.
+pub fn remove_temporary(folder: &Path) {
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if file.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY)) {
+            let _ = fs::remove_file(file.path());
+        }
+    }
+}
+
 /// Where a path leads: the last target, which need not exist.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
@@ -58,6 +70,7 @@ fn follow_links(path: &Path) -> io::Result<PathBuf> {
 fn temporary(old: Option<&Metadata>) -> tempfile::Builder<'static, 'static> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
     builder.permissions(old.map_or(fs::Permissions::from_mode(0o666), Metadata::permissions));
     builder
 }
@@ -78,7 +91,9 @@ fn flush_folder(folder: &Path) {
 
 #[cfg(not(unix))]
 fn temporary(_: Option<&Metadata>) -> tempfile::Builder<'static, 'static> {
-    tempfile::Builder::new()
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
+    builder
 }
 
 #[cfg(not(unix))]

@@ -297,7 +297,11 @@ impl<P> Trainer<P> {
         let mut checkpoint = Checkpoint::new(self.log.clock_async().await?, seen.updates(), lr);
         let blocks = [("", self.parameters.values())].into_iter().chain(self.optimizer.blocks());
         for (block, tensor) in blocks {
-            let values = tensor.to_vec_async().await?;
+            let mut values = tensor.to_vec_async().await?;
+            if self.optimizer.is_spent(block, checkpoint.header.clock[0], seen.updates()) {
+                // It may be of a bad step, and not finite.
+                values.fill(0.0);
+            }
             for (name, view) in self.parameters.iter() {
                 if let Some(start) = NOT_PARAMETERS.iter().find(|start| name.starts_with(**start)) {
                     let expected = format!("another name, since `{start}` begins those of what is no parameter");

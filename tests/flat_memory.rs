@@ -58,7 +58,8 @@ fn trainer(device: &Device, model: &CharRnn, parameters: &Parameters) -> Trainer
 fn memory_is_flat() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
-    for device in [Some(Device::cpu()), own_gpu()].into_iter().flatten() {
+    let recovering = own_gpu().inspect(|device| device.set_recoveries(3).unwrap());
+    for device in [Some(Device::cpu()), own_gpu(), recovering].into_iter().flatten() {
         let (model, parameters) = model(&device);
         let mut training = trainer(&device, &model, &parameters);
         is_flat("steps", &device, soak(1000, 10_000), |steps| {

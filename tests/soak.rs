@@ -120,7 +120,9 @@ fn a_signal_saves_the_training() {
 fn no_kill_leaves_a_broken_file() {
     let folder = tempfile::tempdir().unwrap();
     let mut rng = rng::manual_seed(1);
-    let mut steps = 0;
+    let (mut steps, mut unfinished) = (0, 0);
+    let names = || -> Vec<_> { fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect() };
+    let is_unfinished = |name: &std::ffi::OsString| name.to_string_lossy().starts_with('.');
     for kill in 0..soak(12, 200) {
         let mut child = process(folder.path()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -133,12 +135,20 @@ fn no_kill_leaves_a_broken_file() {
         child.kill().unwrap();
         steps = saved.last().unwrap_or(steps);
         child.wait().unwrap();
+        unfinished += usize::from(names().iter().any(is_unfinished));
         let checkpoint = Autosave::in_folder(folder.path()).unwrap().resume().unwrap().unwrap();
         assert!([steps, steps + 1].contains(&checkpoint.steps()), "kill {kill}: {} after {steps}", checkpoint.steps());
         steps = checkpoint.steps();
         let last = Checkpoint::load(folder.path().join("last.safetensors")).unwrap();
         assert_eq!(last, checkpoint);
+        // What was not finished has gone; the one before is whole too.
+        for name in names().iter().filter(|name| *name != "last.safetensors") {
+            assert!(Checkpoint::load(folder.path().join(name)).unwrap().steps() <= steps, "kill {kill}: {name:?}");
+        }
     }
+    common::say_loudly(&format!("{unfinished} of {} kills came while a file was written", soak(12, 200)));
+    // Of few, none may.
+    assert!(unfinished >= soak(0, 1), "no kill came while a file was written");
     let mut undisturbed = Training::new(&Device::cpu(), 64);
     (0..steps).for_each(|_| undisturbed.trainer.step().unwrap());
     let mut resumed = Training::new(&Device::cpu(), 64);
@@ -186,14 +196,46 @@ fn the_one_before_is_there() {
     later.save(&training.checkpoint()).unwrap();
     assert_eq!(names(), ["best.safetensors", "last.safetensors", "step-4.safetensors", "step-6.safetensors"]);
     assert_eq!(Checkpoint::load(&last).unwrap().steps(), 7);
-    // Another training's go with the first save of this one.
+    // Another training's go with the first save of this one, its best too, which is none of this one's.
     let mut other = Autosave::in_folder(folder.path()).unwrap();
     other.save(&training.checkpoint()).unwrap();
-    assert_eq!(names(), ["best.safetensors", "last.safetensors"]);
+    assert_eq!(names(), ["last.safetensors"]);
+    let mut resumed = Autosave::in_folder(folder.path()).unwrap();
+    resumed.resume().unwrap();
+    assert!(resumed.save_best(9.0, &training.checkpoint()).unwrap());
     // None is whole: what is wrong, not a new start.
     fs::write(&last, b"nothing").unwrap();
     assert!(matches!(other.resume(), Err(Error::ModelFile { .. })));
     assert!(matches!(Autosave::in_folder(&last), Err(Error::Io { .. })));
+}
+
+/// A training that goes back to an earlier step is saved by what it does anew; and where it cannot be saved, it is not tried at every step.
+#[test]
+fn it_is_due_by_what_was_tried_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let mut training = Training::new(&Device::cpu(), 4);
+    let mut autosave = Autosave::in_folder(&folder).unwrap().every_steps(3);
+    let mut run = |training: &mut Training, autosave: &mut Autosave, steps: usize| {
+        let mut due = Vec::new();
+        for _ in 0..steps {
+            training.trainer.step().unwrap();
+            if autosave.is_due(training.trainer.steps()) {
+                due.push((training.trainer.steps(), autosave.save(&training.checkpoint()).is_ok()));
+            }
+        }
+        due
+    };
+    training.trainer.step().unwrap();
+    let early = training.checkpoint();
+    assert_eq!(run(&mut training, &mut autosave, 9), [(3, true), (6, true), (9, true)]);
+    training.resume(&early);
+    assert_eq!(run(&mut training, &mut autosave, 5), [(2, true), (5, true)]);
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(run(&mut training, &mut autosave, 6), [(8, false), (11, false)]);
+    fs::create_dir(&folder).unwrap();
+    assert_eq!(run(&mut training, &mut autosave, 3), [(14, true)]);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
 /// A file system of a MiB, unmounted when dropped. None where this user may not mount.
@@ -264,7 +306,8 @@ fn a_full_disk_costs_no_run() {
     assert_eq!(autosave.resume().unwrap().unwrap().steps(), 4);
 }
 
-/// The same seed gives the same bits, however often losses are read, a checkpoint is written, or a training goes on from one.
+/// The same seed gives the same bits, however often losses are read, a checkpoint is written, or a training goes on from one, and
+/// whatever a submission may take.
 #[test]
 fn bits_do_not_depend_on_reading_and_saving() {
     let steps = soak(60, 500);
@@ -272,12 +315,13 @@ fn bits_do_not_depend_on_reading_and_saving() {
     for device in f32_devices() {
         let mut results = Vec::new();
         for (read, save, resume) in [(1000, 1000, 1000), (1, 7, 1000), (13, 1, 29)] {
+            device.set_submission_budget(std::time::Duration::from_micros(read * read * 100));
             let mut training = Training::new(&device, 6);
             let mut autosave = Autosave::in_folder(folder.path()).unwrap();
             let mut losses = Vec::new();
             for step in 1..=steps {
                 training.trainer.step().unwrap();
-                if step % read == 0 || step % resume == 0 {
+                if step % read as usize == 0 || step % resume == 0 {
                     losses.extend(training.trainer.losses().unwrap());
                 }
                 if step % save == 0 {
@@ -292,6 +336,7 @@ fn bits_do_not_depend_on_reading_and_saving() {
             let losses: Vec<_> = losses.into_iter().map(f32::to_bits).collect();
             results.push((losses, training.bits()));
         }
+        device.set_submission_budget(std::time::Duration::from_millis(100));
         assert_eq!(results[0].0.len(), steps);
         assert!(results.iter().all(|result| *result == results[0]), "{device:?}");
     }

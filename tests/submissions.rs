@@ -111,4 +111,5 @@ fn the_longest_submission() {
     let (_, _, submits) = train(&device, 20_000, 3);
     let longest = device.count().longest_submission;
     say_loudly(&format!("{device:?}: submissions of each step: {submits:?}, the longest takes {longest:?}"));
+    assert!(longest < std::time::Duration::from_secs(1), "far above the budget of 100 ms: {longest:?}");
 }

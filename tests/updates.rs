@@ -206,6 +206,43 @@ fn a_bad_update_is_left_out_if_asked() {
     }
 }
 
+/// In the midst of the steps of one update, a bad one costs that update, and a checkpoint of any of them is finite and goes on to the
+/// same bits.
+#[test]
+fn a_bad_step_among_several_of_an_update() {
+    for (device, not_finite) in
+        f32_devices().into_iter().flat_map(|device| [NotFinite::Skip, NotFinite::Stop].map(|how| (device.clone(), how)))
+    {
+        let optimizer = || Adam::new(1e-2).accumulate(4).not_finite(not_finite);
+        let run = |save_at: Option<usize>| {
+            let network = Network::new(&device);
+            let mut trainer = network.trainer(optimizer());
+            for step in 0..12 {
+                trainer.step_on(&if step == 5 { far(3e38) } else { batch(step) }).unwrap();
+                if step == 5 && not_finite == NotFinite::Stop {
+                    trainer.losses().unwrap_err();
+                }
+                if save_at == Some(step) {
+                    let bytes = trainer.checkpoint().unwrap().to_bytes().unwrap();
+                    let file = tempfile::NamedTempFile::new().unwrap();
+                    std::fs::write(file.path(), bytes).unwrap();
+                    let later = Network::new(&device);
+                    let mut trainer = later.trainer(optimizer());
+                    trainer.resume(file.path()).unwrap();
+                    (step + 1..12).for_each(|step| trainer.step_on(&batch(step)).unwrap());
+                    return (parameters(&later), trainer.updates_left_out().unwrap());
+                }
+            }
+            (parameters(&network), trainer.updates_left_out().unwrap())
+        };
+        let want = run(None);
+        assert_eq!(want.1, 1, "{device:?}");
+        for save_at in 5..12 {
+            assert!(run(Some(save_at)) == want, "{device:?}, {not_finite:?}, saved after step {save_at}");
+        }
+    }
+}
+
 /// A rate at which any training explodes.
 #[test]
 fn an_explosion_leaves_finite_parameters() {

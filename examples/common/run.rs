@@ -90,12 +90,6 @@ impl Run {
             Err(TryLockError::Error(error)) => return Err(error).with_context(unusable),
         }
         tempfile::tempfile_in(folder).with_context(unusable)?;
-        // What a run that was killed had not renamed yet.
-        for file in std::fs::read_dir(folder).with_context(unusable)?.flatten() {
-            if file.file_name().to_str().is_some_and(|name| name.starts_with(".tmp")) {
-                let _ = std::fs::remove_file(file.path());
-            }
-        }
         let autosave = Autosave::in_folder(folder)?.every(save_every).keep(keep).on_interrupt()?;
         Ok(Self {
             folder: folder.into(),
@@ -139,6 +133,7 @@ impl Run {
 
     /// Puts what the run itself remembers into a checkpoint, and writes it.
     pub fn save(&mut self, mut checkpoint: Checkpoint) -> Result<()> {
+        self.write_config()?;
         checkpoint.set("epochs", &self.epochs)?;
         checkpoint.set_order("losses", &self.losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>());
         Ok(self.autosave.save(&checkpoint)?)
@@ -160,7 +155,8 @@ impl Run {
         self.losses = checkpoint.order("losses")?.into_iter().map(f32::from_bits).collect();
         let path = self.file(METRICS);
         if let Ok(metrics) = std::fs::read(&path) {
-            self.appended = Some(self.epochs.len());
+            // Before its first epoch has ended, what is there is another run's.
+            self.appended = (!self.epochs.is_empty()).then_some(self.epochs.len());
             let whole = metrics.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
             if whole < metrics.len() {
                 File::options().write(true).open(&path)?.set_len(whole as u64)?;
@@ -200,7 +196,12 @@ impl Run {
         }
         match self.appended {
             None => elman::io::write_atomically(&path, lines.as_bytes())?,
-            Some(_) => File::options().append(true).open(&path)?.write_all(lines.as_bytes())?,
+            Some(_) => {
+                let mut file = File::options().append(true).open(&path)?;
+                let before = file.metadata()?.len();
+                // Half a line would spoil the next.
+                file.write_all(lines.as_bytes()).inspect_err(|_| drop(file.set_len(before)))?;
+            }
         }
         self.appended = Some(self.epochs.len());
         Ok(())

@@ -30,6 +30,9 @@ pub(crate) struct Memory {
     average: Option<Parameters>,
 }
 
+/// What the sum of gradients is called.
+const ACCUMULATED: &str = "accumulated";
+
 /// Updates done, those left out, and whether a step since the last was bad: what a training goes on with.
 pub(crate) type Updates = [u32; 3];
 
@@ -123,7 +126,7 @@ impl Memory {
             rate: rates("rate")?,
             gate: device.zeros("gate", &[STRIDE], DType::U32)?,
             moments: optimizer.moments().into_iter().map(moment).collect::<Result<_>>()?,
-            sum: (optimizer.accumulate > 1).then(|| block("accumulated")).transpose()?,
+            sum: (optimizer.accumulate > 1).then(|| block(ACCUMULATED)).transpose()?,
             average: optimizer.average.map(|_| parameters.copy("average")).transpose()?,
             groups,
             optimizer,
@@ -136,8 +139,13 @@ impl Memory {
     pub fn blocks(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         let used = self.optimizer.moments().into_iter().zip(&self.moments);
         let moments = used.filter(|((_, used), _)| *used).map(|((name, _), tensor)| (name, tensor));
-        let sum = self.sum.iter().map(|tensor| ("accumulated", tensor));
+        let sum = self.sum.iter().map(|tensor| (ACCUMULATED, tensor));
         moments.chain(sum).chain(self.average.iter().map(|average| ("average", average.values())))
+    }
+
+    /// Whether nothing is made any more of what was accumulated up to this step: an update has taken it, or the next will be left out.
+    pub fn is_spent(&self, block: &str, step: u32, [_, _, is_bad]: Updates) -> bool {
+        block == ACCUMULATED && (is_bad != 0 || (step as usize).is_multiple_of(self.optimizer.accumulate))
     }
 
     /// The moving average of the parameters, if it keeps one.
@@ -188,7 +196,12 @@ impl Memory {
         let all = self.optimizer.rule.lr();
         let mut rates = vec![0.0; self.lr_tensor.len()];
         for (rate, rule) in rates.iter_mut().step_by(STRIDE).zip(self.optimizer.rules()) {
-            let of_group = if rule.lr() == all { lr } else { lr * (rule.lr() / all) };
+            // In proportion to what is 0, a group has its own.
+            let of_group = match rule.lr() {
+                own if own == all => lr,
+                own if all == 0.0 => own,
+                own => lr * (own / all),
+            };
             check_lr(of_group)?;
             *rate = of_group as f32;
         }

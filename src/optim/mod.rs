@@ -76,7 +76,8 @@ struct Group {
     rule: Arc<dyn Rule>,
 }
 
-/// What a [`crate::Trainer`] does where a loss, or the norm of the gradient, is not finite.
+/// What a [`crate::Trainer`] does where a loss, or the norm of the gradient, is not finite. An update that overflows by itself, of a
+/// gradient that was finite, shows in the step after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotFinite {
@@ -84,7 +85,8 @@ pub enum NotFinite {
     /// those of before the step.
     #[default]
     Stop,
-    /// That one update is left out ([`crate::Trainer::updates_left_out`]); its loss is among the losses as it is.
+    /// That one update is left out ([`crate::Trainer::updates_left_out`]); its loss is among the losses as it is. A state that is carried
+    /// ([`crate::nn::State`]) and that the step has left not finite stays so until it is zeroed.
     Skip,
 }
 

@@ -162,7 +162,7 @@ impl Plan {
         Self::allocate(&device, &commands)?;
         let commands: Arc<[Command]> = commands.into();
         let (passes, stretches) = match device.gpu() {
-            Some(gpu) => (Some(Arc::new(Passes::new(gpu, commands.clone())?)), Vec::new()),
+            Some(gpu) => (Some(Arc::new(Passes::new(gpu, &commands)?)), Vec::new()),
             None => (None, stretches::stretches(&commands)),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();

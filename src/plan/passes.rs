@@ -16,9 +16,10 @@ use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::tensor::Tensor;
 
-/// A plan's commands, and, for the device that is open, what it makes of them.
+/// A plan's commands, and, for the device that is open, what it makes of them. It holds no device: one that is to be made anew remembers
+/// plans that were run.
 pub(super) struct Passes {
-    commands: Arc<[Command]>,
+    work: Vec<Work>,
     /// What they write.
     written: Vec<Arc<Buffer>>,
     made: Mutex<(u64, Arc<Vec<Step>>)>,
@@ -30,6 +31,61 @@ pub(super) struct Passes {
 struct Costs {
     seconds: Arc<[f64]>,
     are_measured: bool,
+}
+
+/// A command, by buffers that outlive a device.
+enum Work {
+    Dispatch {
+        kernel: &'static Kernel,
+        constants: Vec<(&'static str, u32)>,
+        params: Vec<u32>,
+        tensors: Vec<Place>,
+        workgroups: [u32; 3],
+    },
+    Copy {
+        from: Place,
+        to: Place,
+    },
+    Clear {
+        place: Place,
+    },
+}
+
+/// Bytes of a buffer.
+struct Place {
+    buffer: Arc<Buffer>,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Place {
+    fn of(tensor: &Tensor) -> Self {
+        let Memory::Gpu(buffer) = tensor.buffer().memory() else { unreachable!("`Recorder` checks the device") };
+        Self { buffer: buffer.clone(), offset: 4 * tensor.offset() as u64, bytes: 4 * tensor.len() as u64 }
+    }
+}
+
+impl Work {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::Dispatch(d) => Self::Dispatch {
+                kernel: d.kernel,
+                constants: d.constants.clone(),
+                params: d.params.clone(),
+                tensors: d.tensors.iter().map(Place::of).collect(),
+                workgroups: d.workgroups,
+            },
+            Command::Copy { from, to } => Self::Copy { from: Place::of(from), to: Place::of(to) },
+            Command::Clear { tensor } => Self::Clear { place: Place::of(tensor) },
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Dispatch { kernel, .. } => kernel.name,
+            Self::Copy { .. } | Self::Clear { .. } => "transfer",
+        }
+    }
 }
 
 /// Plans that run one after the other: how often each.
@@ -139,15 +195,16 @@ const UNIFORM_ALIGNMENT: usize = 256;
 
 impl Passes {
     /// Compiles the pipelines and makes the bind groups.
-    pub fn new(gpu: &Gpu, commands: Arc<[Command]>) -> Result<Self> {
-        let made = gpu.attempt(|live| Ok((live.generation, Arc::new(make(live, &commands)?))))?;
+    pub fn new(gpu: &Gpu, commands: &[Command]) -> Result<Self> {
+        let work: Vec<_> = commands.iter().map(Work::of).collect();
+        let made = gpu.attempt(|live| Ok((live.generation, Arc::new(make(live, &work)?))))?;
         let mut written: Vec<_> =
-            commands.iter().flat_map(Command::writes).map(|tensor| gpu_buffer(tensor).clone()).collect();
+            commands.iter().flat_map(Command::writes).map(|tensor| Place::of(tensor).buffer).collect();
         written.sort_by_key(Arc::as_ptr);
         written.dedup_by_key(|buffer| Arc::as_ptr(buffer));
         let seconds = commands.iter().map(|command| estimate(command, gpu.is_software())).collect();
         let costs = Mutex::new(Costs { seconds, are_measured: false });
-        Ok(Self { commands, written, made: Mutex::new(made), costs })
+        Ok(Self { work, written, made: Mutex::new(made), costs })
     }
 
     fn costs(&self) -> MutexGuard<'_, Costs> {
@@ -169,10 +226,6 @@ impl Passes {
         }
         submission.submit()?;
         live.wait()?;
-        let name = |command: &Command| match command {
-            Command::Dispatch(d) => d.kernel.name,
-            Command::Copy { .. } | Command::Clear { .. } => "transfer",
-        };
         // What each kernel takes, as a share of its estimate.
         let mut shares: HashMap<&str, f64> = HashMap::new();
         let (mut seconds, mut start) = (Vec::new(), 0);
@@ -183,8 +236,8 @@ impl Passes {
                 sum += seconds;
                 fits
             };
-            let rest = self.commands[start..].iter().zip(&costs.seconds[start..]);
-            let expected = rest.map(|(command, estimate)| estimate * shares.get(name(command)).unwrap_or(&1.0));
+            let rest = self.work[start..].iter().zip(&costs.seconds[start..]);
+            let expected = rest.map(|(work, estimate)| estimate * shares.get(work.name()).unwrap_or(&1.0));
             let expected: Vec<_> = expected.take_while(fits).collect();
             let end = start + expected.len();
             let began = Instant::now();
@@ -195,7 +248,7 @@ impl Passes {
             live.counters.longest_submission.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
             let share = took.as_secs_f64() / expected.iter().sum::<f64>();
             seconds.extend(expected.iter().map(|seconds| seconds * share));
-            let kernels: HashSet<_> = self.commands[start..end].iter().map(name).collect();
+            let kernels: HashSet<_> = self.work[start..end].iter().map(Work::name).collect();
             for kernel in kernels {
                 // So that a piece has at most twice the work of the one before it.
                 *shares.entry(kernel).or_insert(1.0) *= share.max(0.5);
@@ -210,7 +263,7 @@ impl Passes {
     fn on(&self, live: &Live) -> Result<Arc<Vec<Step>>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.0 != live.generation {
-            *made = (live.generation, Arc::new(make(live, &self.commands)?));
+            *made = (live.generation, Arc::new(make(live, &self.work)?));
         }
         Ok(made.1.clone())
     }
@@ -234,12 +287,11 @@ impl Passes {
     }
 
     fn time(self: &Arc<Self>, gpu: &Live) -> Result<Vec<Option<(f64, f64)>>> {
-        let plan = &*self.commands;
         self.written.iter().for_each(|buffer| buffer.change());
-        let dispatches = plan.iter().filter(|command| matches!(command, Command::Dispatch(_))).count() as u32;
+        let dispatches = self.work.iter().filter(|work| matches!(work, Work::Dispatch { .. })).count() as u32;
         if dispatches == 0 {
             submit(gpu, &vec![(self.clone(), 1)])?;
-            return Ok(vec![None; plan.len()]);
+            return Ok(vec![None; self.work.len()]);
         }
         let timestamps = gpu.timestamps(2 * dispatches)?;
         let encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
@@ -271,11 +323,11 @@ impl Passes {
             let (start, end) = (microseconds(pair[0]), microseconds(pair[1]));
             (start, (end - start).max(0.0))
         });
-        let of_command = |command: &Command| match command {
-            Command::Dispatch(_) => pairs.next(),
-            Command::Copy { .. } | Command::Clear { .. } => None,
+        let of = |work: &Work| match work {
+            Work::Dispatch { .. } => pairs.next(),
+            Work::Copy { .. } | Work::Clear { .. } => None,
         };
-        Ok(plan.iter().map(of_command).collect())
+        Ok(self.work.iter().map(of).collect())
     }
 }
 
@@ -301,44 +353,44 @@ fn submit(live: &Live, runs: &Runs) -> Result<()> {
 }
 
 /// Compiles the pipelines and makes the bind groups.
-fn make(live: &Live, commands: &[Command]) -> Result<Vec<Step>> {
-    compile(live, commands);
-    let uniforms = upload_params(live, commands)?;
+fn make(live: &Live, all: &[Work]) -> Result<Vec<Step>> {
+    compile(live, all);
+    let uniforms = upload_params(live, all)?;
     let mut uniform_offset = 0;
     let mut steps = Vec::new();
-    for command in commands {
-        match command {
-            Command::Dispatch(dispatch) => {
-                let pipeline = live.pipeline(dispatch.kernel, &dispatch.constants)?;
-                let buffers: Vec<_> = dispatch.tensors.iter().map(|tensor| gpu_buffer(tensor).now()).collect();
-                let params = wgpu::BufferBinding {
-                    buffer: &uniforms,
-                    offset: uniform_offset as u64,
-                    size: std::num::NonZero::new(4 * dispatch.params.len() as u64),
-                };
+    for work in all {
+        match work {
+            Work::Dispatch { kernel, constants, params, tensors, workgroups } => {
+                let pipeline = live.pipeline(kernel, constants)?;
+                let params = binding(&uniforms, uniform_offset as u64, 4 * params.len() as u64);
                 uniform_offset += UNIFORM_ALIGNMENT;
-                let tensors = dispatch.tensors.iter().zip(&buffers);
-                let bindings = std::iter::once(params).chain(tensors.map(|(tensor, buffer)| binding(tensor, buffer)));
-                let entries: Vec<_> = bindings
+                let buffers: Vec<_> = tensors.iter().map(|place| place.buffer.now()).collect();
+                let tensors = tensors.iter().zip(&buffers);
+                let tensors = tensors.map(|(place, buffer)| binding(buffer, place.offset, place.bytes));
+                let entries: Vec<_> = std::iter::once(params)
+                    .chain(tensors)
                     .zip(0..)
                     .map(|(buffer, binding)| wgpu::BindGroupEntry {
                         binding,
                         resource: wgpu::BindingResource::Buffer(buffer),
                     })
                     .collect();
-                let label = dispatch.kernel.name;
-                let layout = &pipeline.layout;
+                let (label, layout) = (kernel.name, &pipeline.layout);
                 let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries };
                 let bind_group = live.create(label, 0, |device| device.create_bind_group(&descriptor))?;
                 Counters::add(&live.counters.bind_groups, 1);
-                steps.push(Step::Dispatch(pipeline, bind_group, dispatch.workgroups));
+                steps.push(Step::Dispatch(pipeline, bind_group, *workgroups));
             }
-            Command::Copy { from, to } => {
-                steps.push(Step::Copy { from: place(from), to: place(to), bytes: 4 * from.len() as u64 });
+            Work::Copy { from, to } => {
+                let bytes = from.bytes;
+                steps.push(Step::Copy {
+                    from: (from.buffer.now(), from.offset),
+                    to: (to.buffer.now(), to.offset),
+                    bytes,
+                });
             }
-            Command::Clear { tensor } => {
-                let (buffer, offset) = place(tensor);
-                steps.push(Step::Clear { buffer, offset, bytes: 4 * tensor.len() as u64 });
+            Work::Clear { place } => {
+                steps.push(Step::Clear { buffer: place.buffer.now(), offset: place.offset, bytes: place.bytes });
             }
         }
     }
@@ -349,16 +401,16 @@ fn make(live: &Live, commands: &[Command]) -> Result<Vec<Step>> {
 
 /// Compiles what a plan needs, on all threads where there are threads: a driver takes a tenth of a second to seconds for
 /// one pipeline. An error is found again, and reported, where the pipeline is used.
-fn compile(gpu: &Live, commands: &[Command]) {
+fn compile(gpu: &Live, all: &[Work]) {
     if cfg!(target_arch = "wasm32") {
         return;
     }
     let mut wanted: Vec<(&'static Kernel, &[(&'static str, u32)])> = Vec::new();
-    for command in commands {
-        if let Command::Dispatch(d) = command
-            && !wanted.iter().any(|(kernel, constants)| kernel.name == d.kernel.name && *constants == d.constants)
+    for work in all {
+        if let Work::Dispatch { kernel, constants, .. } = work
+            && !wanted.iter().any(|(other, others)| other.name == kernel.name && others == constants)
         {
-            wanted.push((d.kernel, &d.constants));
+            wanted.push((kernel, constants));
         }
     }
     threads::install(|| {
@@ -369,11 +421,11 @@ fn compile(gpu: &Live, commands: &[Command]) {
 }
 
 /// All parameter structs of a plan in one uniform buffer, in the order of the dispatches.
-fn upload_params(gpu: &Live, commands: &[Command]) -> Result<wgpu::Buffer> {
+fn upload_params(gpu: &Live, all: &[Work]) -> Result<wgpu::Buffer> {
     let mut bytes = Vec::new();
-    for command in commands {
-        if let Command::Dispatch(dispatch) = command {
-            bytes.extend_from_slice(bytemuck::cast_slice(&dispatch.params));
+    for work in all {
+        if let Work::Dispatch { params, .. } = work {
+            bytes.extend_from_slice(bytemuck::cast_slice(params));
             bytes.resize(bytes.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
         }
     }
@@ -385,19 +437,6 @@ fn upload_params(gpu: &Live, commands: &[Command]) -> Result<wgpu::Buffer> {
     Ok(buffer)
 }
 
-fn gpu_buffer(tensor: &Tensor) -> &Arc<Buffer> {
-    let Memory::Gpu(buffer) = tensor.buffer().memory() else { unreachable!("`Recorder` checks the device") };
-    buffer
-}
-
-fn binding<'a>(tensor: &Tensor, buffer: &'a wgpu::Buffer) -> wgpu::BufferBinding<'a> {
-    wgpu::BufferBinding {
-        buffer,
-        offset: 4 * tensor.offset() as u64,
-        size: std::num::NonZero::new(4 * tensor.len() as u64),
-    }
-}
-
-fn place(tensor: &Tensor) -> (wgpu::Buffer, u64) {
-    (gpu_buffer(tensor).now(), 4 * tensor.offset() as u64)
+fn binding(buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BufferBinding<'_> {
+    wgpu::BufferBinding { buffer, offset, size: std::num::NonZero::new(bytes) }
 }

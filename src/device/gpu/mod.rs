@@ -217,6 +217,39 @@ mod tests {
         assert_eq!(device.count().recoveries, 2);
     }
 
+    /// A device made anew may be lost before it is used: a plan's work that has brought one down does so again.
+    #[test]
+    fn a_device_made_anew_is_lost_too() {
+        let Some(device) = gpu() else { return };
+        device.set_recoveries(7).unwrap();
+        let [x, y] = ["x", "y"].map(|name| device.upload(name, &[3], &[1.0, 2.0, 3.0]).unwrap());
+        let mut r = crate::Recorder::new(&device);
+        crate::kernels::accumulate::accumulate(&mut r, &x, &y).unwrap();
+        let plan = r.finish().unwrap();
+        for (run, again) in [(1.0, 0), (2.0, 1), (3.0, 2)] {
+            plan.run().unwrap();
+            device.gpu().unwrap().recovery.lose_again.store(again, std::sync::atomic::Ordering::Relaxed);
+            device.lose();
+            assert_eq!(y.to_vec().unwrap(), [1.0, 2.0, 3.0].map(|x| x * (1.0 + run)));
+        }
+        assert_eq!(device.count().recoveries, 3, "each took the attempts it needed");
+    }
+
+    /// What is remembered of a device does not keep it.
+    #[test]
+    fn a_device_that_is_dropped_is_gone() {
+        let Some(device) = gpu() else { return };
+        device.set_recoveries(5).unwrap();
+        let [x, y] = ["x", "y"].map(|name| device.upload(name, &[3], &[1.0, 2.0, 3.0]).unwrap());
+        let mut r = crate::Recorder::new(&device);
+        crate::kernels::accumulate::accumulate(&mut r, &x, &y).unwrap();
+        let plan = r.finish().unwrap();
+        plan.run().unwrap();
+        let live = std::sync::Arc::downgrade(&device.gpu().unwrap().live());
+        drop((device, x, y, plan));
+        assert_eq!(live.strong_count(), 0);
+    }
+
     /// What the call that caused it has reported is over; what no call has, the next reports.
     #[test]
     fn an_error_is_reported_once() {

@@ -1,6 +1,6 @@
 //! Going on where a device is lost: what its tensors held at one time, what has been done since, and doing it again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ const TIMES_AS_LONG: u32 = 19;
 /// What the host has written since a snapshot, at most: a new one is taken then.
 const MOST_WRITTEN: usize = 256 << 20;
 
+/// How many snapshots may fail, one after the other, for want of memory, say: what is kept grows meanwhile.
+const MOST_FAILED: usize = 4;
+
 /// How much is restored before the host waits for the device, which keeps a copy meanwhile.
 const MOST_QUEUED: u64 = 256 << 20;
 
@@ -28,7 +31,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct Recovery {
     is_on: AtomicBool,
+    /// Devices that were opened after the first: each has a number of its own, whether or not it lived to be used.
+    opened: AtomicU64,
     journal: Mutex<Journal>,
+    /// How many devices made anew are lost once more before they are used.
+    #[cfg(test)]
+    pub(super) lose_again: std::sync::atomic::AtomicU32,
 }
 
 /// What has been done since the last snapshot, in order.
@@ -38,6 +46,8 @@ struct Journal {
     recoveries: u32,
     entries: Vec<Entry>,
     written: usize,
+    /// Snapshots that failed since the last, on a device that is there.
+    failed: usize,
     /// When the last snapshot was taken, and how long that took.
     snapshot: Option<(Instant, Duration)>,
 }
@@ -109,7 +119,7 @@ impl Journal {
 
     fn wants_snapshot(&self) -> bool {
         let is_old = |(when, took): (Instant, Duration)| when.elapsed() > LEAST_BETWEEN.max(TIMES_AS_LONG * took);
-        self.written > MOST_WRITTEN || self.snapshot.is_none_or(is_old)
+        self.written > (1 + self.failed) * MOST_WRITTEN || self.snapshot.is_none_or(is_old)
     }
 }
 
@@ -178,8 +188,12 @@ impl Gpu {
             if journal.wants_snapshot() {
                 match self.repeat(&mut journal, |journal, live| self.take_snapshot(journal, live)) {
                     Err(error @ Error::DeviceLost(_)) => return Err(error),
+                    Err(_) if journal.failed == MOST_FAILED => self.stop(&mut journal),
                     // There is no memory for it, say: the next one comes later.
-                    Err(_) => journal.snapshot = Some((Instant::now(), Duration::ZERO)),
+                    Err(_) => {
+                        journal.failed += 1;
+                        journal.snapshot = Some((Instant::now(), Duration::ZERO));
+                    }
                     Ok(()) => {}
                 }
             }
@@ -222,7 +236,7 @@ impl Gpu {
             *lock(&buffer.kept.values) = Some(values);
             buffer.kept.has_changed.store(false, Ordering::Relaxed);
         }
-        (journal.entries, journal.written) = (Vec::new(), 0);
+        (journal.entries, journal.written, journal.failed) = (Vec::new(), 0, 0);
         journal.snapshot = Some((Instant::now(), start.elapsed()));
         Ok(())
     }
@@ -235,7 +249,7 @@ impl Gpu {
         let Some(reason) = live.lost() else { return Err(error) };
         while journal.recoveries > 0 {
             journal.recoveries -= 1;
-            match self.make_anew(journal, live.generation + 1) {
+            match self.make_anew(journal) {
                 Ok(()) => {
                     Counters::add(&self.counters.recoveries, 1);
                     if journal.recoveries == 0 {
@@ -251,8 +265,8 @@ impl Gpu {
     }
 
     /// Opens the adapter again, puts every buffer's values back, and does again what has been done since.
-    fn make_anew(&self, journal: &Journal, generation: u64) -> Result<()> {
-        let live = Arc::new(self.open_again(generation)?);
+    fn make_anew(&self, journal: &Journal) -> Result<()> {
+        let live = Arc::new(self.open_again(1 + self.recovery.opened.fetch_add(1, Ordering::Relaxed))?);
         let buffers = lock(&self.buffers);
         let mut queued = 0;
         for buffer in buffers.iter() {
@@ -269,6 +283,11 @@ impl Gpu {
             }
         }
         journal.entries.iter().try_for_each(|entry| (entry.again)(&live))?;
+        #[cfg(test)]
+        if self.recovery.lose_again.load(Ordering::Relaxed) > 0 {
+            self.recovery.lose_again.fetch_sub(1, Ordering::Relaxed);
+            live.device.destroy();
+        }
         live.wait()?;
         // From here on the others see it.
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
