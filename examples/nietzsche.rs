@@ -14,7 +14,7 @@ use common::corpus::Text;
 use common::data::Data;
 use common::networks::{Model, Recipe};
 use common::run::{BEST, Epoch, MODEL, Run, smooth};
-use common::{DeviceArgs, Failures, announce, corpus, say, warn};
+use common::{DeviceArgs, Failures, INTERRUPTED, RECOVERIES, announce, corpus, say, warn};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
@@ -58,12 +58,6 @@ const HELD_OUT: usize = 10;
 
 /// Epochs without a lower held-out loss that are put up with.
 const PATIENCE: usize = 2;
-
-/// How often a GPU that is lost is opened again, to go on where the run was.
-const RECOVERIES: u32 = 3;
-
-/// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
 
 /// Trains a character RNN by WGSL kernels, on a GPU or on the CPU, and writes text.
 #[derive(Parser)]

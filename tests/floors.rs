@@ -85,12 +85,13 @@ fn modules(folder: &Path, path: &[String]) -> Vec<(Vec<String>, String)> {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let name = entry.file_stem().unwrap().to_str().unwrap().to_owned();
         let inner = if name == "mod" { path.to_vec() } else { [path, &[name]].concat() };
-        if entry.extension().is_some_and(|end| end != "rs") {
+        // The command stands on all of them, and has a crate of its own.
+        if inner == ["cli"] || entry.extension().is_some_and(|end| end != "rs") {
             continue;
         }
         if entry.is_dir() {
             all.extend(modules(&entry, &inner));
-        } else if inner != ["lib"] {
+        } else if inner != ["lib"] && inner != ["main"] {
             all.push((inner, fs::read_to_string(entry).unwrap()));
         }
     }

@@ -94,7 +94,7 @@ impl Vocabulary {
     }
 
     /// The token of a character, if it has one.
-    pub(super) fn token(&self, character: char) -> Option<u32> {
+    pub fn token(&self, character: char) -> Option<u32> {
         match self.ascii.get(character as usize) {
             Some(&token) => token,
             None => self.characters.binary_search(&character).ok().map(|token| token as u32),

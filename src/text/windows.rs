@@ -41,6 +41,14 @@ impl Corpus {
         Ok(Self { tokens: corpus })
     }
 
+    /// Replaces all tokens by as many others: the next part of a text that is too long for a device, say.
+    ///
+    /// # Errors
+    /// [`Error::Token`] for one outside the vocabulary; another number of tokens; the device failed.
+    pub fn write(&self, tokens: &[u32]) -> Result<()> {
+        self.tokens.write_u32(tokens)
+    }
+
     /// The number of tokens.
     #[allow(clippy::len_without_is_empty, reason = "a tensor has at least one element")]
     pub fn len(&self) -> usize {

@@ -1,0 +1,79 @@
+//! One file for each command; what several need is beside them, and what the examples need too is in `shared`.
+
+mod model;
+mod shared;
+mod streams;
+mod text;
+mod tokens;
+mod train;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// Trains recurrent networks on your own text, on any GPU or on the CPU, and writes with them.
+#[derive(Parser)]
+#[command(name = "elman", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  elman train book.txt -o book         learn a book
+  elman train --resume -o book         go on where that was stopped
+  elman completions bash > ~/.local/share/bash-completion/completions/elman
+
+Exit codes: 0 done; 1 an error, said in one sentence on stderr; 2 wrong usage; 130 ended by Ctrl-C, with everything saved.
+Devices: --device, or the environment variable ELMAN_DEVICE. Colours: NO_COLOR switches them off.";
+
+#[derive(Subcommand)]
+enum Command {
+    Train(Box<train::Options>),
+    /// Print completions for a shell
+    Completions {
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, of the command and of each of its commands
+    Man {
+        /// Folder for the pages
+        folder: PathBuf,
+    },
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    let done = run(Cli::parse());
+    match done {
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        done => shared::exit_code(done),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Train(options) => train::run(*options),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => {
+            let unusable = || format!("the manual pages cannot be written to {}", folder.display());
+            std::fs::create_dir_all(&folder).with_context(unusable)?;
+            clap_mangen::generate_to(Cli::command(), &folder).with_context(unusable)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Whoever read the output wants no more of it.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let is = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(is)
+}

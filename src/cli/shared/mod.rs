@@ -1,0 +1,100 @@
+//! What the command and the examples share: choosing a device, what goes wrong beside the work, a run's folder, charts.
+#![allow(dead_code, reason = "each program uses a part")]
+
+/// `println!` that reports a closed pipe as an error, where the original panics.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($line)*)?
+    }};
+}
+pub(crate) use say;
+
+/// A line on stderr; a closed one changes nothing.
+pub fn warn(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "warning: {what}");
+}
+
+/// What failed beside the training, such as a print to a closed pipe: each kind is one warning, and the exit code says
+/// so.
+#[derive(Default)]
+pub struct Failures(Vec<&'static str>);
+
+impl Failures {
+    /// Goes on after an error, with a warning the first time that this cannot be written.
+    pub fn note<E: Into<anyhow::Error>>(&mut self, what: &'static str, result: std::result::Result<(), E>) {
+        if let Err(error) = result
+            && !self.0.contains(&what)
+        {
+            self.0.push(what);
+            warn(format_args!("{what} cannot be written: {:#}", error.into()));
+        }
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        if self.0.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+pub mod plot;
+pub mod run;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use elman::Device;
+
+/// How often a GPU that is lost is opened again, to go on where the run was.
+pub const RECOVERIES: u32 = 3;
+
+/// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
+pub const INTERRUPTED: u8 = 130;
+
+/// `--device`, for every program.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// auto (discrete GPU, then integrated, then CPU), cpu, gpu (any adapter), part of an adapter's name, or list
+    #[arg(long, env = elman::device::ENVIRONMENT_VARIABLE, default_value = "auto", value_name = "NAME")]
+    pub device: String,
+}
+
+impl DeviceArgs {
+    /// Opens the device; `list` prints what there is instead and gives None.
+    pub fn open(&self) -> Result<Option<Device>> {
+        quiet_driver();
+        match self.device.as_str() {
+            "list" => {}
+            "" => return Ok(Some(Device::open("auto")?)),
+            name => return Ok(Some(Device::open(name)?)),
+        }
+        for adapter in Device::list() {
+            say!("{adapter}\n    {}", adapter.limits());
+        }
+        say!("{}", Device::cpu().describe());
+        Ok(None)
+    }
+}
+
+/// Mesa's device-selection layer prints errors where there is no desktop session; nothing here needs the layer there.
+fn quiet_driver() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: called first thing, while the program has one thread.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+/// Errors as one sentence, and exit code 1.
+pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// One line that says where the program runs, and why.
+pub fn announce(device: &Device) -> Result<()> {
+    say!("device: {} -- {}", device.describe(), device.reason());
+    Ok(())
+}
