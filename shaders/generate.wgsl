@@ -18,9 +18,9 @@
 //               2 L - 1 times [GATES, HP, VECTORS]       W_hh of layer 0, then W_ih and W_hh of each further one, transposed,
 //                         and [GATES, VECTORS]           each with its bias behind it
 //               [HP, VP / 4] and [VP / 4]                Wᵀ and b of the logits
-// shape         [B, 2]         temperature, top_p
-// control       [B, 4] u32     seed, top_k, stop token, token that is never drawn (2³² - 1: none)
-// counter       [B] u32        draws so far
+// shape         [B, 4]         temperature, top_p, min_p, repeat penalty
+// control       [B, 6] u32     seed, lane of the draws, top_k, stop token, token that is never drawn (2³² - 1: none), repeat_last_n
+// history       [1 + V, B] u32: [B] draws so far, then [B, V], where each token was last
 // tokens        [B] u32        the last ones, from which it goes on
 // ring          [capacity, B] u32
 // h             [L, B, H]
@@ -40,7 +40,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> weights: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> shape: array<f32>;
 @group(0) @binding(3) var<storage, read> control: array<u32>;
-@group(0) @binding(4) var<storage, read_write> counter: array<u32>;
+@group(0) @binding(4) var<storage, read_write> history: array<u32>;
 @group(0) @binding(5) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(6) var<storage, read_write> ring: array<u32>;
 @group(0) @binding(7) var<storage, read_write> h: array<f32>;

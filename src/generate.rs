@@ -7,10 +7,11 @@ use crate::device::WORKGROUP_BYTES;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NextToken, Parameters};
 use crate::kernels::generate::generate;
-use crate::kernels::sample::{Draw, MOST_TURNS_OF_A_DRAW, sample, turns_of_a_draw};
+use crate::kernels::sample::{Draw, FIRST_PLACE, MOST_TURNS_OF_A_DRAW, sample, turns_of_a_draw};
 use crate::nn::functional::InitialState;
-use crate::nn::{LanguageModel, State};
-use crate::plan::Plan;
+use crate::nn::{LanguageModel, Snapshot, State};
+use crate::plan::{Plan, Recorder};
+use crate::read::Reader;
 use crate::tensor::{DType, NO_TARGET, Tensor};
 
 /// The most tokens drawn between reads: one submission, one read.
@@ -36,6 +37,37 @@ fn tokens_at_once(seconds: f64) -> usize {
 }
 
 /// Draws tokens with the hidden state carried. Its state is its own: training goes on undisturbed.
+///
+/// Each of its lanes is a text of its own: with a prompt ([`Self::prime_lanes`]) and settings ([`Self::set_sampling_of_lanes`]) of its
+/// own, it can be saved and put back, which rewinds it, forked, or begun where a [`Reader`] stands, while the others stay where they are.
+///
+/// ```
+/// use elman::generate::Sampling;
+/// use elman::nn::{CharRnn, CharRnnOptions, Init};
+/// use elman::{Device, Generator, rng};
+///
+/// let mut init = Init::new(rng::manual_seed(777));
+/// let model = CharRnn::new(&mut init, CharRnnOptions::new(10, 4, 8))?;
+/// let parameters = init.upload(&Device::cpu())?;
+/// let mut generator = Generator::new(&model, &parameters, 2)?;
+/// generator.set_sampling(Sampling { temperature: 1.0, seed: 1, draws_of: Some(0), ..Sampling::default() })?;
+/// generator.prime_lanes(&[vec![1, 2, 3], vec![4]])?;
+/// let start = generator.save_lane(0)?;
+/// let mut text = |generator: &mut Generator| -> elman::Result<Vec<u32>> {
+///     let mut text = Vec::new();
+///     generator.generate(20, |tokens| {
+///         text.extend_from_slice(tokens);
+///         true
+///     })?;
+///     Ok(text)
+/// };
+/// let first: Vec<u32> = text(&mut generator)?.into_iter().step_by(2).collect();
+/// generator.restore_lane(0, &start)?;
+/// generator.fork_lane(0, 1)?; // and with the draws of the same lane it writes the same
+/// let both = text(&mut generator)?;
+/// assert!(both.chunks(2).zip(&first).all(|(pair, &token)| pair == [token, token]));
+/// # Ok::<(), elman::Error>(())
+/// ```
 pub struct Generator {
     /// What depends on the parameters alone: run once for each text, or piece of one.
     constants: Plan,
@@ -46,10 +78,20 @@ pub struct Generator {
     seconds: f64,
     state: State,
     lanes: Lanes,
-    /// Tokens drawn on each lane since it was primed: what `counter` is on the device.
-    drawn: usize,
+    /// Tokens drawn on each lane since it was primed: what is first in `history` on the device.
+    drawn: Vec<usize>,
     /// The stop token of each lane.
     stops: Vec<Option<u32>>,
+}
+
+/// A lane's text at one time, on the host: the state, the last token, how many were drawn, and where each token was last. How its
+/// tokens are drawn is not in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lane {
+    state: Snapshot,
+    token: u32,
+    drawn: usize,
+    places: Vec<u32>,
 }
 
 /// How a lane's tokens are drawn.
@@ -57,7 +99,7 @@ pub struct Generator {
 /// ```
 /// use elman::generate::Sampling;
 ///
-/// let bold = Sampling { temperature: 1.2, top_k: Some(20), seed: 3, ..Sampling::default() };
+/// let bold = Sampling { temperature: 1.2, min_p: Some(0.05), repeat_penalty: 1.1, seed: 3, ..Sampling::default() };
 /// assert_eq!(Sampling::default().temperature, 0.0); // greedy
 /// # let _ = bold;
 /// ```
@@ -70,8 +112,18 @@ pub struct Sampling {
     /// Draws among the fewest of the most likely tokens that have this share of the probability (nucleus sampling,
     /// Holtzman et al. 2020), after `top_k`.
     pub top_p: Option<f32>,
+    /// Draws among the tokens that are, at this temperature, at least so many times as likely as the most likely one (Nguyen et al.
+    /// 2024), after `top_k` and `top_p`.
+    pub min_p: Option<f32>,
+    /// The logit of a token that was read or drawn lately is divided by it if it is above 0, and multiplied by it if not (Keskar et al.
+    /// 2019), also where the most likely token is taken: 1 changes nothing, more makes repetitions less likely.
+    pub repeat_penalty: f32,
+    /// How many of the latest tokens, prompt included, `repeat_penalty` is for; `usize::MAX`: all.
+    pub repeat_last_n: usize,
     /// The seed of the draws; each lane has draws of its own all the same.
     pub seed: u32,
+    /// The lane whose draws these are: if it is not this one, a fork of that, or a text in another generator, goes on as that lane does.
+    pub draws_of: Option<u32>,
     /// The token that ends the text: a lane that has drawn it draws nothing else.
     pub stop: Option<u32>,
     /// A token that is never drawn: the padding of a [`crate::text::Vocabulary`], say, which no text has.
@@ -79,9 +131,20 @@ pub struct Sampling {
 }
 
 impl Default for Sampling {
-    /// Greedy, without a stop token.
+    /// Greedy, without a penalty or a stop token; a penalty is for the latest 64 tokens.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: None, top_p: None, seed: 0, stop: None, never: None }
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            seed: 0,
+            draws_of: None,
+            stop: None,
+            never: None,
+        }
     }
 }
 
@@ -98,6 +161,14 @@ impl Sampling {
             && !(top_p > 0.0 && top_p <= 1.0)
         {
             return refuse("top_p", "above 0, at most 1", top_p.to_string());
+        }
+        if let Some(min_p) = self.min_p
+            && !(0.0..=1.0).contains(&min_p)
+        {
+            return refuse("min_p", "from 0 to 1", min_p.to_string());
+        }
+        if !(self.repeat_penalty > 0.0 && self.repeat_penalty.is_finite()) {
+            return refuse("repeat_penalty", "finite, above 0", self.repeat_penalty.to_string());
         }
         let bounds_share = self.top_p.is_some_and(|top_p| top_p < 1.0);
         let turns = turns_of_a_draw(vocabulary, self.top_k.is_some(), bounds_share);
@@ -122,7 +193,7 @@ struct Lanes {
     tokens: Tensor,
     shape: Tensor,
     control: Tensor,
-    counter: Tensor,
+    history: Tensor,
     ring: Tensor,
 }
 
@@ -131,26 +202,54 @@ impl Lanes {
         let device = parameters.device();
         Ok(Self {
             tokens: device.tokens("tokens", &[1, lanes], vocabulary)?,
-            shape: device.zeros("shape of the draw", &[lanes, 2], DType::F32)?,
-            control: device.zeros("control of the draw", &[lanes, 4], DType::U32)?,
-            counter: device.zeros("counter", &[lanes], DType::U32)?,
+            shape: device.zeros("shape of the draw", &[lanes, 4], DType::F32)?,
+            control: device.zeros("control of the draw", &[lanes, 6], DType::U32)?,
+            history: device.zeros("history", &[1 + vocabulary, lanes], DType::U32)?,
             ring: device.zeros("ring", &[ring, lanes], DType::U32)?,
         })
     }
 
     fn draw(&self) -> Draw<'_> {
-        let Self { tokens, shape, control, counter, ring } = self;
-        Draw { shape, control, counter, tokens, ring }
+        let Self { tokens, shape, control, history, ring } = self;
+        Draw { shape, control, history, tokens, ring }
     }
 
     fn set(&self, sampling: &[Sampling]) -> Result<()> {
-        let shape = sampling.iter().flat_map(|s| [s.temperature, s.top_p.unwrap_or(1.0)]);
-        let top_k = |s: &Sampling| s.top_k.map_or(0, |k| u32::try_from(k).unwrap_or(u32::MAX));
+        let shape =
+            sampling.iter().flat_map(|s| [s.temperature, s.top_p.unwrap_or(1.0), s.min_p.unwrap_or(0.0), s.repeat_penalty]);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let token = |token: Option<u32>| token.unwrap_or(NO_TARGET);
-        let control = sampling.iter().flat_map(|s| [s.seed, top_k(s), token(s.stop), token(s.never)]);
+        let control = sampling.iter().zip(0..).flat_map(|(s, lane)| {
+            let last_n = if s.repeat_penalty == 1.0 { 0 } else { count(s.repeat_last_n) };
+            [s.seed, s.draws_of.unwrap_or(lane), count(s.top_k.unwrap_or(0)), token(s.stop), token(s.never), last_n]
+        });
         self.shape.write(&shape.collect::<Vec<_>>())?;
         self.control.write_u32(&control.collect::<Vec<_>>())
     }
+
+    /// How many tokens each lane has drawn.
+    fn set_drawn(&self, drawn: &[usize]) -> Result<()> {
+        let drawn: Vec<_> = drawn.iter().map(|&drawn| drawn as u32).collect();
+        self.history.view("draws", 0, &[drawn.len()]).write_u32(&drawn)
+    }
+
+    /// A lane's last token, and where each token was last.
+    fn lane(&self, lane: usize) -> (Tensor, Tensor) {
+        let vocabulary = self.history.shape()[0] - 1;
+        let places = self.history.view("places", self.tokens.len() + lane * vocabulary, &[vocabulary]);
+        (self.tokens.view("token", lane, &[1]), places)
+    }
+}
+
+/// Where each token of a text was last, before anything is drawn.
+fn places(text: &[u32], vocabulary: usize) -> Vec<u32> {
+    let mut places = vec![0; vocabulary];
+    for (&token, back) in text.iter().rev().zip(1..FIRST_PLACE) {
+        if let Some(place @ 0) = places.get_mut(token as usize) {
+            *place = FIRST_PLACE - back;
+        }
+    }
+    places
 }
 
 impl Generator {
@@ -200,7 +299,7 @@ impl Generator {
         draw.set(&vec![Sampling::default(); lanes])?;
         let count = plan.count();
         let seconds = (count.bytes + count.rereads + count.flops) as f64 / SLOWEST;
-        Ok(Self { constants, plan, chunk, seconds, state, lanes: draw, drawn: 0, stops: vec![None; lanes] })
+        Ok(Self { constants, plan, chunk, seconds, state, lanes: draw, drawn: vec![0; lanes], stops: vec![None; lanes] })
     }
 
     /// How all lanes draw their tokens.
@@ -237,23 +336,146 @@ impl Generator {
     /// # Errors
     /// An empty prompt, or a token outside the vocabulary.
     pub fn prime(&mut self, prompt: &[u32]) -> Result<()> {
-        let Some((&last, before)) = prompt.split_last() else {
-            return Err(Error::argument("Generator", "prompt", "at least one token", "empty"));
-        };
-        let lanes = self.lanes.tokens.len();
-        let vocabulary = self.lanes.tokens.vocabulary().unwrap_or(0);
-        if let Some(position) = prompt.iter().position(|&token| token as usize >= vocabulary) {
-            return Err(Error::Token { token: prompt[position], position, tensor: "prompt".into(), vocabulary });
+        self.prime_lanes(&vec![prompt; self.lanes.tokens.len()])
+    }
+
+    /// Forgets everything, then reads a prompt on each lane, of any length: the text of a lane is that of its prompt alone.
+    ///
+    /// # Errors
+    /// Not a prompt for each lane, an empty one, or a token outside the vocabulary.
+    pub fn prime_lanes(&mut self, prompts: &[impl AsRef<[u32]>]) -> Result<()> {
+        let (lanes, vocabulary) = (self.lanes.tokens.len(), self.lanes.tokens.vocabulary().unwrap_or(0));
+        let prompts: Vec<&[u32]> = prompts.iter().map(AsRef::as_ref).collect();
+        if prompts.len() != lanes {
+            let expected = format!("one for each of {lanes} lanes");
+            return Err(Error::argument("Generator", "prompts", expected, prompts.len()));
         }
-        self.state.zero()?;
+        for prompt in &prompts {
+            if prompt.is_empty() {
+                return Err(Error::argument("Generator", "prompt", "at least one token", "empty"));
+            }
+            if let Some(position) = prompt.iter().position(|&token| token as usize >= vocabulary) {
+                return Err(Error::Token { token: prompt[position], position, tensor: "prompt".into(), vocabulary });
+            }
+        }
+        // They end together; a lane whose prompt has not begun reads something, and starts from zeros when it has.
+        let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
         let mut first = Some(&self.constants);
-        for &token in before {
-            self.lanes.tokens.write_u32(&vec![token; lanes])?;
-            self.plan.run_after(first.take(), 1)?;
+        self.state.zero()?;
+        for step in 0..longest {
+            let at = |prompt: &[u32]| (step + prompt.len()).checked_sub(longest);
+            for (lane, _) in prompts.iter().enumerate().filter(|(_, prompt)| step > 0 && at(prompt) == Some(0)) {
+                self.state.zero_row(lane)?;
+            }
+            let tokens: Vec<_> = prompts.iter().map(|prompt| at(prompt).map_or(0, |at| prompt[at])).collect();
+            self.lanes.tokens.write_u32(&tokens)?;
+            // The last one is read where the text begins.
+            if step + 1 < longest {
+                self.plan.run_after(first.take(), 1)?;
+            }
         }
-        self.lanes.tokens.write_u32(&vec![last; lanes])?;
-        self.drawn = 0;
+        self.drawn = vec![0; lanes];
+        let places = prompts.iter().flat_map(|prompt| places(prompt, vocabulary));
+        self.lanes.history.write_u32(&vec![0; lanes].into_iter().chain(places).collect::<Vec<_>>())
+    }
+
+    /// A lane's text as it is now: [`Self::restore_lane`] goes back to it.
+    ///
+    /// # Errors
+    /// There is no such lane, or the device failed.
+    pub fn save_lane(&self, lane: usize) -> Result<Lane> {
+        pollster::block_on(self.save_lane_async(lane))
+    }
+
+    /// [`Self::save_lane`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::save_lane`].
+    pub async fn save_lane_async(&self, lane: usize) -> Result<Lane> {
+        self.check_lane(lane)?;
+        let (token, places) = self.lanes.lane(lane);
+        let state = self.state.zeros_like(Some(1))?;
+        let words = self.device().zeros("lane", &[1 + places.len()], DType::U32)?;
+        let mut r = Recorder::new(self.device());
+        state.record_copy(&mut r, 0, &self.state, lane, 1)?;
+        r.copy(&token, &words.view("token", 0, &[1]))?;
+        r.copy(&places, &words.view("places", 1, &[places.len()]))?;
+        r.finish_async().await?.run()?;
+        let (state, mut places) = (state.save_async().await?, words.to_vec_u32_async().await?);
+        Ok(Lane { state, token: places.remove(0), drawn: self.drawn[lane], places })
+    }
+
+    /// Puts a saved text back, on any lane of any generator of the same network; it goes on as it would have then, with the draws of
+    /// this lane ([`Sampling::draws_of`]).
+    ///
+    /// # Errors
+    /// There is no such lane, the text is of a network of other sizes, or the device failed.
+    pub fn restore_lane(&mut self, lane: usize, saved: &Lane) -> Result<()> {
+        self.check_lane(lane)?;
+        let (token, places) = self.lanes.lane(lane);
+        if saved.places.len() != places.len() {
+            let expected = format!("a text of {} tokens", places.len());
+            return Err(Error::argument("Generator", "saved", expected, saved.places.len()));
+        }
+        self.state.restore_row(lane, &saved.state)?;
+        token.write_u32(&[saved.token])?;
+        places.write_u32(&saved.places)?;
+        self.drawn[lane] = saved.drawn;
         Ok(())
+    }
+
+    /// Makes the text of a lane that of another too, on the device. It then goes on by the settings and the draws of its own lane:
+    /// as the original does if it is greedy, or has the same settings and the draws of that lane ([`Sampling::draws_of`]).
+    ///
+    /// # Errors
+    /// There is no such lane, or the device failed.
+    pub fn fork_lane(&mut self, from: usize, to: usize) -> Result<()> {
+        self.check_lane(from)?;
+        self.check_lane(to)?;
+        if from == to {
+            return Ok(());
+        }
+        let ((token, places), (to_token, to_places)) = (self.lanes.lane(from), self.lanes.lane(to));
+        let mut r = Recorder::new(self.device());
+        self.state.record_copy(&mut r, to, &self.state, from, 1)?;
+        r.copy_within(&token, &to_token)?;
+        r.copy_within(&places, &to_places)?;
+        r.finish()?.run()?;
+        self.drawn[to] = self.drawn[from];
+        Ok(())
+    }
+
+    /// Begins a lane's text anew: with all that a [`Reader`] of the same network has read as its prompt, which is not read again. The
+    /// reader stays as it is.
+    ///
+    /// # Errors
+    /// There is no such lane, the reader has read nothing, its network has other sizes or is on another device, or the device failed.
+    pub fn go_on_from(&mut self, lane: usize, reader: &Reader) -> Result<()> {
+        self.check_lane(lane)?;
+        let (token, places_of_lane) = self.lanes.lane(lane);
+        if reader.vocabulary() != places_of_lane.len() {
+            let expected = format!("one of {} tokens", places_of_lane.len());
+            return Err(Error::argument("Generator", "reader", expected, reader.vocabulary()));
+        }
+        let Some((&last, before)) = reader.text().split_last() else {
+            return Err(Error::argument("Generator", "reader", "one that has read something", "at the beginning"));
+        };
+        reader.copy_state(before.len(), &self.state, lane)?;
+        token.write_u32(&[last])?;
+        places_of_lane.write_u32(&places(reader.text(), places_of_lane.len()))?;
+        self.drawn[lane] = 0;
+        Ok(())
+    }
+
+    fn check_lane(&self, lane: usize) -> Result<()> {
+        match self.drawn.len() {
+            lanes if lane < lanes => Ok(()),
+            lanes => Err(Error::argument("Generator", "lane", format!("below {lanes}"), lane)),
+        }
+    }
+
+    fn device(&self) -> &Device {
+        self.plan.device()
     }
 
     /// Draws `length` tokens on every lane, handing each chunk to `each` as it comes: the tokens of all lanes, step by
@@ -274,7 +496,7 @@ impl Generator {
         let mut left = length;
         let mut first = Some(&self.constants);
         // Priming, a run of the plan by hand, or one whose tokens could not be read, has moved it on.
-        self.lanes.counter.write_u32(&vec![self.drawn as u32; lanes])?;
+        self.lanes.set_drawn(&self.drawn)?;
         while left > 0 {
             let steps = left.min(tokens_at_once(self.seconds));
             // Not of the first, which makes the constants, and for which some drivers compile. A browser has no such clock.
@@ -291,10 +513,11 @@ impl Generator {
             if let Some(start) = start {
                 self.seconds = start.elapsed().as_secs_f64() / steps as f64;
             }
-            let drawn = (self.drawn..self.drawn + steps).flat_map(|step| &ring[step % RING * lanes..][..lanes]);
-            self.drawn += steps;
+            let of_lane = |step: usize, (lane, drawn): (usize, &usize)| ring[(drawn + step) % RING * lanes + lane];
+            let drawn: Vec<u32> =
+                (0..steps).flat_map(|step| self.drawn.iter().enumerate().map(move |lane| of_lane(step, lane))).collect();
+            self.drawn.iter_mut().for_each(|drawn| *drawn += steps);
             left -= steps;
-            let drawn: Vec<u32> = drawn.copied().collect();
             let last = &drawn[drawn.len() - lanes..];
             let ended = last.iter().zip(&self.stops).all(|(&token, &stop)| Some(token) == stop);
             if !each(&drawn) || ended {

@@ -158,6 +158,7 @@ mod product;
 pub mod promises {}
 #[doc = include_str!("pytorch.md")]
 pub mod pytorch {}
+mod read;
 mod real;
 pub mod rng;
 pub mod schedule;
@@ -179,6 +180,7 @@ pub use log::Losses;
 pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
 pub use plans::Plans;
 pub use predict::Predictor;
+pub use read::{Reader, Reading};
 pub use tensor::{DType, NO_TARGET, Tensor};
 pub use train::Trainer;
 

@@ -130,7 +130,7 @@ fn top_k_and_top_p_draw_among_the_most_likely() {
             order.iter().map(|token| weight(token) / total).collect::<Vec<_>>()
         };
         for (top_k, top_p) in [(Some(3), None), (None, Some(0.6)), (Some(4), Some(0.5)), (Some(1), Some(1.0))] {
-            let sampling = Sampling { temperature: 2.0, top_k, top_p, seed: 9, stop: None, never: None };
+            let sampling = Sampling { temperature: 2.0, top_k, top_p, seed: 9, ..Sampling::default() };
             let kept_by_k = top_k.unwrap_or(VOCABULARY);
             let probabilities = &probability(2.0)[..kept_by_k];
             let enough = f64::from(top_p.unwrap_or(1.0)) * probabilities.iter().sum::<f64>() - 1e-9;
@@ -384,8 +384,18 @@ fn one_dispatch_and_the_chain_agree() {
     for options in sizes {
         let (model, parameters) = model_of(&device, options);
         let greedy = Sampling::default();
-        let drawn =
-            Sampling { temperature: 1.0, top_k: Some(7), top_p: Some(0.9), seed: 3, stop: Some(2), never: Some(5) };
+        let drawn = Sampling {
+            temperature: 1.0,
+            top_k: Some(7),
+            top_p: Some(0.9),
+            min_p: Some(0.02),
+            repeat_penalty: 1.2,
+            repeat_last_n: 5,
+            seed: 3,
+            draws_of: None,
+            stop: Some(2),
+            never: Some(5),
+        };
         let text = |model: &dyn LanguageModel, kernel: &str| {
             let mut generator = Generator::new(model, &parameters, 3).unwrap();
             assert!(generator.plan().kernels().contains(&kernel), "{}", generator.plan());
@@ -484,6 +494,12 @@ fn bad_input_is_refused() {
         ("top_k", Sampling { top_k: Some(0), ..good }),
         ("top_p", Sampling { top_p: Some(0.0), ..good }),
         ("top_p", Sampling { top_p: Some(f32::NAN), ..good }),
+        ("min_p", Sampling { min_p: Some(-0.1), ..good }),
+        ("min_p", Sampling { min_p: Some(1.1), ..good }),
+        ("min_p", Sampling { min_p: Some(f32::NAN), ..good }),
+        ("repeat_penalty", Sampling { repeat_penalty: 0.0, ..good }),
+        ("repeat_penalty", Sampling { repeat_penalty: f32::NAN, ..good }),
+        ("repeat_penalty", Sampling { repeat_penalty: f32::INFINITY, ..good }),
         ("stop", Sampling { stop: Some(11), ..good }),
         ("never", Sampling { never: Some(11), ..good }),
     ];

@@ -15,7 +15,7 @@ use elman::kernels::generate::Sizes;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::row_weights::RowWeights;
-use elman::kernels::sample::Draw;
+use elman::kernels::sample::{Draw, FIRST_PLACE};
 use elman::kernels::sequence::{Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
 use elman::nn::Cell;
@@ -634,9 +634,9 @@ fn long_loops_are_right() {
             [logits[5], logits[70_000], logits[v - 1], logits[v - 2]] = [21.0, 20.5, 20.0, 12.0];
             let ring = device.zeros("ring", &[40, 1], DType::U32)?;
             let draw = Draw {
-                shape: &device.upload("shape", &[1, 2], &[1.0, top_p])?,
-                control: &device.upload_u32("control", &[1, 4], &[42, top_k, NO_TARGET, NO_TARGET])?,
-                counter: &device.zeros("counter", &[1], DType::U32)?,
+                shape: &device.upload("shape", &[1, 4], &[1.0, top_p, 0.01, 1.1])?,
+                control: &device.upload_u32("control", &[1, 6], &[42, 0, top_k, NO_TARGET, NO_TARGET, 3])?,
+                history: &device.zeros("history", &[1 + v, 1], DType::U32)?,
                 tokens: &device.zeros("tokens", &[1], DType::U32)?,
                 ring: &ring,
             };
@@ -1812,14 +1812,34 @@ fn windows_are_what_they_say() {
     assert_eq!(targets.to_vec_u32().unwrap(), [3, NO_TARGET, 4, NO_TARGET, 5, NO_TARGET]);
 }
 
+/// Some draws of each lane, and places from long ago to the future, none for some tokens.
+fn history(device: &Device, vocabulary: usize, lanes: usize) -> Result<Tensor> {
+    let places = tokens(6, vocabulary * lanes, 15).into_iter().map(|x| if x < 5 { 0 } else { FIRST_PLACE + x - 10 });
+    let history: Vec<_> = tokens(1, lanes, 5).into_iter().chain(places).collect();
+    device.upload_u32("history", &[1 + vocabulary, lanes], &history)
+}
+
 #[test]
 fn sample() {
-    // Temperature, top-k, top-p.
-    let shapes =
-        [(1.0, 0, 1.0), (0.0, 0, 1.0), (0.8, 3, 1.0), (2.0, 0, 0.7), (1.5, 5, 0.6), (1.0, 1, 0.1), (1.0, 999, 1.0)];
+    // Temperature, top-k, top-p, min-p, the penalty of repetitions, for the latest how many.
+    let shapes = [
+        (1.0, 0, 1.0, 0.0, 1.0, 0),
+        (0.0, 0, 1.0, 0.0, 1.0, 0),
+        (0.8, 3, 1.0, 0.0, 1.0, 0),
+        (2.0, 0, 0.7, 0.0, 1.0, 0),
+        (1.5, 5, 0.6, 0.0, 1.0, 0),
+        (1.0, 1, 0.1, 0.0, 1.0, 0),
+        (1.0, 999, 1.0, 0.0, 1.0, 0),
+        (0.0, 0, 1.0, 0.0, 1.7, 4),
+        (1.3, 0, 1.0, 0.0, 1.7, u32::MAX),
+        (2.0, 0, 1.0, 0.21, 1.0, 0),
+        (1.5, 7, 0.8, 0.17, 0.6, 3),
+        (1.0, 0, 1.0, 1.0, 1.2, 1),
+    ];
     for (b, v) in [(2, 1), (131, 7), (67, 63), (5, 64), (65, 65), (67, 85), (33, 129), (17, 300)] {
-        for (temperature, top_k, top_p) in shapes {
-            check(&format!("sample {b} {v} {temperature} {top_k} {top_p}"), 0.0, |device, g| {
+        for (temperature, top_k, top_p, min_p, penalty, last_n) in shapes {
+            let what = format!("sample {b} {v} {temperature} {top_k} {top_p} {min_p} {penalty} {last_n}");
+            check(&what, 0.0, |device, g| {
                 // Of ten values, with both zeros, so that there are ties; a NaN and an infinity in some lanes.
                 let mut logits: Vec<f32> = tokens(8, b * v, 10).iter().map(|&z| 0.5 * (z as f32 - 5.0)).collect();
                 logits.iter_mut().step_by(7).filter(|z| **z == 0.0).for_each(|z| *z = -0.0);
@@ -1829,22 +1849,24 @@ fn sample() {
                 }
                 // Every third lane stops at token 1, and some have drawn it.
                 let control = (0..b as u32).flat_map(|lane| {
-                    [42, top_k, if lane % 3 == 0 { 1 } else { NO_TARGET }, if lane % 4 == 1 { 0 } else { NO_TARGET }]
+                    let [stop, never] =
+                        [(lane % 3 == 0, 1), (lane % 4 == 1, 0)].map(|(is, token)| if is { token } else { NO_TARGET });
+                    [42, lane / 2, top_k, stop, never, last_n]
                 });
-                let counter = device.upload_u32("counter", &[b], &tokens(1, b, 5))?;
+                let history = history(device, v, b)?;
                 let last = device.upload_u32("tokens", &[b], &tokens(3, b, 4))?;
                 let ring = device.zeros("ring", &[5, b], DType::U32)?;
                 let logits = device.upload("logits", &[b, v], &logits)?;
                 let draw = Draw {
-                    shape: &device.upload("shape", &[b, 2], &[temperature, top_p].repeat(b))?,
-                    control: &device.upload_u32("control", &[b, 4], &control.collect::<Vec<_>>())?,
-                    counter: &counter,
+                    shape: &device.upload("shape", &[b, 4], &[temperature, top_p, min_p, penalty].repeat(b))?,
+                    control: &device.upload_u32("control", &[b, 6], &control.collect::<Vec<_>>())?,
+                    history: &history,
                     tokens: &last,
                     ring: &ring,
                 };
                 kernels::sample::sample(g, &logits, draw)?;
                 kernels::sample::sample(g, &logits, draw)?;
-                Ok(vec![last, counter, ring])
+                Ok(vec![last, history, ring])
             });
         }
     }
@@ -1860,14 +1882,14 @@ fn generate_sizes() -> Vec<(Sizes, usize)> {
     small.into_iter().flat_map(sizes).chain([(wide, 1)]).collect()
 }
 
-/// tokens, shape, control, counter, ring: greedy on even lanes, drawn on odd ones.
+/// tokens, shape, control, history, ring: greedy on even lanes, drawn on odd ones.
 fn draws(device: &Device, vocabulary: usize, lanes: usize) -> Result<[Tensor; 5]> {
-    let shape: Vec<f32> = (0..lanes).flat_map(|lane| [(lane % 2) as f32, 0.9]).collect();
+    let shape: Vec<f32> = (0..lanes).flat_map(|lane| [(lane % 2) as f32, 0.9, 0.05, 1.3]).collect();
     Ok([
         indices(device, "tokens", &[1, lanes], vocabulary)?,
-        device.upload("shape", &[lanes, 2], &shape)?,
-        device.upload_u32("control", &[lanes, 4], &[42, 6, NO_TARGET, 2].repeat(lanes))?,
-        device.upload_u32("counter", &[lanes], &tokens(1, lanes, 5))?,
+        device.upload("shape", &[lanes, 4], &shape)?,
+        device.upload_u32("control", &[lanes, 6], &[42, 1, 6, NO_TARGET, 2, 4].repeat(lanes))?,
+        history(device, vocabulary, lanes)?,
         device.zeros("ring", &[7, lanes], DType::U32)?,
     ])
 }
@@ -1880,14 +1902,14 @@ fn record_generate(
     dispatches: &[usize],
 ) -> Result<Vec<Tensor>> {
     let weights = common::network(device, sizes)?.2.pack(g)?;
-    let [tokens, shape, control, counter, ring] = draws(device, sizes.vocabulary, lanes)?;
-    let draw = Draw { tokens: &tokens, shape: &shape, control: &control, counter: &counter, ring: &ring };
+    let [tokens, shape, control, history, ring] = draws(device, sizes.vocabulary, lanes)?;
+    let draw = Draw { tokens: &tokens, shape: &shape, control: &control, history: &history, ring: &ring };
     let state = |name| random(device, name, &[sizes.layers, lanes, sizes.hidden]);
     let states: Vec<_> = ["h", "c"][..sizes.cell.states()].iter().map(|name| state(name)).collect::<Result<_>>()?;
     for &steps in dispatches {
         kernels::generate::generate(g, sizes, &weights, draw, (&states[0], states.get(1)), steps)?;
     }
-    Ok(states.into_iter().chain([tokens, counter, ring]).collect())
+    Ok(states.into_iter().chain([tokens, history, ring]).collect())
 }
 
 #[test]
@@ -1915,8 +1937,8 @@ fn generate_equals_the_chain() {
         let (model, parameters, _) = common::network(&device, sizes).unwrap();
         let state = model.state(&device, lanes).unwrap();
         state.restore(&states).unwrap();
-        let [tokens, shape, control, counter, ring] = draws(&device, sizes.vocabulary, lanes).unwrap();
-        let draw = Draw { tokens: &tokens, shape: &shape, control: &control, counter: &counter, ring: &ring };
+        let [tokens, shape, control, history, ring] = draws(&device, sizes.vocabulary, lanes).unwrap();
+        let draw = Draw { tokens: &tokens, shape: &shape, control: &control, history: &history, ring: &ring };
         let mut g = Graph::inference(&parameters);
         let logits = model.forward(&mut g, &tokens, InitialState::Carried(&state)).unwrap();
         let logits = g.tensor(logits).unwrap();
@@ -1929,7 +1951,7 @@ fn generate_equals_the_chain() {
             let want = common::widen(&want.unwrap());
             assert_close(&what, &common::widen(&got.to_vec().unwrap()), &want, sizes.hidden, 1e-6);
         }
-        for (got, want) in drawn.iter().zip([tokens, counter, ring]) {
+        for (got, want) in drawn.iter().zip([tokens, history, ring]) {
             assert_eq!(got.to_vec_u32().unwrap(), want.to_vec_u32().unwrap(), "{what}: {want:?}");
         }
     }
@@ -2018,9 +2040,9 @@ fn indices_that_were_not_checked_are_refused() {
     let sizes = Sizes { cell: Cell::Tanh, layers: 1, vocabulary: 3, hidden: 4 };
     let (h, weights) =
         (zeros(&device, "h", &[1, 1, 4]).unwrap(), common::network(&device, sizes).unwrap().2.pack(&mut g));
-    let [_, shape, control, counter, ring] = draws(&device, 3, 1).unwrap();
+    let [_, shape, control, history, ring] = draws(&device, 3, 1).unwrap();
     for tokens in [device.upload_u32("tokens", &[1], &[9]), device.tokens("tokens", &[1], 4)] {
-        let draw = Draw { shape: &shape, control: &control, counter: &counter, tokens: &tokens.unwrap(), ring: &ring };
+        let draw = Draw { shape: &shape, control: &control, history: &history, tokens: &tokens.unwrap(), ring: &ring };
         let weights = weights.as_ref().unwrap();
         let refused = kernels::generate::generate(&mut g, sizes, weights, draw, (&h, None), 1).unwrap_err();
         assert!(refused.to_string().contains("at most 3"), "{refused}");

@@ -105,9 +105,9 @@ fn generate_constants(sizes: Sizes) -> Vec<(&'static str, u32)> {
     let mut g = Graph::without_parameters(&device);
     let tensor = |name, shape: &[usize], dtype| device.zeros(name, shape, dtype).unwrap();
     let draw = Draw {
-        shape: &tensor("shape", &[1, 2], DType::F32),
-        control: &tensor("control", &[1, 4], DType::U32),
-        counter: &tensor("counter", &[1], DType::U32),
+        shape: &tensor("shape", &[1, 4], DType::F32),
+        control: &tensor("control", &[1, 6], DType::U32),
+        history: &tensor("history", &[1 + sizes.vocabulary, 1], DType::U32),
         tokens: &device.tokens("tokens", &[1], sizes.vocabulary).unwrap(),
         ring: &tensor("ring", &[1, 1], DType::U32),
     };

@@ -380,13 +380,16 @@ proptest! {
 
     #[test]
     fn sampling_of_any_settings(
-        temperature in number(), top_k in proptest::option::of(size()), top_p in proptest::option::of(number()), seed in any::<u32>(),
+        temperature in number(), top_k in proptest::option::of(size()), top_p in proptest::option::of(number()), min_p in proptest::option::of(number()),
+        repeat_penalty in number(), repeat_last_n in size(), seed in any::<u32>(), draws_of in proptest::option::of(any::<u32>()),
         stop in proptest::option::of(prop_oneof![0u32..8, Just(u32::MAX)]), never in proptest::option::of(prop_oneof![0u32..8, Just(u32::MAX)]),
         lanes in 0usize..4,
     ) {
         let (model, parameters) = network();
         let mut generator = Generator::new(&model, &parameters, 2).unwrap();
-        let sampling = Sampling { temperature: temperature as f32, top_k, top_p: top_p.map(|p| p as f32), seed, stop, never };
+        let (temperature, repeat_penalty) = (temperature as f32, repeat_penalty as f32);
+        let [top_p, min_p] = [top_p, min_p].map(|share| share.map(|p| p as f32));
+        let sampling = Sampling { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, draws_of, stop, never };
         let set = ok(generator.set_sampling_of_lanes(&vec![sampling; lanes]));
         prop_assert!(lanes == 2 || set.is_none());
         let set = ok(generator.set_sampling(sampling)).is_some();

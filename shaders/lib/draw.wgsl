@@ -1,19 +1,26 @@
 // The draw of a lane's next token from softmax(logits / temperature), fed back:
-//   tokens[b] = ring[counter[b] mod capacity, b] = the draw, then counter[b] goes on by one
+//   tokens[b] = ring[draws[b] mod capacity, b] = the draw, then draws[b] goes on by one
+//
+// First the logit of a token that is one of the lane's latest repeat_last_n (Keskar et al. 2019) is divided by the repeat penalty
+// if it is above 0, and multiplied by it if not. The draw that comes after n others has the place n + 2³¹, what was read before
+// it the places below.
 //
 // Temperature 0 takes the most likely token, the first of equals. Of the others, top_k keeps the k most likely (0: all),
-// then top_p the fewest of the most likely that have this share of what is kept (1: all); equals are kept together.
+// then top_p the fewest of the most likely that have this share of what is kept (1: all); equals are kept together. Of these,
+// min_p keeps those at least so many times as likely as the most likely one.
 // A NaN counts as the least likely; the token that is never to be drawn is below that, at -∞. A lane that has drawn its stop
 // token goes on drawing it. The uniform number is
-// Threefry-2x32-20 (Salmon et al. 2011) of key (seed, lane) and counter (counter[b], 0): the same seed gives the same text.
+// Threefry-2x32-20 (Salmon et al. 2011) of key (seed, lane of the draws) and counter (draws[b], 0): the same seed gives the same text.
 //
 // The kernel that joins this, beside lib/threefry, lib/reduce and lib/math, has
 //   Params with B, V, capacity
 //   const THREADS: u32                     a power of two, at least RUNS
 //   fn logit(lane: u32, v: u32) -> f32
-//   shape: array<f32>      [B, 2]          temperature, top_p
-//   control: array<u32>    [B, 4]          seed, top_k, stop token, token that is never drawn (2³² - 1: none)
-//   counter: array<u32>    [B]             draws so far
+//   shape: array<f32>      [B, 4]          temperature, top_p, min_p, repeat penalty
+//   control: array<u32>    [B, 6]          seed, lane of the draws, top_k, stop token, token that is never drawn (2³² - 1: none),
+//                                          repeat_last_n
+//   history: array<u32>    [B]             draws so far,
+//                          [B, V]          and the place where each token was last (0: none)
 //   tokens: array<u32>     [B]
 //   ring: array<u32>       [capacity, B]
 
@@ -26,11 +33,23 @@ var<workgroup> next: u32;
 
 const LOWEST: f32 = -3.4028234663852886e38;
 
+// What scores are made of beside the logits: what `draw` finds first.
+var<private> never: u32;
+var<private> last_n: u32;
+var<private> penalty: f32;
+var<private> place: u32; // of the token to be drawn
+
 fn score(lane: u32, v: u32) -> f32 {
-    let value = logit(lane, v);
+    var value = logit(lane, v);
     // By its bits, since compilers may take it that there are no NaNs.
     let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
-    return select(select(value, LOWEST, is_nan), bitcast<f32>(0xff800000u), v == control[4u * lane + 3u]);
+    if last_n > 0u {
+        let last = history[p.B + lane * p.V + v];
+        if last > 0u && place - last - 1u < last_n {
+            value = clamp(select(value * penalty, value / penalty, value > 0.0), LOWEST, -LOWEST);
+        }
+    }
+    return select(select(value, LOWEST, is_nan), bitcast<f32>(0xff800000u), v == never);
 }
 
 // Floats in the order of unsigned integers; 0 and -0 are one.
@@ -40,9 +59,10 @@ fn order(x: f32) -> u32 {
 }
 
 // The weight of a token, 0 if it is not kept.
-fn weight(lane: u32, v: u32, most: f32, temperature: f32, least: u32) -> f32 {
+fn weight(lane: u32, v: u32, most: f32, temperature: f32, least: u32, min_p: f32) -> f32 {
     let value = score(lane, v);
-    return select(0.0, exponential((value - most) / temperature), order(value) >= least);
+    let here = exponential((value - most) / temperature);
+    return select(0.0, here, order(value) >= least && !(here < min_p));
 }
 
 // Sums of what the runs have, in a fixed order.
@@ -104,40 +124,45 @@ fn draw(lane: u32, local: u32) -> u32 {
     let run = (p.V + RUNS - 1u) / RUNS;
     let first = min(local * run, p.V);
     let end = min(first + run, p.V);
+    let count = history[lane];
+    never = control[6u * lane + 4u];
+    last_n = control[6u * lane + 5u];
+    penalty = shape[4u * lane + 3u];
+    place = count ^ 0x80000000u;
 
     var most = score(lane, 0u);
     for (var v = first; v < end; v++) { most = max(most, score(lane, v)); }
     most = workgroup_max(local, most);
     // The first token that has it: the largest of the negated places.
-    var place = -f32(p.V);
+    var foremost = -f32(p.V);
     for (var v = first; v < end; v++) {
-        if score(lane, v) == most { place = max(place, -f32(v)); }
+        if score(lane, v) == most { foremost = max(foremost, -f32(v)); }
     }
-    var drawn = min(u32(-workgroup_max(local, place)), p.V - 1u);
+    var drawn = min(u32(-workgroup_max(local, foremost)), p.V - 1u);
 
-    let temperature = shape[2u * lane];
-    let top_p = shape[2u * lane + 1u];
-    let top_k = control[4u * lane + 1u];
-    let count = counter[lane];
+    let temperature = shape[4u * lane];
+    let top_p = shape[4u * lane + 1u];
+    let min_p = shape[4u * lane + 2u];
+    let top_k = control[6u * lane + 2u];
     if temperature > 0.0 {
         var least = 0u;
         if top_k > 0u && top_k < p.V { least = bound(lane, local, 0u, most, -1.0, f32(top_k)); }
         if top_p < 1.0 {
             var all = 0.0;
-            for (var v = first; v < end; v++) { all += weight(lane, v, most, temperature, least); }
+            for (var v = first; v < end; v++) { all += weight(lane, v, most, temperature, least, 0.0); }
             let enough = top_p * sum_runs(local, vec4<f32>(all)).x;
             // At least the most likely token, whatever the rounding of the sums.
             least = min(max(least, bound(lane, local, least, most, temperature, enough)), order(most));
         }
         var sum = 0.0;
-        for (var v = first; v < end; v++) { sum += weight(lane, v, most, temperature, least); }
+        for (var v = first; v < end; v++) { sum += weight(lane, v, most, temperature, least, min_p); }
         workgroupBarrier();
         if local < RUNS { run_sums[local].x = sum; }
         workgroupBarrier();
         if local == 0u {
             var total = 0.0;
             for (var i = 0u; i < RUNS; i++) { total += run_sums[i].x; }
-            let key = vec2<u32>(control[4u * lane], lane);
+            let key = vec2<u32>(control[6u * lane], control[6u * lane + 1u]);
             var left = f32(threefry(key, vec2<u32>(count, 0u)) >> 8u) / 16777216.0 * total;
             // The run that holds the draw, then the token in it; rounding may leave it past the last that holds anything.
             var chosen = 0u;
@@ -149,7 +174,7 @@ fn draw(lane: u32, local: u32) -> u32 {
                 }
             }
             for (var v = min(chosen * run, p.V); v < min((chosen + 1u) * run, p.V); v++) {
-                let here = weight(lane, v, most, temperature, least);
+                let here = weight(lane, v, most, temperature, least, min_p);
                 if here > 0.0 {
                     drawn = v;
                     left -= here;
@@ -159,12 +184,14 @@ fn draw(lane: u32, local: u32) -> u32 {
         }
     }
     if local == 0u {
-        let stop = control[4u * lane + 2u];
+        let stop = control[6u * lane + 3u];
         if count > 0u && tokens[lane] == stop { drawn = stop; }
         tokens[lane] = drawn;
         ring[(count % p.capacity) * p.B + lane] = drawn;
-        counter[lane] = count + 1u;
+        history[lane] = count + 1u;
+        if drawn < p.V { history[p.B + lane * p.V + drawn] = place; }
         next = drawn;
     }
+    storageBarrier(); // what all threads read of the history in the next draw
     return workgroupUniformLoad(&next);
 }

@@ -517,6 +517,11 @@ impl Graph {
         self.recorder.finish_async().await
     }
 
+    /// Two recorders: of what needs to run only when the parameters have changed, and of what every run needs.
+    pub(crate) fn split(self, parameters: &Parameters) -> (Recorder, Recorder) {
+        self.recorder.split(parameters.values())
+    }
+
     /// Two plans: what needs to run only when the parameters have changed, and what every run needs.
     pub(crate) async fn finish_in_two_async(self, parameters: &Parameters) -> Result<(Plan, Plan)> {
         self.recorder.finish_in_two_async(parameters.values()).await

@@ -23,7 +23,7 @@ pub static KERNEL: Kernel = Kernel {
         reads("weights"),
         reads("shape"),
         reads_u32("control"),
-        writes_u32("counter"),
+        writes_u32("history"),
         writes_u32("tokens"),
         writes_u32("ring"),
         writes("h"),
@@ -243,8 +243,8 @@ pub fn generate(
         capacity: capacity as u32,
     };
     let nowhere = r.zeros("nowhere", &[4])?;
-    let Draw { shape, control, counter, tokens, ring } = draw;
-    let tensors = [weights, shape, control, counter, tokens, ring, h, c.unwrap_or(&nowhere)];
+    let Draw { shape, control, history, tokens, ring } = draw;
+    let tensors = [weights, shape, control, history, tokens, ring, h, c.unwrap_or(&nowhere)];
     r.dispatch(&KERNEL, &sizes.constants(), params, &tensors, [lanes, 1, 1])?;
     // All matrices for every token of every lane.
     let matrices = weights.len() - sizes.parts()[0];
@@ -253,10 +253,10 @@ pub fn generate(
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [weights, shape, control, counter, tokens, ring, h, c] = args.all();
+    let [weights, shape, control, history, tokens, ring, h, c] = args.all();
     let (shape, control) = (shape.read(), control.read_u32());
-    let (counter, tokens, ring) = (counter.write_u32(), tokens.write_u32(), ring.write_u32());
-    let (mut lanes, h, c) = (Lanes { shape, control, counter, tokens, ring }, h.write(), c.write());
+    let (history, tokens, ring) = (history.write_u32(), tokens.write_u32(), ring.write_u32());
+    let (mut lanes, h, c) = (Lanes { shape, control, history, tokens, ring }, h.write(), c.write());
     let [batch, vocabulary, hidden, layers] = [p.B, p.V, p.H, p.L].map(|n| n as usize);
     let step = |cell: Cell| cell.kind().generated.filter(|&step| step as u32 == p.cell);
     let known = Cell::ALL.iter().find_map(|&cell| Some((cell, step(cell)?)));

@@ -20,7 +20,7 @@ pub static KERNEL: Kernel = Kernel {
         reads("logits"),
         reads("shape"),
         reads_u32("control"),
-        writes_u32("counter"),
+        writes_u32("history"),
         writes_u32("tokens"),
         writes_u32("ring"),
     ],
@@ -30,12 +30,15 @@ pub static KERNEL: Kernel = Kernel {
 /// The tensors of a draw. All but `shape` are u32.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw<'a> {
-    /// `[B, 2]`: temperature (0 takes the most likely token) and top-p (1: all).
+    /// `[B, 4]`: temperature (0 takes the most likely token), top-p (1: all), min-p (0: all), and the penalty of repeated tokens (1:
+    /// none).
     pub shape: &'a Tensor,
-    /// `[B, 4]`: seed, top-k (0: all), stop token, token that is never drawn ([`crate::NO_TARGET`]: none).
+    /// `[B, 6]`: seed, the lane whose draws they are, top-k (0: all), stop token, token that is never drawn ([`crate::NO_TARGET`]:
+    /// none), and how many of the latest tokens the penalty is for (0: off).
     pub control: &'a Tensor,
-    /// `[B]`: draws made so far.
-    pub counter: &'a Tensor,
+    /// `[1 + V, B]`, but laid out as `[B]`, the draws made so far, and `[B, V]`, the place where each token was last: draw n has
+    /// the place n + [`FIRST_PLACE`], what was read before it the places below, and 0 is none.
+    pub history: &'a Tensor,
     /// `[B]`: the token drawn.
     pub tokens: &'a Tensor,
     /// `[capacity, B]`: the latest tokens drawn.
@@ -45,11 +48,11 @@ pub struct Draw<'a> {
 impl Draw<'_> {
     /// Checks all sizes, for `v` logits a lane; gives the ring's capacity and the number of lanes.
     pub(super) fn check(&self, op: &'static str, v: usize) -> Result<(usize, usize)> {
-        let Self { shape, control, counter, tokens, ring } = self;
+        let Self { shape, control, history, tokens, ring } = self;
         let &[capacity, b] = ring.shape() else {
             return Err(Error::shape(op, ring.name(), "[capacity, B]", ring.shape()));
         };
-        for (tensor, each) in [(shape, 2), (control, 4), (counter, 1), (tokens, 1)] {
+        for (tensor, each) in [(shape, 4), (control, 6), (history, 1 + v), (tokens, 1)] {
             expect_len(op, tensor, each * b)?;
         }
         if tokens.vocabulary().is_some_and(|vocabulary| vocabulary < v) {
@@ -70,12 +73,15 @@ pub fn sample(r: &mut Recorder, logits: &Tensor, draw: Draw<'_>) -> Result<()> {
     if rows != b {
         return Err(Error::shape("sample", logits.name(), format!("[{b}, V]"), logits.shape()));
     }
-    let Draw { shape, control, counter, tokens, ring } = draw;
+    let Draw { shape, control, history, tokens, ring } = draw;
     let params = Params { B: b as u32, V: v as u32, capacity: capacity as u32 };
     r.check_turns(logits, turns_of_a_draw(v, false, false))?;
     let (across, down) = folded_grid(b);
-    r.dispatch(&KERNEL, &[], params, &[logits, shape, control, counter, tokens, ring], [across, down, 1])
+    r.dispatch(&KERNEL, &[], params, &[logits, shape, control, history, tokens, ring], [across, down, 1])
 }
+
+/// The place in a lane's text of its first draw; see [`Draw::history`].
+pub const FIRST_PLACE: u32 = 1 << 31;
 
 /// The most turns of a draw, which are counted with nothing left out; see `Recorder::most_terms`.
 pub(crate) const MOST_TURNS_OF_A_DRAW: usize = 60_000;
@@ -92,10 +98,10 @@ pub(crate) fn turns_of_a_draw(v: usize, top_k: bool, top_p: bool) -> usize {
 const RUNS: usize = 64;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [logits, shape, control, counter, tokens, ring] = args.all();
+    let [logits, shape, control, history, tokens, ring] = args.all();
     let (shape, control) = (shape.read(), control.read_u32());
-    let (counter, tokens, ring) = (counter.write_u32(), tokens.write_u32(), ring.write_u32());
-    let mut lanes = Lanes { shape, control, counter, tokens, ring };
+    let (history, tokens, ring) = (history.write_u32(), tokens.write_u32(), ring.write_u32());
+    let mut lanes = Lanes { shape, control, history, tokens, ring };
     logits.read().chunks_exact(p.V as usize).enumerate().for_each(|(lane, z)| lanes.draw(lane, z));
 }
 
@@ -103,7 +109,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
 pub(super) struct Lanes<'a, F> {
     pub shape: &'a [F],
     pub control: &'a [u32],
-    pub counter: &'a mut [u32],
+    pub history: &'a mut [u32],
     pub tokens: &'a mut [u32],
     pub ring: &'a mut [u32],
 }
@@ -111,27 +117,37 @@ pub(super) struct Lanes<'a, F> {
 impl<F: Real> Lanes<'_, F> {
     /// Draws a lane's next token, by its logits.
     pub fn draw(&mut self, lane: usize, z: &[F]) {
-        let (temperature, top_p) = (self.shape[2 * lane], self.shape[2 * lane + 1]);
-        let [seed, top_k, stop, never] = [0, 1, 2, 3].map(|i| self.control[4 * lane + i]);
-        let (count, token) = (&mut self.counter[lane], &mut self.tokens[lane]);
+        let [temperature, top_p, min_p, penalty] = [0, 1, 2, 3].map(|i| self.shape[4 * lane + i]);
+        let [seed, key, top_k, stop, never, last_n] = [0, 1, 2, 3, 4, 5].map(|i| self.control[6 * lane + i]);
+        let lanes = self.tokens.len();
+        let (counts, places) = self.history.split_at_mut(lanes);
+        let (count, places) = (&mut counts[lane], &mut places[lane * z.len()..][..z.len()]);
+        let place = *count ^ FIRST_PLACE;
+        let is_late = |v: usize| places[v] > 0 && place.wrapping_sub(places[v]).wrapping_sub(1) < last_n;
         // A NaN counts as the least likely; the token that is never to be drawn is below that.
         let score = |(v, z): (usize, F)| match z {
             _ if v == never as usize => F::neg_infinity(),
             z if z.is_nan() => F::min_value(),
+            z if is_late(v) => {
+                let z = if z > F::zero() { z / penalty } else { z * penalty };
+                z.max(F::min_value()).min(F::max_value())
+            }
             z => z,
         };
         let z: Vec<F> = z.iter().copied().enumerate().map(score).collect();
         let z = z.as_slice();
         let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
         if temperature > F::zero() {
-            let bits = threefry2x32([seed, lane as u32], [*count, 0])[0];
+            let bits = threefry2x32([seed, key], [*count, 0])[0];
             let uniform = F::of(f64::from(bits >> 8) / f64::from(1 << 24));
-            drawn = draw(z, z[drawn], temperature, top_k as usize, top_p, uniform).unwrap_or(drawn);
+            drawn = draw(z, z[drawn], temperature, (top_k as usize, top_p, min_p), uniform).unwrap_or(drawn);
         }
-        if *count > 0 && *token == stop {
+        if *count > 0 && self.tokens[lane] == stop {
             drawn = stop as usize;
         }
-        let lanes = self.tokens.len();
+        if let Some(last) = places.get_mut(drawn) {
+            *last = place;
+        }
         self.tokens[lane] = drawn as u32;
         self.ring[*count as usize % (self.ring.len() / lanes) * lanes + lane] = drawn as u32;
         *count = count.wrapping_add(1);
@@ -139,7 +155,13 @@ impl<F: Real> Lanes<'_, F> {
 }
 
 /// The token that a uniform number in [0, 1) falls on.
-fn draw<F: Real>(z: &[F], most: F, temperature: F, top_k: usize, top_p: F, uniform: F) -> Option<usize> {
+fn draw<F: Real>(
+    z: &[F],
+    most: F,
+    temperature: F,
+    (top_k, top_p, min_p): (usize, F, F),
+    uniform: F,
+) -> Option<usize> {
     let mut weights: Vec<F> = z.iter().map(|&z| ((z - most) / temperature).exp()).collect();
     let sum = |weights: &[F]| -> F { runs(weights).map(|run| run.iter().copied().sum()).sum() };
     // The least likely token kept; equals are kept with it.
@@ -163,6 +185,7 @@ fn draw<F: Real>(z: &[F], most: F, temperature: F, top_k: usize, top_p: F, unifo
         });
         keep(&mut weights, sorted[reached.unwrap_or(z.len() - 1)]);
     }
+    weights.iter_mut().filter(|weight| **weight < min_p).for_each(|weight| *weight = F::zero());
     let shares: Vec<F> = runs(&weights).map(|run| run.iter().copied().sum()).collect();
     let mut left = uniform * shares.iter().copied().sum();
     // The run that holds the draw; rounding may leave it past the last that holds anything.

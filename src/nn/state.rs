@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
+use crate::plan::Recorder;
 use crate::tensor::{DType, Tensor, checked_len};
 
 /// The carried hidden state: tensors of its own on the device, by name (`h`), each `[D * L, B, H]` as PyTorch's `h_n`.
@@ -34,6 +35,17 @@ const ALIGNMENT: usize = 64;
 
 /// Values of a [`State`] on the host, by name.
 pub type Snapshot = BTreeMap<String, Vec<f32>>;
+
+fn sizes(tensor: &Tensor) -> [usize; 3] {
+    tensor.shape().try_into().expect("a state's tensors have three dimensions")
+}
+
+fn check_row(row: usize, batch: usize) -> Result<()> {
+    match row < batch {
+        true => Ok(()),
+        false => Err(Error::argument("state", "row", format!("below {batch}, the batch"), row)),
+    }
+}
 
 impl State {
     /// A state of zeros.
@@ -114,16 +126,97 @@ impl State {
     /// There is no such entry, or the device failed.
     pub fn zero_row(&self, row: usize) -> Result<()> {
         for tensor in self.tensors.values() {
-            let &[layers, batch, hidden] = tensor.shape() else { continue };
-            if row >= batch {
-                return Err(Error::argument("state", "row", format!("below {batch}, the batch"), row));
-            }
+            let [layers, batch, hidden] = sizes(tensor);
+            check_row(row, batch)?;
             for layer in 0..layers {
                 let start = (layer * batch + row) * hidden;
                 tensor.view(tensor.name(), start, &[hidden]).write(&vec![0.0; hidden])?;
             }
         }
         Ok(())
+    }
+
+    /// Copies an entry of the batch of another state of the same network, or of this one, to an entry of this, on the device:
+    /// a sequence goes on twice, say.
+    ///
+    /// ```
+    /// # use elman::{Device, nn::State};
+    /// let device = Device::cpu();
+    /// let [one, many] = [1, 5].map(|batch| State::zeros(&device, &[("h", [2, batch, 3])]));
+    /// let (one, many) = (one?, many?);
+    /// many.copy_row(4, &one, 0)?;
+    /// assert_eq!(many.save_row(4)?, one.save()?);
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// There is no such entry; the states differ in more than the batch, or in the device; the device failed.
+    pub fn copy_row(&self, to: usize, from: &Self, row: usize) -> Result<()> {
+        let mut r = Recorder::new(self.values.device());
+        self.record_copy(&mut r, to, from, row, 1)?;
+        r.finish()?.run()
+    }
+
+    /// Records [`Self::copy_row`] of `count` entries.
+    pub(crate) fn record_copy(&self, r: &mut Recorder, to: usize, from: &Self, row: usize, count: usize) -> Result<()> {
+        if !self.tensors.keys().eq(from.tensors.keys()) {
+            let names = |state: &Self| format!("{:?}", state.tensors.keys());
+            return Err(Error::argument("copy_row", "from", names(self), names(from)));
+        }
+        for (tensor, source) in self.tensors.values().zip(from.tensors.values()) {
+            let ([layers, batch, hidden], [of_layers, of_batch, of_hidden]) = (sizes(tensor), sizes(source));
+            if (layers, hidden) != (of_layers, of_hidden) {
+                return Err(Error::shape("copy_row", source.name(), format!("[{layers}, B, {hidden}]"), source.shape()));
+            }
+            for (row, batch) in [(to, batch), (row, of_batch)] {
+                check_row(row.saturating_add(count - 1), batch)?;
+            }
+            let rows = |tensor: &Tensor, row: usize, batch: usize, layer: usize| {
+                tensor.view(tensor.name(), (layer * batch + row) * hidden, &[count * hidden])
+            };
+            for layer in 0..layers {
+                r.copy_within(&rows(source, row, of_batch, layer), &rows(tensor, to, batch, layer))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies one entry of the batch to the host, each tensor `[D * L, 1, H]`.
+    ///
+    /// # Errors
+    /// There is no such entry, or the device failed.
+    pub fn save_row(&self, row: usize) -> Result<Snapshot> {
+        pollster::block_on(self.save_row_async(row))
+    }
+
+    /// [`Self::save_row`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::save_row`].
+    pub async fn save_row_async(&self, row: usize) -> Result<Snapshot> {
+        let one = self.zeros_like(Some(1))?;
+        one.copy_row(0, self, row)?;
+        one.save_async().await
+    }
+
+    /// Puts a saved entry back, as any entry of the batch.
+    ///
+    /// # Errors
+    /// There is no such entry; another shape, a name that is missing, or the device failed.
+    pub fn restore_row(&self, row: usize, saved: &Snapshot) -> Result<()> {
+        let one = self.zeros_like(Some(1))?;
+        one.restore(saved)?;
+        self.copy_row(row, &one, 0)
+    }
+
+    /// Zeros, for another batch.
+    pub(crate) fn zeros_like(&self, batch: Option<usize>) -> Result<Self> {
+        let shape = |tensor: &Tensor| {
+            let [layers, own, hidden] = sizes(tensor);
+            [layers, batch.unwrap_or(own), hidden]
+        };
+        let tensors: Vec<_> = self.tensors.iter().map(|(name, tensor)| (name.as_str(), shape(tensor))).collect();
+        Self::zeros(self.values.device(), &tensors)
     }
 
     /// Name and tensor of each, by name.
@@ -180,9 +273,7 @@ impl State {
     /// # Errors
     /// As [`Self::fork`].
     pub async fn fork_async(&self) -> Result<Self> {
-        let shape = |tensor: &Tensor| tensor.shape().try_into().expect("a state's tensors have three dimensions");
-        let tensors: Vec<_> = self.tensors.iter().map(|(name, tensor)| (name.as_str(), shape(tensor))).collect();
-        let fork = Self::zeros(self.values.device(), &tensors)?;
+        let fork = self.zeros_like(None)?;
         fork.restore(&self.save_async().await?)?;
         Ok(fork)
     }

@@ -393,6 +393,21 @@ impl Recorder {
         Ok(())
     }
 
+    /// [`Self::copy`], also within a buffer, which drivers do not do: by way of another one.
+    pub(crate) fn copy_within(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
+        if !Arc::ptr_eq(from.buffer(), to.buffer()) {
+            return self.copy(from, to);
+        }
+        let between = self.device.reserve(to.name(), to.shape(), to.dtype())?;
+        self.copy(from, &between)?;
+        self.copy(&between, to)
+    }
+
+    /// Records what another recorder has recorded, of the same tensors.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        self.commands.extend(other.commands.iter().cloned());
+    }
+
     /// Whether a kernel can bind what starts at this element of a buffer.
     pub(crate) fn can_view(&self, offset: usize) -> bool {
         (4 * offset as u64).is_multiple_of(self.device.limits().offset_alignment)
@@ -455,12 +470,19 @@ impl Recorder {
         Plan::prepare(self.device, self.commands, self.notes)
     }
 
+    /// Two recorders: of what needs to run only when what is in `constant` has changed, and of what every run needs.
+    pub(crate) fn split(self, constant: &Tensor) -> (Self, Self) {
+        let mut constants = Self::new(&self.device);
+        let (of_constants, commands) = split_off_constants(self.commands, constant);
+        constants.commands = of_constants;
+        (constants, Self { commands, ..self })
+    }
+
     /// Two plans: what needs to run only when what is in `constant` has changed, and what every run needs.
     pub(crate) async fn finish_in_two_async(self, constant: &Tensor) -> Result<(Plan, Plan)> {
         Plan::allocate(&self.device, &self.commands)?;
-        let (constants, others) = split_off_constants(self.commands, constant);
-        let constants = Plan::prepare(self.device.clone(), constants, Vec::new())?;
-        Ok((constants, Plan::prepare(self.device, others, self.notes)?))
+        let (constants, others) = self.split(constant);
+        Ok((constants.finish_async().await?, others.finish_async().await?))
     }
 }
 
