@@ -1,13 +1,16 @@
 //! One file for each command; what several need is beside them, and what the examples need too is in `shared`.
 
+mod eval;
 mod model;
+mod sample;
+mod sampling;
 mod shared;
 mod streams;
 mod text;
 mod tokens;
 mod train;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,6 +29,8 @@ const EXAMPLES: &str = "\
 Examples:
   elman train book.txt -o book         learn a book
   elman train --resume -o book         go on where that was stopped
+  elman sample book -p 'It is'         write with it
+  elman eval book other.txt            see how well it predicts another text
   elman completions bash > ~/.local/share/bash-completion/completions/elman
 
 Exit codes: 0 done; 1 an error, said in one sentence on stderr; 2 wrong usage; 130 ended by Ctrl-C, with everything saved.
@@ -34,6 +39,8 @@ Devices: --device, or the environment variable ELMAN_DEVICE. Colours: NO_COLOR s
 #[derive(Subcommand)]
 enum Command {
     Train(Box<train::Options>),
+    Sample(sample::Options),
+    Eval(eval::Options),
     /// Print completions for a shell
     Completions {
         shell: clap_complete::Shell,
@@ -57,6 +64,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(options) => train::run(*options),
+        Command::Sample(options) => sample::run(&options),
+        Command::Eval(options) => eval::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

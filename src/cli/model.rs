@@ -36,7 +36,6 @@ const ARCHITECTURES: [&str; 3] = ["Rnn", "Gru", "Lstm"];
 
 /// A network on a device.
 pub struct Model {
-    pub file: PathBuf,
     pub config: Config,
     pub tokens: Tokens,
     pub network: CharRnn,
@@ -113,7 +112,7 @@ impl Model {
             .with_context(|| format!("the network in {} cannot be", file.display()))?;
         let parameters = init.upload(device)?;
         io::load(&file, &parameters)?;
-        Ok(Self { file, config, tokens, network, parameters })
+        Ok(Self { config, tokens, network, parameters })
     }
 
     /// One line that says what it is.

@@ -88,8 +88,4 @@ impl Streams {
     pub fn batch(&self, g: &mut Graph) -> elman::Result<Batch> {
         self.windows.batch_of_every_step(g, self.batch)
     }
-
-    pub fn batch_size(&self) -> usize {
-        self.batch
-    }
 }

@@ -151,11 +151,6 @@ impl Text {
         ensure!(all.len() == range.len(), "tokens {range:?} are not within a text of {}", self.len());
         Ok(all)
     }
-
-    /// The first characters.
-    pub fn start(&self, tokens: usize) -> Result<Vec<u32>> {
-        self.read(0..tokens.min(self.len()))
-    }
 }
 
 impl Part {

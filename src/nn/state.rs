@@ -166,7 +166,12 @@ impl State {
         for (tensor, source) in self.tensors.values().zip(from.tensors.values()) {
             let ([layers, batch, hidden], [of_layers, of_batch, of_hidden]) = (sizes(tensor), sizes(source));
             if (layers, hidden) != (of_layers, of_hidden) {
-                return Err(Error::shape("copy_row", source.name(), format!("[{layers}, B, {hidden}]"), source.shape()));
+                return Err(Error::shape(
+                    "copy_row",
+                    source.name(),
+                    format!("[{layers}, B, {hidden}]"),
+                    source.shape(),
+                ));
             }
             for (row, batch) in [(to, batch), (row, of_batch)] {
                 check_row(row.saturating_add(count - 1), batch)?;
