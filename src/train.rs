@@ -379,6 +379,16 @@ impl<P> Trainer<P> {
         self.optimizer.average()
     }
 
+    /// The norm of the gradient of the last step, all parameters together, before it was clipped (what
+    /// `torch.nn.utils.clip_grad_norm_` returns); of the steps for one update so far, where there are several
+    /// ([`Optimizer::accumulate`]). Waits for the device.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn gradient_norm(&self) -> Result<f32> {
+        pollster::block_on(self.optimizer.gradient_norm())
+    }
+
     /// Updates that were left out since a loss or a gradient was not finite ([`crate::optim::NotFinite`]). Waits for the device.
     ///
     /// # Errors

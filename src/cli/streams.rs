@@ -60,6 +60,11 @@ impl Streams {
         self.shard.min(self.steps() - step / self.shard * self.shard) - step % self.shard
     }
 
+    /// Where in the text a stream is at a step of a pass.
+    pub fn start_of(&self, stream: usize, step: usize) -> usize {
+        self.start + stream * self.length + step * self.window
+    }
+
     /// Whether a step is the first of what lies on the device with it.
     pub fn is_first_of_shard(&self, step: usize) -> bool {
         step.is_multiple_of(self.shard)

@@ -133,6 +133,27 @@ impl CharRnn {
         self.options
     }
 
+    /// `tokens` `[T, B]` to what stands for them, `[T, B, E]`: the first half of [`LanguageModel::hidden`].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn embed(&self, g: &mut Graph, tokens: &Tensor) -> Result<Var> {
+        self.embedding_layer.forward(g, tokens)
+    }
+
+    /// What stands for tokens, `[T, B, E]`, to what the recurrent layers make of it: the second half of [`LanguageModel::hidden`].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn hidden_of(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<Hidden> {
+        let (output, end) = self.rnn.forward(g, x, initial)?;
+        let last = match self.options.num_layers {
+            1 => end.h,
+            layers => functional::narrow(g, end.h, layers - 1, 1)?,
+        };
+        Ok(Hidden { output, last })
+    }
+
     /// Its parameters, for the kernel that draws many tokens.
     fn network(&self, g: &mut Graph) -> Result<Network> {
         let layers = self.rnn.parameters(g)?;
@@ -157,13 +178,8 @@ impl LanguageModel for CharRnn {
     }
 
     fn hidden(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Hidden> {
-        let x = self.embedding_layer.forward(g, tokens)?;
-        let (output, end) = self.rnn.forward(g, x, initial)?;
-        let last = match self.options.num_layers {
-            1 => end.h,
-            layers => functional::narrow(g, end.h, layers - 1, 1)?,
-        };
-        Ok(Hidden { output, last })
+        let x = self.embed(g, tokens)?;
+        self.hidden_of(g, x, initial)
     }
 
     fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {

@@ -23,6 +23,8 @@ pub(crate) struct Memory {
     rate: Tensor,
     /// See `shaders/gate.wgsl`.
     gate: Tensor,
+    /// ‖gradient‖² of the last step, before it was clipped.
+    norm2: Tensor,
     /// In the order of [`super::Rule::moments`]; one of no use has one element.
     moments: Vec<Tensor>,
     /// Of the gradients of the steps since the last update.
@@ -125,6 +127,7 @@ impl Memory {
             lr_tensor: rates("lr")?,
             rate: rates("rate")?,
             gate: device.zeros("gate", &[STRIDE], DType::U32)?,
+            norm2: device.zeros("squared norm", &[1], DType::F32)?,
             moments: optimizer.moments().into_iter().map(moment).collect::<Result<_>>()?,
             sum: (optimizer.accumulate > 1).then(|| block(ACCUMULATED)).transpose()?,
             average: optimizer.average.map(|_| parameters.copy("average")).transpose()?,
@@ -156,6 +159,11 @@ impl Memory {
     /// What the gate has counted and seen.
     pub async fn seen(&self) -> Result<Seen> {
         Seen::read(&self.gate).await
+    }
+
+    /// The norm of the gradient of the last step.
+    pub async fn gradient_norm(&self) -> Result<f32> {
+        Ok(self.norm2.to_vec_async().await?[0].sqrt())
     }
 
     /// Whether a bad step stops the training.
@@ -242,12 +250,11 @@ impl Memory {
             ));
         }
         let (r, gradient): (&mut Recorder, _) = (g, parameters.gradients());
-        let Self { optimizer, lr_tensor: lr, rate, gate: state, .. } = self;
+        let Self { optimizer, lr_tensor: lr, rate, gate: state, norm2, .. } = self;
         let clock = &r.clock()?;
         if let Some(sum) = &self.sum {
             add_micro_batch::add_micro_batch(r, clock, sum, gradient, optimizer.accumulate)?;
         }
-        let norm2 = &r.zeros("squared norm", &[1])?;
         squared_norm::squared_norm(r, gradient, norm2)?;
         Gate { norm2, gradient, history, clock, lr, state, rate }.record(r, optimizer.accumulate, self.stops())?;
         match optimizer.clip {

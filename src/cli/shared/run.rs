@@ -114,6 +114,11 @@ impl Run {
         &self.losses
     }
 
+    /// Step and held-out loss of each epoch so far.
+    pub fn held_out(&self) -> Vec<(usize, f64)> {
+        self.epochs.iter().map(|epoch| (epoch.steps_so_far.unwrap_or(0), epoch.val_loss)).collect()
+    }
+
     /// Whether no epoch so far had so low a held-out loss.
     pub fn is_best(&self, val_loss: f64) -> bool {
         self.epochs.iter().all(|epoch| epoch.val_loss > val_loss)

@@ -1,7 +1,11 @@
 //! `elman train`: a network of characters or bytes learns the user's own text.
 
+mod dashboard;
+mod figures;
+mod live;
 mod settings;
 mod view;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,9 +18,11 @@ use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, Init, LanguageModel as _, State};
 use elman::schedule::{EarlyStopping, Mode};
 use elman::{Error, Evaluator, Graph, Trainer, io, rng};
+use figures::{Figures, Observer};
 use serde::{Deserialize, Serialize};
 use settings::{Recipe, Settings};
 use view::{Evaluation, View};
+use watch::Watch;
 
 use super::model::{Config, Model, describe, with_separators};
 use super::shared::run::{BEST, Epoch, Run};
@@ -53,6 +59,8 @@ pub struct Options {
     keep: usize,
     #[command(flatten)]
     view: view::Options,
+    #[command(flatten)]
+    watch: watch::Options,
 }
 
 const EXAMPLES: &str = "\
@@ -187,7 +195,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     );
     let every = recipe.eval_every.unwrap_or(pass.min(2000));
 
-    let mut view = View::new(&options.view, steps, training.tokens_of_a_step(), tokens.unit());
+    let mut view = View::new(&options.view, options.watch.dashboard, steps, training.tokens_of_a_step(), tokens.unit());
     training.load(&text, step % pass)?;
     let seconds = if step == 0 { time_of_a_step(&mut trainer, &states[0], &training)? } else { None };
     failures.note(
@@ -217,9 +225,17 @@ pub fn run(options: Options) -> Result<ExitCode> {
         checkpoint.set("progress", progress)?;
         anyhow::Ok(checkpoint)
     };
+    let mut watch = None;
+    if options.watch.is_any() {
+        let networks = (&network, &parameters, &kept);
+        let observer = Observer::new(&device, &text, networks, &states[0], &recipe, &prompt, options.watch.every())?;
+        let figures = Figures { steps, unit: tokens.unit(), held_out: run.held_out(), ..Figures::default() };
+        watch = Some(Watch::new(&options.watch, observer, figures, &out)?);
+    }
+    let mut is_ended_by_hand = false;
     // Where the loss is not finite, what was best stays.
     let mut ended = None;
-    while step < steps && !progress.has_stopped && !run.is_interrupted() {
+    while step < steps && !progress.has_stopped && !run.is_interrupted() && !is_ended_by_hand {
         let of_pass = step % pass;
         if training.is_first_of_shard(of_pass) {
             training.load(&text, of_pass)?;
@@ -231,14 +247,18 @@ pub fn run(options: Options) -> Result<ExitCode> {
         let until_evaluation = every - step % every;
         let most = training.until_next_shard(of_pass).min(until_evaluation).min(pass - of_pass).min(steps - step);
         let start = Instant::now();
-        let trained = train(&mut trainer, &mut run, &mut view, most);
+        let trained = train(&mut trainer, &mut run, most, |losses, trainer| {
+            let rate = view.stepped(losses, trainer.lr());
+            watch.as_mut().map_or(Ok(false), |watch| watch.stepped(losses, trainer, &training, rate))
+        });
         progress.seconds += start.elapsed().as_secs_f64();
-        if let Err(error) = trained {
-            if matches!(error.downcast_ref(), Some(Error::NotFinite { .. })) {
+        match trained {
+            Ok(is_enough) => is_ended_by_hand = is_enough,
+            Err(error) if matches!(error.downcast_ref(), Some(Error::NotFinite { .. })) => {
                 ended = Some(error.context("the training went astray; a smaller --lr, or --clip, may help"));
                 break;
             }
-            return Err(error);
+            Err(error) => return Err(error),
         }
         step = run.losses().len();
         let is_due = step.is_multiple_of(every) || step.is_multiple_of(pass) || step == steps;
@@ -266,13 +286,19 @@ pub fn run(options: Options) -> Result<ExitCode> {
             let lr = trainer.lr();
             failures
                 .note("standard output", view.evaluated(&Evaluation { row: &row, pass, is_best, lr, sample: &sample }));
+            if let Some(watch) = &mut watch {
+                failures.note("the live page", watch.evaluated(step, row.val_loss));
+            }
             run.add_epoch(row);
             run.write(&mut failures);
             (progress.evaluations, progress.since, progress.seconds) = (progress.evaluations + 1, step, 0.0);
         }
-        if is_due || run.is_save_due() {
+        if is_due || is_ended_by_hand || run.is_save_due() {
             failures.note("a checkpoint", checkpoint(&trainer, &progress).and_then(|checkpoint| run.save(checkpoint)));
         }
+    }
+    if let Some(watch) = &mut watch {
+        failures.note("the live page", watch.end());
     }
     if step == 0 && progress.best.is_none() && ended.is_none() {
         save_model(&run)?;
@@ -286,8 +312,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
         };
         return Err(error.context(kept));
     }
-    failures.note("standard output", view.ended(progress.best, step, progress.has_stopped, run.is_interrupted(), &out));
-    if run.is_interrupted() {
+    let is_interrupted = run.is_interrupted() || is_ended_by_hand;
+    failures.note("standard output", view.ended(progress.best, step, progress.has_stopped, is_interrupted, &out));
+    if is_interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(failures.exit_code())
@@ -330,8 +357,13 @@ fn check_resumed(started: &Started, recipe: &Recipe, text: &Text) -> Result<()> 
     Ok(())
 }
 
-/// Runs steps, until a checkpoint is due. Losses are read a few times a second.
-fn train(trainer: &mut Trainer, run: &mut Run, view: &mut View, steps: usize) -> Result<()> {
+/// Runs steps, until a checkpoint is due. Losses are read, and shown, a few times a second; gives whether whoever sees them has had enough.
+fn train(
+    trainer: &mut Trainer,
+    run: &mut Run,
+    steps: usize,
+    mut show: impl FnMut(&[f32], &Trainer) -> Result<bool>,
+) -> Result<bool> {
     let mut left = steps;
     let mut last_read = Instant::now();
     while left > 0 {
@@ -339,15 +371,16 @@ fn train(trainer: &mut Trainer, run: &mut Run, view: &mut View, steps: usize) ->
         if last_read.elapsed() > Duration::from_millis(300) {
             last_read = Instant::now();
             run.add_losses(&trainer.losses()?);
-            view.stepped(run.losses(), trainer.lr());
+            if show(run.losses(), trainer)? {
+                return Ok(true);
+            }
         }
         if run.is_interrupted() || run.is_save_due() {
             break;
         }
     }
     run.add_losses(&trainer.losses()?);
-    view.stepped(run.losses(), trainer.lr());
-    Ok(())
+    show(run.losses(), trainer)
 }
 
 /// What a step takes, by some that are taken back.

@@ -51,9 +51,18 @@ pub struct Evaluation<'a> {
     pub sample: &'a str,
 }
 
-/// Whoever looks on.
+/// How fast it goes.
+#[derive(Clone, Copy)]
+pub struct Rate {
+    pub tokens_per_second: f64,
+    pub seconds_left: f64,
+}
+
+/// What is printed.
 pub struct View {
     options: Options,
+    /// That something else has the terminal.
+    is_covered: bool,
     bar: ProgressBar,
     steps: usize,
     tokens_of_a_step: usize,
@@ -63,12 +72,12 @@ pub struct View {
 }
 
 impl View {
-    pub fn new(options: &Options, steps: usize, tokens_of_a_step: usize, unit: &'static str) -> Self {
-        let hidden = options.quiet || options.json;
+    pub fn new(options: &Options, is_covered: bool, steps: usize, tokens_of_a_step: usize, unit: &'static str) -> Self {
+        let hidden = options.quiet || options.json || is_covered;
         let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
         let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}").expect("a good template");
         bar.set_style(style);
-        Self { options: options.clone(), bar, steps, tokens_of_a_step, unit, first: None }
+        Self { options: options.clone(), is_covered, bar, steps, tokens_of_a_step, unit, first: None }
     }
 
     pub fn introduce(&mut self, all: &Introduction) -> Result<()> {
@@ -94,7 +103,7 @@ impl View {
                 })
             );
         }
-        if self.options.json || self.options.quiet {
+        if self.options.json || self.options.quiet || self.is_covered {
             return Ok(());
         }
         let Recipe { batch, window, optimizer, lr, schedule, clip, patience, .. } = recipe;
@@ -131,23 +140,25 @@ impl View {
         Ok(())
     }
 
-    /// The losses of all steps so far, and the learning rate now.
-    pub fn stepped(&mut self, losses: &[f32], lr: f64) {
+    /// The losses of all steps so far, and the learning rate now. Gives how fast it goes, when that is known.
+    pub fn stepped(&mut self, losses: &[f32], lr: f64) -> Option<Rate> {
         let (first, since) = *self.first.get_or_insert((losses.len(), Instant::now()));
         let done = losses.len() - first;
         let recent = &losses[losses.len().saturating_sub(500)..];
         let loss = smooth(recent).last().unwrap_or(f64::NAN);
         let seconds = since.elapsed().as_secs_f64() / done.max(1) as f64;
-        let rate = self.tokens_of_a_step as f64 / seconds;
-        let left = duration(seconds * (self.steps - losses.len()) as f64);
+        let rate = (done > 0).then(|| Rate {
+            tokens_per_second: self.tokens_of_a_step as f64 / seconds,
+            seconds_left: seconds * (self.steps - losses.len()) as f64,
+        });
+        let speed = rate.map_or_else(String::new, |rate| {
+            let (speed, left) = (with_separators(rate.tokens_per_second as u64), duration(rate.seconds_left));
+            format!("  {speed} {}/s  {left} left", self.unit)
+        });
         self.bar.set_position(losses.len() as u64);
         let bits = loss / std::f64::consts::LN_2;
-        let speed = if done > 0 {
-            format!("  {} {}/s  {left} left", with_separators(rate as u64), self.unit)
-        } else {
-            String::new()
-        };
         self.bar.set_message(format!("loss {loss:.4}  {bits:.3} bits  lr {lr:.1e}{speed}"));
+        rate
     }
 
     pub fn evaluated(&mut self, Evaluation { row, pass, is_best, lr, sample }: &Evaluation) -> Result<()> {
@@ -170,6 +181,9 @@ impl View {
                     "sample": sample,
                 })
             );
+            return Ok(());
+        }
+        if self.is_covered {
             return Ok(());
         }
         let mut done = Ok(());
