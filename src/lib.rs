@@ -4,7 +4,7 @@
 //! A network is written forward only. [`Trainer::new`] records it, once and for one shape, into a [`Plan`]: a fixed list
 //! of kernels for forward pass, backward pass and update. A step submits that list, at once if that is short; nothing is allocated or uploaded,
 //! and the hidden state stays on the device. [`Trainer::on_batches`] does so for each shape of batch that comes. [`pytorch`] says in
-//! these terms what a PyTorch program says.
+//! these terms what a PyTorch program says, [`how_a_plan_runs`] what happens on a GPU.
 //!
 //! ```
 //! use elman::nn::functional::{InitialState, Reduction, cross_entropy};
@@ -143,6 +143,8 @@ mod evaluate;
 mod files;
 pub mod generate;
 mod graph;
+#[doc = include_str!("how_a_plan_runs.md")]
+pub mod how_a_plan_runs {}
 pub mod io;
 pub mod kernel;
 pub mod kernels;

@@ -165,21 +165,20 @@ fn chart(frame: &mut Frame, area: Rect, title: &str, data: &[(&str, Style, &[(f6
     frame.render_widget(chart, area);
 }
 
-/// Shares of the gradient by tokens back, as many bars as there is place for.
+/// Shares of the gradient by how many tokens it reaches back: 0, 1, 2 and 3, 4 to 7, and so on.
 fn lag_chart(frame: &mut Frame, area: Rect, figures: &Figures) {
-    let title = format!(" gradient by tokens back: 90% in {} ", figures.reach(0.9));
-    let bars = (usize::from(area.width.saturating_sub(2)) / 4).max(1);
-    let each = figures.lags.len().div_ceil(bars).max(1);
-    let most = figures.lags.chunks(each).map(|lags| lags.iter().sum::<f64>()).fold(0.0, f64::max);
-    let bars = figures.lags.chunks(each).enumerate().map(|(i, lags)| {
-        let share: f64 = lags.iter().sum();
+    let title = format!(" 90% of the gradient: {} back ", figures.reach(0.9));
+    let starts = std::iter::once(0).chain((0..usize::BITS - 1).map(|power| 1 << power));
+    let starts: Vec<usize> = starts.take_while(|&start| start < figures.lags.len()).collect();
+    let end = |i: usize| starts.get(i + 1).copied().unwrap_or(figures.lags.len());
+    let share = |(i, &start): (usize, &usize)| figures.lags[start..end(i)].iter().sum();
+    let shares: Vec<f64> = starts.iter().enumerate().map(share).collect();
+    let most = shares.iter().copied().fold(0.0, f64::max);
+    let bars = shares.iter().zip(&starts).map(|(share, start)| {
         let height = if most > 0.0 { (1000.0 * share / most) as u64 } else { 0 };
-        let value = if share >= 0.005 { format!("{:.0}%", 100.0 * share) } else { String::new() };
-        Bar::default()
-            .value(height)
-            .text_value(value)
-            .label(Line::from((i * each).to_string()))
-            .style(colored(Color::Green))
+        let value = if *share >= 0.005 { format!("{:.0}%", 100.0 * share) } else { String::new() };
+        let label = Line::from(start.to_string());
+        Bar::default().value(height).text_value(value).label(label).style(colored(Color::Green))
     });
     let chart = BarChart::default()
         .data(BarGroup::default().bars(&bars.collect::<Vec<_>>()))
@@ -218,7 +217,7 @@ mod tests {
                 terminal.draw(|frame| draw(frame, "a run", figures)).unwrap();
                 if width == 120 && figures.step == 70 {
                     let shown = format!("{:?}", terminal.backend().buffer());
-                    for part in ["step 70 of 100", "1234", "90% in 3", "at temperature 0.5", "three"] {
+                    for part in ["step 70 of 100", "1234", "90% of the gradient", "at temperature 0.5", "three"] {
                         assert!(shown.contains(part), "{part} is not in {shown}");
                     }
                 }
