@@ -215,8 +215,9 @@ impl Lanes {
     }
 
     fn set(&self, sampling: &[Sampling]) -> Result<()> {
-        let shape =
-            sampling.iter().flat_map(|s| [s.temperature, s.top_p.unwrap_or(1.0), s.min_p.unwrap_or(0.0), s.repeat_penalty]);
+        let shape = sampling
+            .iter()
+            .flat_map(|s| [s.temperature, s.top_p.unwrap_or(1.0), s.min_p.unwrap_or(0.0), s.repeat_penalty]);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let token = |token: Option<u32>| token.unwrap_or(NO_TARGET);
         let control = sampling.iter().zip(0..).flat_map(|(s, lane)| {
@@ -299,7 +300,16 @@ impl Generator {
         draw.set(&vec![Sampling::default(); lanes])?;
         let count = plan.count();
         let seconds = (count.bytes + count.rereads + count.flops) as f64 / SLOWEST;
-        Ok(Self { constants, plan, chunk, seconds, state, lanes: draw, drawn: vec![0; lanes], stops: vec![None; lanes] })
+        Ok(Self {
+            constants,
+            plan,
+            chunk,
+            seconds,
+            state,
+            lanes: draw,
+            drawn: vec![0; lanes],
+            stops: vec![None; lanes],
+        })
     }
 
     /// How all lanes draw their tokens.
@@ -514,8 +524,9 @@ impl Generator {
                 self.seconds = start.elapsed().as_secs_f64() / steps as f64;
             }
             let of_lane = |step: usize, (lane, drawn): (usize, &usize)| ring[(drawn + step) % RING * lanes + lane];
-            let drawn: Vec<u32> =
-                (0..steps).flat_map(|step| self.drawn.iter().enumerate().map(move |lane| of_lane(step, lane))).collect();
+            let drawn: Vec<u32> = (0..steps)
+                .flat_map(|step| self.drawn.iter().enumerate().map(move |lane| of_lane(step, lane)))
+                .collect();
             self.drawn.iter_mut().for_each(|drawn| *drawn += steps);
             left -= steps;
             let last = &drawn[drawn.len() - lanes..];

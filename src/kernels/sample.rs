@@ -155,13 +155,7 @@ impl<F: Real> Lanes<'_, F> {
 }
 
 /// The token that a uniform number in [0, 1) falls on.
-fn draw<F: Real>(
-    z: &[F],
-    most: F,
-    temperature: F,
-    (top_k, top_p, min_p): (usize, F, F),
-    uniform: F,
-) -> Option<usize> {
+fn draw<F: Real>(z: &[F], most: F, temperature: F, (top_k, top_p, min_p): (usize, F, F), uniform: F) -> Option<usize> {
     let mut weights: Vec<F> = z.iter().map(|&z| ((z - most) / temperature).exp()).collect();
     let sum = |weights: &[F]| -> F { runs(weights).map(|run| run.iter().copied().sum()).sum() };
     // The least likely token kept; equals are kept with it.

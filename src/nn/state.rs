@@ -166,7 +166,12 @@ impl State {
         for (tensor, source) in self.tensors.values().zip(from.tensors.values()) {
             let ([layers, batch, hidden], [of_layers, of_batch, of_hidden]) = (sizes(tensor), sizes(source));
             if (layers, hidden) != (of_layers, of_hidden) {
-                return Err(Error::shape("copy_row", source.name(), format!("[{layers}, B, {hidden}]"), source.shape()));
+                return Err(Error::shape(
+                    "copy_row",
+                    source.name(),
+                    format!("[{layers}, B, {hidden}]"),
+                    source.shape(),
+                ));
             }
             for (row, batch) in [(to, batch), (row, of_batch)] {
                 check_row(row.saturating_add(count - 1), batch)?;
@@ -202,8 +207,12 @@ impl State {
     /// Puts a saved entry back, as any entry of the batch.
     ///
     /// # Errors
-    /// There is no such entry; another shape, a name that is missing, or the device failed.
+    /// There is no such entry; other names or another shape, or the device failed.
     pub fn restore_row(&self, row: usize, saved: &Snapshot) -> Result<()> {
+        if !saved.keys().eq(self.tensors.keys()) {
+            let (expected, got) = (format!("{:?}", self.tensors.keys()), format!("{:?}", saved.keys()));
+            return Err(Error::argument("restore", "names", expected, got));
+        }
         let one = self.zeros_like(Some(1))?;
         one.restore(saved)?;
         self.copy_row(row, &one, 0)
