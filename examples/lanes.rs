@@ -14,10 +14,10 @@ use elman::{Trainer, optim::Adam, rng};
 use std::{collections::BTreeSet, process::ExitCode, time::Instant};
 
 const TEXT: &str = include_str!("corpus/prose.txt");
-const STEPS: usize = 400;
+const STEPS: usize = 200;
 const WRITERS: usize = 1000;
-const ROUNDS: usize = 6;
-const CHARACTERS: usize = 64;
+const ROUNDS: usize = 4;
+const CHARACTERS: usize = 32;
 
 #[derive(Parser)]
 struct Options {
