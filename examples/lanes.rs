@@ -49,9 +49,9 @@ fn run() -> Result<ExitCode> {
     let model = CharRnn::new(&mut init, CharRnnOptions::new(vocabulary.len(), 16, 64).cell(Cell::Gru))?;
     let parameters = init.upload(&device)?;
     let corpus = Corpus::new(&device, &text, vocabulary.len())?;
-    let windows = Windows::streams(&corpus, 0..text.len(), 32, 40)?;
+    let windows = Windows::streams(&corpus, 0..text.len(), 16, 40)?;
     let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
-        let batch = windows.batch_of_every_step(g, 32)?;
+        let batch = windows.batch_of_every_step(g, 16)?;
         let logits = model.forward_every_step(g, &batch.tokens, InitialState::Zero)?;
         cross_entropy(g, logits, &batch.targets, Reduction::Mean)
     })?;
