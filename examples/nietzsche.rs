@@ -684,14 +684,8 @@ fn write_text(
 
     let mut generator = Generator::new(model, parameters, 1)?;
     let Options { temperature, top_k, top_p, seed, .. } = *options;
-    generator.set_sampling(Sampling {
-        temperature,
-        top_k,
-        top_p,
-        seed,
-        stop: None,
-        never: Some(Vocabulary::PADDING),
-    })?;
+    let never = Some(Vocabulary::PADDING);
+    generator.set_sampling(Sampling { temperature, top_k, top_p, seed, never, ..Sampling::default() })?;
     generator.prime(prompt)?;
     say!("\n{} characters at temperature {}:", options.length, options.temperature);
     let mut out = std::io::stdout().lock();

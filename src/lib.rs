@@ -69,7 +69,8 @@
 //! | | [`optim`], [`schedule`], [`io`], [`text`], [`data`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size; batches of arrays on the host |
 //! | use | [`Trainer`], [`Evaluator`], [`Predictor`] | a training step, an evaluation, a prediction as plans over the same parameters; [`Plans`] keeps one for each shape, `log` the losses of their runs |
 //! | | [`Checkpoint`], [`Autosave`] | all that a training is at one of its steps, as a file; such files in a folder, as it goes; `signals` says that it is to end |
-//! | | [`generate`] | text, drawn and fed back on the device |
+//! | | [`generate`] | text, drawn and fed back on the device; lanes that are primed, saved, put back and forked one by one |
+//! | | [`Reader`] | a text, read token by token: logits and states after each, kept on the device to go back to |
 //!
 //! # Decisions
 //!
@@ -109,6 +110,9 @@
 //! * **A text of a [`nn::CharRnn`] on a GPU is a dispatch for 64 tokens**: a workgroup takes a lane through all of them,
 //!   the state in its 16 KiB. The generator sees it by the logits that were recorded, not by the model's type. Other networks, many lanes and the CPU take a chain of dispatches for each token; the plan
 //!   says which, and why.
+//! * **What a lane has read and drawn is one row of stamps**, the place of each token's last occurrence, counted from the first draw: a
+//!   penalty of repetitions reads it, and a lane that is forked or saved takes it along. Draws are keyed by seed and lane, so a fork writes
+//!   another text, unless it is greedy or told to have the draws of its original ([`generate::Sampling::draws_of`]).
 //! * **An adapter is checked before it is trusted**, once for each driver and version: functions, a product, a sum, a recurrence,
 //!   also in subgroups and f16, against the twins. The kernels' exponentials are of products, additions and bits
 //!   (`shaders/lib/math.wgsl`), for compilers bend the built-ins.

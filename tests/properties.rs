@@ -13,7 +13,7 @@ use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::schedule::{self, OneCycleOptions, PlateauOptions, Schedule as _, Threshold};
 use elman::text::{Corpus, FileWindows, TextFile, Vocabulary, Windows, hold_out};
 use elman::{
-    Checkpoint, DType, Device, Error, Evaluator, Graph, NO_TARGET, Predictor, Result, Tensor, Trainer, Var, rng,
+    Checkpoint, DType, Device, Error, Evaluator, Graph, NO_TARGET, Predictor, Reader, Result, Tensor, Trainer, Var, rng,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -371,6 +371,48 @@ proptest! {
         }
         if let Some(mut sliding) = ok(SlidingWindow::new(&model, &parameters, window)) {
             ok(sliding.extend(&prompt, 2));
+        }
+    }
+
+    #[test]
+    fn readers_of_any_options(
+        cell in cell(), sizes in (size(), size(), size()), num_layers in size(), kept in size(), text in vec(0u32..8, 0..90), to in size(),
+    ) {
+        let mut init = Init::new(rng::manual_seed(1));
+        let options = CharRnnOptions::new(sizes.0, sizes.1, sizes.2).cell(cell).num_layers(num_layers);
+        let Some(model) = ok(CharRnn::new(&mut init, options)) else { return Ok(()) };
+        let parameters = init.upload(&Device::cpu()).unwrap();
+        let Some(mut reader) = ok(Reader::new(&model, &parameters, kept)) else { return Ok(()) };
+        let read = ok(reader.read(&text));
+        prop_assert!(read.is_some() || text.iter().any(|&token| token as usize >= sizes.0));
+        if let Some(logits) = read {
+            prop_assert_eq!(logits.len(), text.len() * sizes.0);
+            prop_assert_eq!(ok(reader.rewind(to)).is_some(), to <= text.len());
+            prop_assert_eq!(reader.text(), &text[..to.min(text.len())]);
+            if let Some(at) = reader.text().len().checked_sub(1) {
+                prop_assert_eq!(&reader.logits().unwrap()[..], &logits[at * sizes.0..][..sizes.0]);
+            }
+            let reading = reader.read_with_states(&text).unwrap();
+            prop_assert_eq!(reading.states["h"].len(), text.len() * num_layers * sizes.2);
+        }
+    }
+
+    #[test]
+    fn lanes_of_any_prompts(
+        prompts in vec(vec(0u32..6, 0..5), 0..4), (from, to) in (size(), size()), length in 0usize..70,
+    ) {
+        let (model, parameters) = network();
+        let mut generator = Generator::new(&model, &parameters, 2).unwrap();
+        generator.set_sampling(Sampling { temperature: 1.0, draws_of: Some(0), ..Sampling::default() }).unwrap();
+        let is_good = prompts.len() == 2 && prompts.iter().all(|prompt| !prompt.is_empty() && prompt.iter().all(|&token| token < 5));
+        prop_assert_eq!(ok(generator.prime_lanes(&prompts)).is_some(), is_good);
+        generator.generate(length, |_| true).unwrap();
+        let saved = ok(generator.save_lane(from));
+        prop_assert_eq!(saved.is_some(), from < 2);
+        prop_assert_eq!(ok(generator.fork_lane(from, to)).is_some(), from < 2 && to < 2);
+        if let Some(saved) = saved {
+            prop_assert_eq!(ok(generator.restore_lane(to, &saved)).is_some(), to < 2);
+            prop_assert_eq!(generator.save_lane(from).unwrap(), saved);
         }
     }
 }

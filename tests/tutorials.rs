@@ -222,3 +222,11 @@ fn a_series_is_followed_in_another_process() {
     let output = example("stream").args(["--device", "cpu", "--follow", "--model", "missing"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: missing: "));
 }
+
+#[test]
+fn a_thousand_writers_write_what_they_must() {
+    for device in devices() {
+        let stdout = run("lanes", &["--device", device]);
+        assert!(stdout.contains("every one wrote what it must"), "{stdout}");
+    }
+}

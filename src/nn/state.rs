@@ -207,8 +207,12 @@ impl State {
     /// Puts a saved entry back, as any entry of the batch.
     ///
     /// # Errors
-    /// There is no such entry; another shape, a name that is missing, or the device failed.
+    /// There is no such entry; other names or another shape, or the device failed.
     pub fn restore_row(&self, row: usize, saved: &Snapshot) -> Result<()> {
+        if !saved.keys().eq(self.tensors.keys()) {
+            let (expected, got) = (format!("{:?}", self.tensors.keys()), format!("{:?}", saved.keys()));
+            return Err(Error::argument("restore", "names", expected, got));
+        }
         let one = self.zeros_like(Some(1))?;
         one.restore(saved)?;
         self.copy_row(row, &one, 0)
