@@ -135,7 +135,7 @@ mod tests {
             "2.0e-3",
             "25.0%",
             "1234",
-            "within 2 characters",
+            "within 1 characters",
             "http-equiv=refresh",
             "a &lt;b&gt;",
         ] {

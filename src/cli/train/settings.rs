@@ -243,7 +243,10 @@ impl Settings {
     pub fn read(file: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("the settings {} cannot be read", file.display()))?;
-        toml::from_str(&text).with_context(|| format!("the settings {} are not as they must be", file.display()))
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            anyhow::anyhow!("line {line} of the settings {}: {}", file.display(), error.message().replace('\n', " "))
+        })
     }
 
     pub fn is_bytes(&self) -> bool {
