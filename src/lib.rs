@@ -177,6 +177,8 @@ pub use evaluate::Evaluator;
 pub use generate::Generator;
 pub use graph::{Graph, Var};
 pub use log::Losses;
+#[cfg(feature = "reference")]
+pub use plan::Comparison;
 pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
 pub use plans::Plans;
 pub use predict::Predictor;
