@@ -10,7 +10,7 @@ use elman::Device;
 
 use workloads::{Measured, Settings, Workload, measure};
 
-#[path = "../src/cli/shared/workloads.rs"]
+#[path = "../src/cli/workloads.rs"]
 mod workloads;
 
 #[derive(Parser)]

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::shared::ceilings;
-use super::shared::workloads::{Measured, Settings, Workload, measure};
-use super::shared::{DeviceArgs, say};
+use super::ceilings;
+use super::shared::{DeviceArgs, say, warn};
+use super::workloads::{Measured, Settings, Workload, measure};
 
 /// Time the workloads W1 to W7 beside what the device can do at most, each checked against the f64 reference first
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct Options {
     /// What to time [default: all]
     #[arg(value_enum)]
@@ -43,7 +43,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let measured = match measure(&device, workload, &options.settings) {
             Ok(measured) => measured,
             Err(error) => {
-                eprintln!("error: {}: {error:#}", workload.name());
+                warn(format_args!("{}: {error:#}", workload.name()));
                 code = ExitCode::FAILURE;
                 continue;
             }

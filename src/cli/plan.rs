@@ -1,27 +1,29 @@
 //! `elman plan`: what a step will be, and need, before anything is allocated.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
-use elman::optim::{Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd};
+use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Error, Generator, PlanCount, Recorder, Tensor, Trainer};
 use serde::Serialize;
 
+use super::model::{Model, with_separators};
 use super::shared::{DeviceArgs, say};
+use super::train::settings::{CellName, OptimizerName};
 
 /// Show the plan of a training step or of a token: commands, bytes, FLOPs, memory, and whether the device can hold it
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct Options {
     #[command(subcommand)]
     pub what: What,
 }
 
-#[derive(Subcommand, Debug)]
+#[derive(Subcommand)]
 pub enum What {
     /// A training step of a character network
     Train(Train),
@@ -29,26 +31,26 @@ pub enum What {
     Sample(Sample),
 }
 
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct Train {
     #[command(flatten)]
     pub network: Network,
-    /// Characters of a window
-    #[arg(long, default_value_t = 8, value_parser = size)]
+    /// Tokens of a window
+    #[arg(long, default_value_t = 64, value_parser = size)]
     pub window: usize,
     /// Windows of a step
-    #[arg(long, default_value_t = 512, value_parser = size)]
+    #[arg(long, default_value_t = 64, value_parser = size)]
     pub batch: usize,
-    /// Loss after every character, with the state carried from window to window, in place of the last character's alone
+    /// Loss on the last token of a window alone, each window from a zero state
     #[arg(long)]
-    pub every_step: bool,
+    pub last_step: bool,
     #[arg(long, value_enum, default_value = "adam")]
-    pub optimizer: Rule,
+    pub optimizer: OptimizerName,
     #[command(flatten)]
     pub output: Output,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct Sample {
     #[command(flatten)]
     pub network: Network,
@@ -60,10 +62,13 @@ pub struct Sample {
 }
 
 /// Its sizes.
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct Network {
-    #[arg(long, value_enum, default_value = "rnn")]
-    pub cell: Kind,
+    /// That of a model file or of a run's folder, in place of these sizes
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["cell", "layers", "hidden", "embedding", "vocabulary"])]
+    pub model: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "gru")]
+    pub cell: CellName,
     /// Recurrent layers
     #[arg(long, default_value_t = 1, value_parser = size)]
     pub layers: usize,
@@ -78,7 +83,7 @@ pub struct Network {
     pub vocabulary: usize,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct Output {
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -90,25 +95,6 @@ pub struct Output {
     pub json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Kind {
-    /// tanh
-    Rnn,
-    Relu,
-    Gru,
-    Lstm,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Rule {
-    Adam,
-    Adamw,
-    Sgd,
-    #[value(name = "rmsprop")]
-    RmsProp,
-    Adagrad,
-}
-
 /// A size: at least 1, and few enough to be multiplied.
 fn size(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -118,26 +104,12 @@ fn size(text: &str) -> Result<usize, String> {
 }
 
 impl Network {
-    fn options(&self) -> CharRnnOptions {
-        let cell = match self.cell {
-            Kind::Rnn => Cell::Tanh,
-            Kind::Relu => Cell::Relu,
-            Kind::Gru => Cell::Gru,
-            Kind::Lstm => Cell::Lstm,
-        };
-        CharRnnOptions::new(self.vocabulary, self.embedding, self.hidden).cell(cell).num_layers(self.layers)
-    }
-}
-
-impl From<Rule> for Optimizer {
-    fn from(rule: Rule) -> Self {
-        match rule {
-            Rule::Adam => Adam::new(1e-3).into(),
-            Rule::Adamw => AdamW::new(1e-3).into(),
-            Rule::Sgd => Sgd::new(1e-3).into(),
-            Rule::RmsProp => RmsProp::new(1e-3).into(),
-            Rule::Adagrad => Adagrad::new(1e-3).into(),
+    fn sizes(&self) -> Result<CharRnnOptions> {
+        if let Some(model) = &self.model {
+            return Ok(Model::config_of(model)?.0.sizes);
         }
+        let options = CharRnnOptions::new(self.vocabulary, self.embedding, self.hidden);
+        Ok(options.cell(self.cell.into()).num_layers(self.layers))
     }
 }
 
@@ -152,8 +124,8 @@ struct Subject<'a> {
 /// Shows the plan; fails if the device cannot hold it.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let subject = match &options.what {
-        What::Train(train) => training(train),
-        What::Sample(sample) => sampling(sample),
+        What::Train(train) => training(train)?,
+        What::Sample(sample) => sampling(sample)?,
     };
     subject.show()
 }
@@ -163,10 +135,10 @@ fn describe(network: CharRnnOptions) -> String {
     format!("{cell:?}, {num_layers} x {hidden}, embedding {embedding}, {vocabulary} tokens")
 }
 
-fn training(train: &Train) -> Subject<'_> {
-    let &Train { window, batch, every_step, optimizer, .. } = train;
-    let network = train.network.options();
-    let loss_on = if every_step { "every character" } else { "the last character" };
+fn training(train: &Train) -> Result<Subject<'_>> {
+    let &Train { window, batch, last_step, optimizer, .. } = train;
+    let network = train.network.sizes()?;
+    let loss_on = if last_step { "the last token" } else { "every token" };
     let what = format!(
         "training step: {}; windows of {window}, batch {batch}, loss on {loss_on}, {optimizer:?}",
         describe(network)
@@ -176,8 +148,8 @@ fn training(train: &Train) -> Subject<'_> {
         // Of the least text there can be.
         let corpus = Corpus::new(device, &vec![0; window + 1], network.vocabulary)?;
         let windows = Windows::new(&corpus, vec![0], window)?;
-        let state = every_step.then(|| model.state(device, batch)).transpose()?;
-        Trainer::record(parameters, optimizer, |g| {
+        let state = (!last_step).then(|| model.state(device, batch)).transpose()?;
+        Trainer::record(parameters, optimizer.with(1e-3, 0.0), |g| {
             if let Some(wide) = wide {
                 g.set_wide(wide);
             }
@@ -191,16 +163,19 @@ fn training(train: &Train) -> Subject<'_> {
             cross_entropy(g, logits, &batch.targets, Reduction::Mean)
         })
     };
-    Subject { network, what, record: Box::new(record), output: &train.output }
+    Ok(Subject { network, what, record: Box::new(record), output: &train.output })
 }
 
-fn sampling(sample: &Sample) -> Subject<'_> {
-    let (network, lanes) = (sample.network.options(), sample.lanes);
+fn sampling(sample: &Sample) -> Result<Subject<'_>> {
+    let (network, lanes) = (sample.network.sizes()?, sample.lanes);
     let what = format!("a token of {lanes} texts: {}", describe(network));
     let record =
         move |model: &CharRnn, parameters: &Parameters, _: Option<bool>| Generator::record(model, parameters, lanes);
-    Subject { network, what, record: Box::new(record), output: &sample.output }
+    Ok(Subject { network, what, record: Box::new(record), output: &sample.output })
 }
+
+/// How many tensors are named.
+const SAID: usize = 5;
 
 /// What is shown of a plan.
 #[derive(Serialize)]
@@ -293,12 +268,16 @@ impl Shown {
         let most = device.adapter().map(elman::device::Adapter::largest_tensor);
         let free = free(device);
         let mut problems = Vec::new();
-        for Large { tensor, bytes } in largest.iter().take_while(|large| most.is_some_and(|most| large.bytes > most)) {
-            problems.push(format!(
-                "{tensor} takes {}, and a tensor of this device at most {}",
-                size_of(*bytes),
-                size_of(most.unwrap_or(0))
-            ));
+        if let Some(most) = most {
+            let mut beyond = largest.iter().filter(|large| large.bytes > most);
+            let sentence = |Large { tensor, bytes }: &Large| {
+                format!("{tensor} takes {}, and a tensor of this device at most {}", size_of(*bytes), size_of(most))
+            };
+            problems.extend(beyond.by_ref().take(SAID).map(sentence));
+            let others = beyond.count();
+            if others > 0 {
+                problems.push(format!("{others} other tensors"));
+            }
         }
         if let (true, Some(refused)) = (problems.is_empty(), refused) {
             problems.push(refused.to_string());
@@ -306,7 +285,7 @@ impl Shown {
         if let Some(free) = free.filter(|&free| memory > free) {
             problems.push(format!("it takes {}, and {} are free", size_of(memory), size_of(free)));
         }
-        largest.truncate(5);
+        largest.truncate(SAID);
         Self {
             what,
             device: device.describe(),
@@ -331,9 +310,12 @@ impl Shown {
     fn say(&self) -> Result<()> {
         let Self { dispatches, copies, clears, submits, .. } = self;
         say!("{}\non {}\n", self.what, self.device);
-        say!("  parameters   {}", self.parameters);
-        say!("  commands     {dispatches} dispatches, {copies} copies, {clears} clears; {submits} submitted at a time");
-        say!("  arithmetic   {:.1} MFLOP", self.flops as f64 / 1e6);
+        say!("  parameters   {}", with_separators(self.parameters as u64));
+        say!(
+            "  commands     {dispatches} dispatches, {copies} copies, {clears} clears; in about {submits} {}",
+            if *submits == 1 { "submission" } else { "submissions" }
+        );
+        say!("  arithmetic   {}", operations(self.flops));
         say!("  traffic      {}, and {} of weights read again", size_of(self.bytes), size_of(self.rereads));
         say!(
             "  memory       {}{}",
@@ -371,6 +353,14 @@ impl Shown {
 fn bytes_of(tensor: &Tensor) -> u64 {
     match tensor.dtype() {
         DType::F32 | DType::U32 => 4 * tensor.len() as u64,
+    }
+}
+
+fn operations(flops: u64) -> String {
+    match flops {
+        0..1_000_000_000 => format!("{:.1} MFLOP", flops as f64 / 1e6),
+        1_000_000_000..1_000_000_000_000 => format!("{:.1} GFLOP", flops as f64 / 1e9),
+        _ => format!("{:.1} TFLOP", flops as f64 / 1e12),
     }
 }
 

@@ -165,10 +165,12 @@ fn generation(device: &Device, cell: Cell) -> Result<Vec<Comparison>> {
     let mut r = Recorder::new(device);
     let weights = network(&parameters, sizes)?.pack(&mut r)?;
     let tokens = device.tokens("tokens", &[1, LANES], sizes.vocabulary)?;
+    // Greedy, drawn, and drawn from a bold choice.
+    let shape = [[0.0, 1.0, 0.0, 1.0], [0.9, 1.0, 0.0, 1.3], [1.1, 0.8, 0.05, 1.1]];
     let draw = Draw {
-        shape: &device.upload("shape of the draw", &[LANES, 2], &[0.0, 1.0, 0.9, 1.0, 1.1, 0.8])?,
-        control: &device.upload_u32("control", &[LANES, 4], &[42, 6, NO_TARGET, 2].repeat(LANES))?,
-        counter: &device.zeros("counter", &[LANES], DType::U32)?,
+        shape: &device.upload("shape of the draw", &[LANES, 4], &shape.concat())?,
+        control: &device.upload_u32("control", &[LANES, 6], &[42, 1, 6, NO_TARGET, 2, 4].repeat(LANES))?,
+        history: &device.zeros("history", &[1 + sizes.vocabulary, LANES], DType::U32)?,
         tokens: &tokens,
         ring: &device.zeros("ring", &[64, LANES], DType::U32)?,
     };

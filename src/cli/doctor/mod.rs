@@ -11,13 +11,14 @@ use elman::device::Adapter;
 use elman::{Comparison, Device, Error, kernels};
 use serde::Serialize;
 
-use super::shared::ceilings::{self, Ceilings};
-use super::shared::{DeviceArgs, say};
+use super::ceilings::{self, Ceilings};
+use super::shared::{DeviceArgs, quiet_driver, say};
 use cases::cases;
 use traps::{Finding, TRAPS};
 
 /// Examine a device: every kernel against its twin on the CPU, known traps of drivers, costs
-#[derive(Args, Debug)]
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Options {
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -25,6 +26,13 @@ pub struct Options {
     #[arg(long)]
     pub json: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  elman doctor                         the device that `auto` takes
+  elman doctor --device gpu --json     any adapter, a software one included: for a report of a bug
+
+Exit code 1: something is wrong, and the last lines say what. An adapter that was refused for what it computes is examined too.";
 
 /// All that was found.
 #[derive(Serialize)]
@@ -96,6 +104,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         problems: Vec::new(),
         verdict: "right",
     };
+    if options.device.device == "list" {
+        options.device.open()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    quiet_driver();
     let is_text = !options.json;
     let device = open(&options.device.device, &mut report);
     report.adapters = Device::list().iter().map(|adapter| about(adapter, device.as_ref())).collect();

@@ -1,6 +1,6 @@
 //! `elman train`: a network of characters or bytes learns the user's own text.
 
-mod settings;
+pub mod settings;
 mod view;
 
 use std::path::PathBuf;
