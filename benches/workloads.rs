@@ -1,32 +1,19 @@
-//! Times of the workloads W1 to W7: `cargo bench --bench workloads -- w1 w2 --device cpu --json`.
+//! Times of the workloads W1 to W7: `cargo bench --bench workloads -- w1 w2 --device cpu --json`; `--help` lists them.
 //!
-//! | | |
-//! |---|---|
-//! | W1 | training step of the tutorial's network: windows of 8, embedding 42, Elman 42 -> 256, linear 256 -> 85 on the last step, Adam, batch 512 |
-//! | W2 | W1 with an LSTM |
-//! | W3 | stateful training step: embedding 64, LSTM of two layers of 512, loss on all steps, batch 64, sequence 64, Adam |
-//! | W4 | greedy generation with W1's network, state carried, `--lanes` texts at once |
-//! | W5 | forward only: 42 -> 256, batch 64, T 128, `--cell rnn|gru|lstm` |
-//! | W6 | LSTM 768 -> 768, batch 16, T 1,024: forward and backward |
-//! | W7 | batches of any shape: training step of a tagger, embedding 64, bidirectional LSTM 64 -> 64, linear 128 -> 9 on all steps, Adam; 3,200 sentences of 2 to 40 words and one of 256, 32 of about one length a batch, and the mean over an epoch |
-//!
-//! Before anything is timed, a small form of the workload must give on this device what the f64 reference gives.
+//! Before anything is timed, a small form of the workload must give on this device what the f64 reference gives. `elman bench` runs the
+//! same workloads beside the device's ceilings.
 #![allow(missing_docs, reason = "a program")]
 
-use std::time::Instant;
+use anyhow::Result;
+use clap::Parser;
+use elman::Device;
 
-use anyhow::{Result, ensure};
-use clap::{Parser, ValueEnum};
-use elman::data::{self, Array};
-use elman::nn::functional::{InitialState, Loss, Reduction, cross_entropy};
-use elman::nn::{
-    Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Lstm, Recurrent, RnnOptions, State,
-};
-use elman::optim::Adam;
-use elman::text::{Corpus, Windows};
-use elman::{Device, Generator, Graph, Plan, Plans, Precision, Trainer, rng};
+use workloads::{Measured, Settings, Workload, measure};
 
-#[derive(Clone, Parser)]
+#[path = "../src/cli/workloads.rs"]
+mod workloads;
+
+#[derive(Parser)]
 struct Options {
     /// What to time
     #[arg(value_enum, default_values = ["w1"])]
@@ -34,27 +21,8 @@ struct Options {
     /// As the examples' --device
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Recurrent cell of W5
-    #[arg(long, value_enum, default_value = "rnn")]
-    cell: Kind,
-    /// Texts at once in W4
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    lanes: u16,
-    /// Recurrences as a dispatch for each step, or as one for all, whatever their sizes make of them (not W4)
-    #[arg(long)]
-    stepwise: Option<bool>,
-    /// Recurrences without subgroups and with no weights kept in workgroup memory (not W4)
-    #[arg(long)]
-    baseline: bool,
-    /// How recurrences store their weights (not W4)
-    #[arg(long, value_enum, default_value = "f32")]
-    precision: Stored,
-    /// Timed runs, of W7 epochs [default: as many as fit into `--seconds`, at least 5]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: Option<u16>,
-    /// Time to spend on a workload
-    #[arg(long, default_value_t = 4.0)]
-    seconds: f64,
+    #[command(flatten)]
+    settings: Settings,
     /// Print where the time goes, by kernel; with a path, write a trace for Chrome or Perfetto there
     #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
     profile: Option<String>,
@@ -66,325 +34,6 @@ struct Options {
     bench: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Workload {
-    /// Training step of the tutorial's Elman network
-    W1,
-    /// W1 with an LSTM
-    W2,
-    /// Stateful training step of a stacked LSTM
-    W3,
-    /// Generation
-    W4,
-    /// Forward only
-    W5,
-    /// Long LSTM, forward and backward
-    W6,
-    /// Batches of any shape
-    W7,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
-    Rnn,
-    Gru,
-    Lstm,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Stored {
-    F32,
-    F16,
-}
-
-impl Stored {
-    /// What a result may differ by from the f64 reference of weights as they are, relative to the largest.
-    fn tolerance(self) -> f64 {
-        match self {
-            Self::F32 => 1e-4,
-            Self::F16 => 1e-2,
-        }
-    }
-}
-
-/// Something to time.
-#[allow(clippy::large_enum_variant, reason = "only one value exists")]
-enum Work {
-    Training(Trainer),
-    Epochs(Tagger),
-    Forward(Plan),
-    Generation(Generator, usize),
-}
-
-/// Characters of one timed run of W4.
-const CHARACTERS: usize = 2048;
-
-/// W7: a run is an epoch.
-struct Tagger {
-    trainer: Trainer<Plans<'static, 3, Loss>>,
-    batches: Vec<[Array; 3]>,
-    /// Mean of the first epoch.
-    loss: f32,
-    /// What its plans move and compute in an epoch.
-    bytes: u64,
-    flops: u64,
-}
-
-impl Tagger {
-    fn epoch(&mut self) -> Result<()> {
-        Ok(self.batches.iter().try_for_each(|batch| self.trainer.step_on(batch))?)
-    }
-
-    /// Two epochs, and the milliseconds that a new shape took longer in the first: the median over the shapes.
-    fn recording(&mut self, device: &Device) -> Result<f64> {
-        let mut times = [Vec::new(), Vec::new()];
-        let mut new = Vec::new();
-        for times in &mut times {
-            (self.bytes, self.flops) = (0, 0);
-            for batch in &self.batches {
-                let (start, known) = (Instant::now(), self.trainer.plans().recorded());
-                self.trainer.step_on(batch)?;
-                device.synchronize()?;
-                times.push(start.elapsed().as_secs_f64() * 1e3);
-                new.push(self.trainer.plans().recorded() > known);
-                let count = self.plan().count();
-                self.bytes += count.bytes;
-                self.flops += count.flops;
-            }
-        }
-        let losses = self.trainer.losses()?;
-        self.loss = losses[..self.batches.len()].iter().sum::<f32>() / self.batches.len() as f32;
-        let longer = times[0].iter().zip(&times[1]).zip(&new).filter(|(_, new)| **new);
-        let mut longer: Vec<f64> = longer.map(|((first, later), _)| first - later).collect();
-        longer.sort_by(f64::total_cmp);
-        Ok(longer[longer.len() / 2])
-    }
-
-    /// That of the last batch.
-    fn plan(&self) -> &Plan {
-        self.trainer.plans().iter().next().expect("a step was run")
-    }
-}
-
-impl Work {
-    /// Runs it so many times without waiting in between, and waits.
-    fn run(&mut self, device: &Device, times: usize) -> Result<()> {
-        self.start(times)?;
-        Ok(device.synchronize()?)
-    }
-
-    fn start(&mut self, times: usize) -> Result<()> {
-        match self {
-            Self::Training(trainer) => {
-                let mut left = times;
-                while left > 0 {
-                    left -= trainer.step_up_to(left)?;
-                }
-            }
-            Self::Epochs(tagger) => (0..times).try_for_each(|_| tagger.epoch())?,
-            Self::Forward(plan) => plan.run_times(times)?,
-            Self::Generation(generator, length) => {
-                (0..times).try_for_each(|_| generator.generate(*length, |_| true))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets a trainer know how long its steps take.
-    fn read(&mut self) -> Result<()> {
-        if let Self::Training(trainer) = self {
-            trainer.losses()?;
-        }
-        Ok(())
-    }
-
-    fn plan(&self) -> &Plan {
-        match self {
-            Self::Training(trainer) => trainer.plan(),
-            Self::Epochs(tagger) => tagger.plan(),
-            Self::Forward(plan) => plan,
-            Self::Generation(generator, _) => generator.plan(),
-        }
-    }
-
-    /// Steps of a run, of which the times are the mean.
-    fn steps(&self) -> usize {
-        if let Self::Epochs(tagger) = self { tagger.batches.len() } else { 1 }
-    }
-}
-
-/// The sizes of a workload: as published, or small, for the check against the reference.
-struct Sizes {
-    batch: usize,
-    steps: usize,
-    hidden: usize,
-    embedding: usize,
-}
-
-fn sizes(workload: Workload, small: bool) -> Sizes {
-    let (batch, steps, hidden, embedding) = match workload {
-        Workload::W1 | Workload::W2 | Workload::W4 => (512, 8, 256, 42),
-        Workload::W3 => (64, 64, 512, 64),
-        Workload::W5 => (64, 128, 256, 42),
-        Workload::W6 => (16, 1024, 768, 768),
-        Workload::W7 => (32, 256, 64, 64),
-    };
-    if small {
-        Sizes { batch: 10, steps: 5, hidden: 36, embedding: 9 }
-    } else {
-        Sizes { batch, steps, hidden, embedding }
-    }
-}
-
-/// Builds a workload, and the numbers that the check compares after one run.
-fn build(device: &Device, workload: Workload, options: &Options, small: bool) -> Result<(Work, Check)> {
-    let Sizes { batch, steps, hidden, embedding } = sizes(workload, small);
-    let mut init = Init::new(rng::manual_seed(777));
-    if matches!(workload, Workload::W5 | Workload::W6) {
-        let cell = match (workload, options.cell) {
-            (Workload::W6, _) | (_, Kind::Lstm) => Cell::Lstm,
-            (_, Kind::Rnn) => Cell::Tanh,
-            (_, Kind::Gru) => Cell::Gru,
-        };
-        let rnn = Recurrent::new(&mut init, "rnn", cell, RnnOptions::new(embedding, hidden))?;
-        let parameters = init.upload(device)?;
-        let shape = [steps, batch, embedding];
-        let x = device.upload("x", &shape, &init.rng.randn(shape.iter().product()))?;
-        let backward = workload == Workload::W6;
-        let mut g = if backward { Graph::new(&parameters) } else { Graph::inference(&parameters) };
-        plan_as(&mut g, options)?;
-        let x = g.input(&x)?;
-        let (output, end) = rnn.forward(&mut g, x, InitialState::Zero)?;
-        let tensor = if backward {
-            let n = g.shape(output).iter().product();
-            let seed = device.upload("d output", &[steps, batch, hidden], &init.rng.randn(n))?;
-            g.backward(&[], &[(output, &seed)])?;
-            parameters.get_gradient("rnn.weight_hh_l0").expect("a parameter of this name")
-        } else {
-            g.tensor(end.h)?
-        };
-        return Ok((Work::Forward(g.finish()?), Check::Tensor(tensor)));
-    }
-    if workload == Workload::W7 {
-        return Ok((Work::Epochs(tagger(device, init, options, small)?), Check::Losses));
-    }
-    let cell = if matches!(workload, Workload::W2 | Workload::W3) { Cell::Lstm } else { Cell::Tanh };
-    let layers = if workload == Workload::W3 { 2 } else { 1 };
-    let model = CharRnn::new(&mut init, CharRnnOptions::new(85, embedding, hidden).cell(cell).num_layers(layers))?;
-    let parameters = init.upload(device)?;
-    if workload == Workload::W4 {
-        let mut generator = Generator::new(&model, &parameters, options.lanes.into())?;
-        generator.prime(&[10])?;
-        let length = if small { 20 } else { CHARACTERS };
-        return Ok((Work::Generation(generator, length), Check::Tokens));
-    }
-    let tokens: Vec<u32> = (0..60_000u64).map(|i| (i * i / 7 % 85) as u32).collect();
-    let corpus = Corpus::new(device, &tokens, 85)?;
-    let trainer = if workload == Workload::W3 {
-        let windows = Windows::streams(&corpus, 0..tokens.len(), batch, steps)?;
-        let state = model.state(device, batch)?;
-        Trainer::new(&parameters, Adam::new(1e-3), |g| {
-            plan_as(g, options)?;
-            stateful(g, &model, &windows, &state, batch)
-        })?
-    } else {
-        let windows = Windows::new(&corpus, init.rng.randperm(tokens.len() - steps), steps)?;
-        Trainer::new(&parameters, Adam::new(1e-3), |g| {
-            plan_as(g, options)?;
-            let batch = windows.batch(g, batch)?;
-            let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
-            cross_entropy(g, logits, &batch.targets, Reduction::Mean)
-        })?
-    };
-    Ok((Work::Training(trainer), Check::Losses))
-}
-
-/// W7. `tagger.py` has the same sentences, batches and initial weights.
-fn tagger(device: &Device, mut init: Init, options: &Options, small: bool) -> Result<Tagger> {
-    const VOCABULARY: usize = 5000;
-    const TAGS: usize = 9;
-    let Sizes { batch, hidden, embedding, .. } = sizes(Workload::W7, small);
-    let sentences = batch * if small { 5 } else { 100 };
-    let mut lengths: Vec<usize> =
-        init.rng.randn(sentences).iter().map(|x| (14.0 + 5.0 * x).round().clamp(2.0, 40.0) as usize).collect();
-    lengths.push(256);
-    let words = |n| init.rng.randint(VOCABULARY as u32 - 1, n).iter().map(|word| word + 1).collect();
-    let words: Vec<Vec<u32>> = lengths.iter().copied().map(words).collect();
-    let tags: Vec<Vec<u32>> = words.iter().map(|words| words.iter().map(|word| word % TAGS as u32).collect()).collect();
-    let batches = data::batches_by_length(&mut init.rng, &lengths, batch).into_iter().map(|rows| {
-        let words = data::pick(&words, &rows);
-        Ok([
-            Array::pad_tokens("words", &words, 0, VOCABULARY)?,
-            Array::pad_targets("tags", data::pick(&tags, &rows), TAGS)?,
-            Array::lengths_of("lengths", &words)?,
-        ])
-    });
-    let batches = batches.collect::<elman::Result<_>>()?;
-    let table = Embedding::new(&mut init, "embedding", VOCABULARY, embedding)?;
-    let lstm = Lstm::new(&mut init, "lstm", RnnOptions::new(embedding, hidden).bidirectional(true))?;
-    let output = Linear::new(&mut init, "output", 2 * hidden, TAGS)?;
-    let parameters = init.upload(device)?;
-    let options = options.clone();
-    let trainer = Trainer::on_batches(&parameters, Adam::new(1e-3), move |g, [words, tags, lengths]| {
-        plan_as(g, &options)?;
-        let x = table.forward(g, words)?;
-        let out = lstm.forward_with_lengths(g, x, InitialState::Zero, lengths)?;
-        let logits = output.forward(g, out.output)?;
-        cross_entropy(g, logits, tags, Reduction::Mean)
-    })?;
-    Ok(Tagger { trainer, batches, loss: f32::NAN, bytes: 0, flops: 0 })
-}
-
-fn plan_as(g: &mut Graph, options: &Options) -> elman::Result<()> {
-    g.set_stepwise(options.stepwise);
-    g.set_baseline(options.baseline);
-    g.set_precision(if options.precision == Stored::F16 { Precision::F16 } else { Precision::F32 })
-}
-
-fn stateful(g: &mut Graph, model: &CharRnn, windows: &Windows, state: &State, batch: usize) -> elman::Result<Loss> {
-    let batch = windows.batch_of_every_step(g, batch)?;
-    let logits = model.forward_every_step(g, &batch.tokens, InitialState::Carried(state))?;
-    cross_entropy(g, logits, &batch.targets, Reduction::Mean)
-}
-
-/// What shows that a workload is right.
-enum Check {
-    /// The losses of three steps, or of an epoch.
-    Losses,
-    /// The tokens of a text.
-    Tokens,
-    /// A tensor after one run.
-    Tensor(elman::Tensor),
-}
-
-/// Of a small form of it.
-fn outcome(device: &Device, workload: Workload, options: &Options) -> Result<Vec<f64>> {
-    let (mut work, check) = build(device, workload, options, true)?;
-    Ok(match (&mut work, check) {
-        (Work::Training(trainer), _) => {
-            (0..3).try_for_each(|_| trainer.step())?;
-            trainer.losses()?.into_iter().map(f64::from).collect()
-        }
-        (Work::Epochs(tagger), _) => {
-            tagger.epoch()?;
-            tagger.trainer.losses()?.into_iter().map(f64::from).collect()
-        }
-        (Work::Generation(generator, length), _) => {
-            let mut tokens = Vec::new();
-            generator.generate(*length, |chunk| {
-                tokens.extend(chunk.iter().map(|&token| f64::from(token)));
-                true
-            })?;
-            tokens
-        }
-        (work, Check::Tensor(tensor)) => {
-            work.run(device, 1)?;
-            tensor.to_vec_f64()?
-        }
-        _ => unreachable!("a forward pass is checked by a tensor"),
-    })
-}
-
 fn main() -> Result<()> {
     let options = Options::parse();
     let device = Device::open(&options.device)?;
@@ -393,135 +42,46 @@ fn main() -> Result<()> {
         println!("workload   median      min      p90  runs  dispatches       MB   GFLOP/s");
     }
     for &workload in &options.workloads {
-        let exact = Options { precision: Stored::F32, ..options.clone() };
-        let (got, want) = (outcome(&device, workload, &options)?, outcome(&Device::reference(), workload, &exact)?);
-        let scale = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        // The largest difference; NaN if there is one.
-        let error = got
-            .iter()
-            .zip(&want)
-            .map(|(got, want)| (got - want).abs() / scale)
-            .fold(0.0, |most: f64, error| if error > most || error.is_nan() { error } else { most });
-        ensure!(error <= options.precision.tolerance(), "{workload:?} is wrong on this device by {error:.1e}");
-        measure(&device, workload, &options, error)?;
+        let measured = measure(&device, workload, &options.settings)?;
+        if options.json {
+            println!("{}", measured.json(&device, &options.settings));
+        } else {
+            print(&measured, &options)?;
+        }
     }
     Ok(())
 }
 
-fn measure(device: &Device, workload: Workload, options: &Options, error: f64) -> Result<()> {
-    let (mut work, _) = build(device, workload, options, false)?;
-    let recording = if let Work::Epochs(tagger) = &mut work { tagger.recording(device)? } else { 0.0 };
-    let steps = work.steps();
-    let mut first = f64::INFINITY;
-    for _ in 0..2 {
-        let start = Instant::now();
-        work.run(device, 1)?;
-        work.read()?;
-        first = first.min(start.elapsed().as_secs_f64());
-    }
-    // On a GPU as others are timed: runs of 5 ms without waiting in between.
-    let in_a_row = if device.is_gpu() { (0.005 / first).ceil().min(500.0) as usize } else { 1 };
-    let fit = (options.seconds / (first * in_a_row as f64).max(1e-6)) as usize;
-    let runs = options.runs.map_or(fit.clamp(5, 500), usize::from);
-    (0..runs / 10).try_for_each(|_| work.run(device, in_a_row))?;
-    let mut times = Vec::new();
-    for _ in 0..runs {
-        let start = Instant::now();
-        work.run(device, in_a_row)?;
-        times.push(start.elapsed().as_secs_f64() * 1e3 / (in_a_row * steps) as f64);
-    }
-    // What the host does for a single run: encoding and submitting, while the device has nothing else to do.
-    let before = device.count();
-    let singles = if device.is_gpu() { runs.min(20) } else { 1 };
-    let mut host = Vec::new();
-    for _ in 0..singles {
-        let start = Instant::now();
-        work.start(1)?;
-        host.push(start.elapsed().as_secs_f64() * 1e6 / steps as f64);
-        device.synchronize()?;
-    }
-    let after = device.count();
-    // A generator waits for its tokens.
-    let reports_host = device.is_gpu() && workload != Workload::W4;
-    host.sort_by(f64::total_cmp);
-    let host = host[host.len() / 2];
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-    let (median, least, p90) = (at(0.5), times[0], at(0.9));
-    let count = work.plan().count();
-    let per_run = |n: u64| n / (singles * steps) as u64;
-    let (submits, dispatches) =
-        (per_run(after.submits - before.submits), per_run(after.dispatches - before.dispatches));
-    // A generator's plan is of one token, whose dispatches may be those of many.
-    let repeats =
-        if workload == Workload::W4 { CHARACTERS as u64 } else { dispatches / count.dispatches.max(1) as u64 };
-    let (bytes, flops) = match &work {
-        Work::Epochs(tagger) => (tagger.bytes / steps as u64, tagger.flops / steps as u64),
-        _ => (count.bytes * repeats, count.flops * repeats),
-    };
-    let name = format!("{workload:?}").to_lowercase();
-    let precision = if workload == Workload::W4 { Stored::F32 } else { options.precision };
-    let precision = format!("{precision:?}").to_lowercase();
-    if options.json {
-        let mut line = serde_json::json!({
-            "workload": name, "device": device.describe(), "precision": precision, "error": error, "median_ms": median, "min_ms": least,
-            "p90_ms": p90, "runs": runs, "in_a_row": in_a_row, "dispatches": dispatches, "submits": submits, "bytes": bytes, "flops": flops,
-            "peak_bytes": after.peak_bytes, "stepwise": options.stepwise,
-            "baseline": options.baseline,
-        });
-        if reports_host {
-            line["host_us"] = host.into();
-        }
-        match workload {
-            Workload::W4 => {
-                line["lanes"] = options.lanes.into();
-                line["chars_per_second"] = ((CHARACTERS * usize::from(options.lanes)) as f64 / median * 1e3).into();
-            }
-            Workload::W5 => line["cell"] = format!("{:?}", options.cell).to_lowercase().into(),
-            _ => {}
-        }
-        if let Work::Epochs(tagger) = &work {
-            let plans = tagger.trainer.plans();
-            line["steps"] = steps.into();
-            line["first_loss"] = tagger.loss.into();
-            line["plans"] = plans.len().into();
-            line["plan_bytes"] = plans.bytes().into();
-            line["recording_ms"] = recording.into();
-        }
-        println!("{line}");
-        return Ok(());
-    }
+fn print(measured: &Measured, options: &Options) -> Result<()> {
+    let (median, least, p90) = (measured.at(0.5), measured.times[0], measured.at(0.9));
     println!(
-        "{name:8} {median:8.3} {least:8.3} {p90:8.3} {runs:5} {dispatches:11} {:8.1} {:9.1}",
-        bytes as f64 / 1e6,
-        flops as f64 / median / 1e6
+        "{:8} {median:8.3} {least:8.3} {p90:8.3} {:5} {:11} {:8.1} {:9.1}",
+        measured.workload.name(),
+        measured.times.len(),
+        measured.dispatches,
+        measured.bytes as f64 / 1e6,
+        measured.flops as f64 / median / 1e6
     );
+    let precision = measured.precision(&options.settings).name();
     if precision != "f32" {
-        println!("         {precision}, {error:.1e} off the f64 reference in a small form");
+        println!("         {precision}, {:.1e} off the f64 reference in a small form", measured.error);
     }
-    if reports_host {
+    if let Some(host) = measured.host {
         println!("         {host:.0} us on the host to encode and submit");
     }
-    if let Work::Epochs(tagger) = &work {
-        let (plans, bytes) = (tagger.trainer.plans().len(), tagger.trainer.plans().bytes());
-        println!(
-            "         {steps} batches, {plans} plans of {:.1} MB, {recording:.2} ms to record one",
-            bytes as f64 / 1e6
-        );
+    if let Some((steps, plans, bytes)) = measured.epoch() {
+        let (megabytes, recording) = (bytes as f64 / 1e6, measured.recording);
+        println!("         {steps} batches, {plans} plans of {megabytes:.1} MB, {recording:.2} ms to record one");
     }
     if let Some(path) = &options.profile {
-        let profile = work.plan().profile(runs.min(20))?;
+        let profile = measured.plan().profile(measured.times.len().min(20))?;
         println!("{profile}");
         if !path.is_empty() {
             elman::io::write_atomically(path, profile.trace().as_bytes())?;
         }
     }
-    if workload == Workload::W4 {
-        println!(
-            "         {:.0} characters/s, {} lanes",
-            (CHARACTERS * usize::from(options.lanes)) as f64 / median * 1e3,
-            options.lanes
-        );
+    if let Some(characters) = measured.characters_per_second(&options.settings) {
+        println!("         {characters:.0} characters/s, {} lanes", options.settings.lanes);
     }
     Ok(())
 }

@@ -267,34 +267,10 @@ impl Generator {
     /// # Errors
     /// As [`Self::new`].
     pub async fn new_async(model: &dyn LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
-        let device = parameters.device();
-        let state = model.state(device, lanes)?;
-        let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
-        let mut g = Graph::inference(parameters);
-        g.set_repeated();
-        let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
-        // The network alone, fed by the tokens drawn and the state carried.
-        let is_all = |next: &&NextToken| {
-            next.tokens.is(&draw.tokens) && state.is(&next.h, next.c.as_ref()) && next.commands == (0..g.len())
-        };
-        let known = g.next_token(logits).filter(is_all).cloned();
-        let chunk = match in_one_dispatch(known, device, lanes) {
-            Ok(NextToken { network, h, c, .. }) => {
-                g = Graph::inference(parameters);
-                let (weights, sizes, states) = (network.pack(&mut g)?, network.sizes(), (&h, c.as_ref()));
-                generate(&mut g, sizes, &weights, draw.draw(), states, 1)?;
-                let mut chunk = Graph::inference(parameters);
-                let tokens = chunk.most_terms((sizes.turns(), 1), 1).min(RING);
-                generate(&mut chunk, sizes, &weights, draw.draw(), states, tokens)?;
-                g.note(format!("generation: {tokens} tokens in one dispatch, a workgroup for each of {lanes} lanes"));
-                Some((chunk.finish_async().await?, tokens))
-            }
-            Err(needed) => {
-                g.note(format!("generation: dispatches for each token; {RING} tokens in one need {needed}"));
-                let logits = g.tensor(logits)?;
-                sample(&mut g, &logits, draw.draw())?;
-                None
-            }
+        let Recorded { g, chunk, state, draw } = Recorded::new(model, parameters, lanes)?;
+        let chunk = match chunk {
+            Some((chunk, tokens)) => Some((chunk.finish_async().await?, tokens)),
+            None => None,
         };
         let (constants, plan) = g.finish_in_two_async(parameters).await?;
         draw.set(&vec![Sampling::default(); lanes])?;
@@ -310,6 +286,15 @@ impl Generator {
             drawn: vec![0; lanes],
             stops: vec![None; lanes],
         })
+    }
+
+    /// What [`Self::new`] would make plans of, recorded and no more: what runs for a token, after what runs once for each piece of
+    /// text. As [`crate::Trainer::record`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn record(model: &dyn LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Recorder> {
+        Ok(Recorded::new(model, parameters, lanes)?.g.into_recorder())
     }
 
     /// How all lanes draw their tokens.
@@ -541,6 +526,49 @@ impl Generator {
     /// The plan of one token. What depends on the parameters alone is not in it.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+}
+
+/// A generator's commands: for a token, and, where that is possible, for many in one dispatch, and how many.
+struct Recorded {
+    g: Graph,
+    chunk: Option<(Graph, usize)>,
+    state: State,
+    draw: Lanes,
+}
+
+impl Recorded {
+    fn new(model: &dyn LanguageModel, parameters: &Parameters, lanes: usize) -> Result<Self> {
+        let device = parameters.device();
+        let state = model.state(device, lanes)?;
+        let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
+        let mut g = Graph::inference(parameters);
+        g.set_repeated();
+        let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
+        // The network alone, fed by the tokens drawn and the state carried.
+        let is_all = |next: &&NextToken| {
+            next.tokens.is(&draw.tokens) && state.is(&next.h, next.c.as_ref()) && next.commands == (0..g.len())
+        };
+        let known = g.next_token(logits).filter(is_all).cloned();
+        let chunk = match in_one_dispatch(known, device, lanes) {
+            Ok(NextToken { network, h, c, .. }) => {
+                g = Graph::inference(parameters);
+                let (weights, sizes, states) = (network.pack(&mut g)?, network.sizes(), (&h, c.as_ref()));
+                generate(&mut g, sizes, &weights, draw.draw(), states, 1)?;
+                let mut chunk = Graph::inference(parameters);
+                let tokens = chunk.most_terms((sizes.turns(), 1), 1).min(RING);
+                generate(&mut chunk, sizes, &weights, draw.draw(), states, tokens)?;
+                g.note(format!("generation: {tokens} tokens in one dispatch, a workgroup for each of {lanes} lanes"));
+                Some((chunk, tokens))
+            }
+            Err(needed) => {
+                g.note(format!("generation: dispatches for each token; {RING} tokens in one need {needed}"));
+                let logits = g.tensor(logits)?;
+                sample(&mut g, &logits, draw.draw())?;
+                None
+            }
+        };
+        Ok(Self { g, chunk, state, draw })
     }
 }
 

@@ -60,7 +60,7 @@
 //! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu (`live` is what dies with a device, `recovery` what makes it anew), and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
 //! | | [`kernel`] | what a kernel is |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
-//! | | [`Plan`], [`Profile`] | the list of commands, ready to run, the loop that runs it, and where its time goes; `passes` for a GPU, `stretches` for the CPU |
+//! | | [`Plan`], [`Profile`], [`Comparison`] | the list of commands, ready to run, the loop that runs it, where its time goes, and whether each command computes what its twin does; `passes` for a GPU, `stretches` for the CPU |
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
 //! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
 //! | open | [`Device::open`] | choosing a device by name, and what an adapter computes before it is trusted (`self_check`) |
@@ -116,6 +116,8 @@
 //! * **An adapter is checked before it is trusted**, once for each driver and version: functions, a product, a sum, a recurrence,
 //!   also in subgroups and f16, against the twins. The kernels' exponentials are of products, additions and bits
 //!   (`shaders/lib/math.wgsl`), for compilers bend the built-ins.
+//! * **A plan can be compared with its twins, command by command**, on the values that a device has just before: an error does not go on,
+//!   and is found where it is made ([`Plan::compare_with_twins`]; `elman doctor` does so with every kernel).
 //! * **Every loop of a kernel has a bound that the plan knows**: steps of a recurrence, terms of a product and rows of a sum are
 //!   cut into dispatches of at most half the turns after which Mesa ends a shader's loops, and of 20 GFLOP (a
 //!   quarter of the turns and 1 GFLOP on a software driver); what cannot be cut is
@@ -183,6 +185,8 @@ pub use evaluate::Evaluator;
 pub use generate::Generator;
 pub use graph::{Graph, Var};
 pub use log::Losses;
+#[cfg(feature = "reference")]
+pub use plan::Comparison;
 pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Recorder};
 pub use plans::Plans;
 pub use predict::Predictor;

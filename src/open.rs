@@ -3,14 +3,14 @@
 use std::env;
 use std::ffi::OsString;
 
+use crate::device::gpu::{Adapter, Gpu, NO_ADAPTER, adapters};
 #[cfg(not(feature = "gpu"))]
-use crate::device::gpu::open_checked;
-use crate::device::gpu::{Adapter, NO_ADAPTER, adapters};
+use crate::device::gpu::{open_checked, open_unchecked};
 use crate::device::turns::Turns;
 use crate::device::{Device, ENVIRONMENT_VARIABLE, Floats, Kind, LIMITS_VARIABLE};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
-use crate::self_check::open_checked;
+use crate::self_check::{open_checked, open_unchecked};
 
 impl Device {
     /// All adapters of this machine, the one `auto` would prefer first.
@@ -64,7 +64,24 @@ impl Device {
             return Ok(Self::cpu());
         }
         let is_least = is_least(env::var_os(LIMITS_VARIABLE))?;
-        match choose(name, adapters(is_least).await, open_checked).await? {
+        Self::chosen(choose(name, adapters(is_least).await, open_checked).await?)
+    }
+
+    /// [`Self::open`] without a look at what the adapter computes, and with all that it has, be it wrong: to examine a driver.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for wrong values.
+    pub fn open_unchecked(name: &str) -> Result<Self> {
+        if name.trim().eq_ignore_ascii_case("cpu") {
+            return Ok(Self::cpu());
+        }
+        let is_least = is_least(env::var_os(LIMITS_VARIABLE))?;
+        let found = async { choose(name, adapters(is_least).await, open_unchecked).await };
+        Self::chosen(pollster::block_on(found)?)
+    }
+
+    fn chosen(choice: Choice<(Gpu, Vec<String>)>) -> Result<Self> {
+        match choice {
             Choice::Opened((gpu, unused), reason) => {
                 let reason = std::iter::once(reason).chain(unused).collect::<Vec<_>>().join("; ");
                 Ok(Self::new(Kind::Gpu(Box::new(gpu)), reason))

@@ -11,7 +11,7 @@ use crate::graph::{Graph, Loss, ParameterId, Parameters};
 use crate::io::NOT_PARAMETERS;
 use crate::log::{Appenders, Log, Losses};
 use crate::optim::{Memory, Optimizer};
-use crate::plan::Plan;
+use crate::plan::{Plan, Recorder};
 use crate::plans::Plans;
 use crate::tensor::Tensor;
 
@@ -56,18 +56,26 @@ impl Trainer {
         optimizer: impl Into<Optimizer>,
         build: impl FnOnce(&mut Graph) -> Result<Loss>,
     ) -> Result<Self> {
-        let optimizer = Memory::new(optimizer.into(), parameters)?;
-        let mut log = Log::new(parameters.device(), Appenders::One)?;
-        log.set_watch(optimizer.watch(parameters));
+        let (g, mut log, optimizer) = record(parameters, optimizer.into(), build)?;
         let frozen = parameters.frozen();
-        let mut g = graph(parameters, log.clock(), &frozen);
-        let loss = build(&mut g)?;
-        complete(&mut g, loss, &optimizer, &mut log, parameters)?;
         let (inputs, parts) = g.suspects();
         let plan = g.finish_async().await?;
         inputs.iter().for_each(Tensor::refuse_nan);
         log.set_suspects((inputs, parts));
         Ok(Self { plan, parameters: parameters.clone(), frozen, optimizer, log })
+    }
+
+    /// What [`Self::new`] would make a plan of, recorded and no more: to see what a step will be, and need
+    /// ([`Recorder::memory`]). With parameters of [`crate::nn::Init::without_values`] it takes next to no memory.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn record(
+        parameters: &Parameters,
+        optimizer: impl Into<Optimizer>,
+        build: impl FnOnce(&mut Graph) -> Result<Loss>,
+    ) -> Result<Recorder> {
+        Ok(record(parameters, optimizer.into(), build)?.0.into_recorder())
     }
 
     /// Runs one step. On a GPU this returns when it is submitted.
@@ -401,6 +409,21 @@ impl<P> Trainer<P> {
 /// What a block's values of a parameter are called in a checkpoint.
 fn in_checkpoint(block: &str, name: &str) -> String {
     if block.is_empty() { name.into() } else { format!("{OPTIMIZER}{block}.{name}") }
+}
+
+/// A step of one plan, with what it appends to and what the optimizer remembers.
+fn record(
+    parameters: &Parameters,
+    optimizer: Optimizer,
+    build: impl FnOnce(&mut Graph) -> Result<Loss>,
+) -> Result<(Graph, Log, Memory)> {
+    let optimizer = Memory::new(optimizer, parameters)?;
+    let mut log = Log::new(parameters.device(), Appenders::One)?;
+    log.set_watch(optimizer.watch(parameters));
+    let mut g = graph(parameters, log.clock(), &parameters.frozen());
+    let loss = build(&mut g)?;
+    complete(&mut g, loss, &optimizer, &mut log, parameters)?;
+    Ok((g, log, optimizer))
 }
 
 /// A graph to be differentiated, of which a log's clock counts the steps.

@@ -1,7 +1,11 @@
 //! One file for each command; what several need is beside them, and what the examples need too is in `shared`.
 
+mod bench;
+mod ceilings;
+mod doctor;
 mod eval;
 mod model;
+mod plan;
 mod sample;
 mod sampling;
 mod shared;
@@ -9,6 +13,7 @@ mod streams;
 mod text;
 mod tokens;
 mod train;
+mod workloads;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +36,7 @@ Examples:
   elman train --resume -o book         go on where that was stopped
   elman sample book -p 'It is'         write with it
   elman eval book other.txt            see how well it predicts another text
+  elman doctor --device gpu            see whether a driver computes right
   elman completions bash > ~/.local/share/bash-completion/completions/elman
 
 Exit codes: 0 done; 1 an error, said in one sentence on stderr; 2 wrong usage; 130 ended by Ctrl-C, with everything saved.
@@ -41,6 +47,9 @@ enum Command {
     Train(Box<train::Options>),
     Sample(sample::Options),
     Eval(eval::Options),
+    Plan(plan::Options),
+    Doctor(doctor::Options),
+    Bench(bench::Options),
     /// Print completions for a shell
     Completions {
         shell: clap_complete::Shell,
@@ -66,6 +75,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Train(options) => train::run(*options),
         Command::Sample(options) => sample::run(&options),
         Command::Eval(options) => eval::run(&options),
+        Command::Plan(options) => plan::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -219,6 +219,11 @@ impl Device {
         }
     }
 
+    /// The adapter, if it is a GPU or a software driver that acts as one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.gpu().map(Gpu::adapter)
+    }
+
     /// Why this device was chosen.
     pub fn reason(&self) -> &str {
         &self.0.reason

@@ -501,6 +501,11 @@ impl Graph {
 
     // ---- the plan ----------------------------------------------------------------------------------------------
 
+    /// What was recorded.
+    pub fn into_recorder(self) -> Recorder {
+        self.recorder
+    }
+
     /// [`Recorder::finish`].
     ///
     /// # Errors

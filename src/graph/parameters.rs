@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::rng::Rng;
+use crate::rng::{self, Rng};
 use crate::tensor::{DType, Tensor, checked_len};
 
 /// Which parameter; a module keeps one for each of its own. No other parameter has it, also none of a clone of its [`Init`].
@@ -32,13 +32,21 @@ const ALIGNMENT: usize = 64;
 pub struct Init {
     /// The generator: draw from it what PyTorch code would draw before, between and after the modules.
     pub rng: Rng,
-    entries: Vec<(ParameterId, String, Vec<usize>, Vec<f32>)>,
+    /// No values where none are drawn.
+    entries: Vec<(ParameterId, String, Vec<usize>, Option<Vec<f32>>)>,
+    has_values: bool,
 }
 
 impl Init {
     /// Starts with this generator; see [`crate::rng::manual_seed`].
     pub fn new(rng: Rng) -> Self {
-        Self { rng, entries: Vec::new() }
+        Self { rng, entries: Vec::new(), has_values: true }
+    }
+
+    /// Of parameters it takes names and shapes alone; [`Self::upload`] then gives them no memory. For what is recorded to be looked at,
+    /// and not run ([`crate::Trainer::record`]): a network of any size costs nothing.
+    pub fn without_values() -> Self {
+        Self { has_values: false, ..Self::new(rng::manual_seed(0)) }
     }
 
     /// Adds a parameter from U(-bound, bound).
@@ -50,8 +58,8 @@ impl Init {
         if !(bound >= 0.0 && ((2.0 * bound) as f32).is_finite()) {
             return Err(Error::argument("init", "bound", "0 or above, and half of what an f32 can be at most", bound));
         }
-        let values = self.rng.uniform(len, -bound, bound);
-        self.add(name, shape, values)
+        let values = self.has_values.then(|| self.rng.uniform(len, -bound, bound));
+        self.insert(name, shape, values)
     }
 
     /// Adds a parameter from N(0, 1).
@@ -60,8 +68,8 @@ impl Init {
     /// A dimension of 0, or the name is taken.
     pub fn normal(&mut self, name: String, shape: &[usize]) -> Result<ParameterId> {
         let len = checked_len("init", &name, shape)?;
-        let values = self.rng.randn(len);
-        self.add(name, shape, values)
+        let values = self.has_values.then(|| self.rng.randn(len));
+        self.insert(name, shape, values)
     }
 
     /// Adds a parameter with these values.
@@ -72,6 +80,10 @@ impl Init {
         if checked_len("init", &name, shape)? != values.len() {
             return Err(Error::shape("init", name, format!("one of {} values", values.len()), shape));
         }
+        self.insert(name, shape, self.has_values.then_some(values))
+    }
+
+    fn insert(&mut self, name: String, shape: &[usize], values: Option<Vec<f32>>) -> Result<ParameterId> {
         if self.entries.iter().any(|(_, taken, ..)| *taken == name) {
             return Err(Error::argument("init", "name", "one that no other parameter has", name));
         }
@@ -89,16 +101,24 @@ impl Init {
         if self.entries.is_empty() {
             return Err(Error::argument("upload", "modules", "at least one with parameters", 0));
         }
-        let mut block = Vec::new();
         let mut entries = Vec::new();
-        for (id, name, shape, values) in &self.entries {
+        let mut len = 0;
+        for (id, name, shape, _) in &self.entries {
             let frozen = AtomicBool::new(false);
-            entries.push(Entry { id: *id, name: name.clone(), shape: shape.clone(), start: block.len(), frozen });
-            block.extend_from_slice(values);
-            block.resize(block.len().next_multiple_of(ALIGNMENT), 0.0);
+            entries.push(Entry { id: *id, name: name.clone(), shape: shape.clone(), start: len, frozen });
+            len += shape.iter().product::<usize>().next_multiple_of(ALIGNMENT);
         }
-        let values = device.upload("parameters", &[block.len()], &block)?;
-        let gradients = device.zeros("gradients", &[block.len()], DType::F32)?;
+        let [values, gradients] = ["parameters", "gradients"].map(|name| device.reserve(name, &[len], DType::F32));
+        let (values, gradients) = (values?, gradients?);
+        if self.has_values {
+            let mut block = Vec::with_capacity(len);
+            for values in self.entries.iter().filter_map(|(.., values)| values.as_ref()) {
+                block.extend_from_slice(values);
+                block.resize(block.len().next_multiple_of(ALIGNMENT), 0.0);
+            }
+            values.write(&block)?;
+            gradients.buffer().touch()?;
+        }
         Ok(Parameters(Arc::new(Block { entries: entries.into(), values, gradients })))
     }
 }

@@ -3,7 +3,7 @@
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
     add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
-    split_mut, tiles,
+    split_mut, tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -24,7 +24,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let [h, dend] = of_direction([h, dend], direction, sizes);
         let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
-        let carried = &mut *dstart[0];
+        let mut copy = Vec::new();
+        let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = saved.get(steps.end).map(|next| &**next);
         carry_in(carried, (next, p.pending), (3, w), (above.get(direction), start), hidden);
         for t in steps.clone().rev() {

@@ -3,7 +3,7 @@
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
     add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split,
-    split_gradients, split_mut, tiles,
+    split_gradients, split_mut, tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -28,6 +28,9 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let (c, w) = (&states[states.len() / 2..], matrix(w, direction, sizes));
         let dy = dy_of(sizes, p.has_dy, dy, direction);
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
+        let mut copies = [Vec::new(), Vec::new()];
+        let [copy, copy_c] = &mut copies;
+        let (carried, carried_c) = (to_carry(p, carried, copy), to_carry(p, carried_c, copy_c));
         let next = dx.get(steps.end).map(|next| &**next);
         if next.is_none() {
             carried_c.fill(F::zero());

@@ -40,15 +40,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             for (row, cell) in cell.chunks_exact_mut(hidden).enumerate() {
                 let at = row * hidden..(row + 1) * hidden;
                 let [i, f, g, o] = std::array::from_fn(|gate| &gates[gate][at.clone()]);
-                if let Some(saved) = saved.get_mut(t) {
-                    let saved = saved[4 * at.start..4 * at.end].chunks_exact_mut(hidden);
-                    saved.zip([i, f, g, o]).for_each(|(saved, gate)| saved.copy_from_slice(gate));
-                }
-                let (before, next) = (&before[at.clone()], &mut next[at]);
+                let (before, next) = (&before[at.clone()], &mut next[at.clone()]);
                 if t >= lengths[start + row] as usize {
                     cell.fill(F::zero());
                     next.fill(F::zero());
                     continue;
+                }
+                if let Some(saved) = saved.get_mut(t) {
+                    let saved = saved[4 * at.start..4 * at.end].chunks_exact_mut(hidden);
+                    saved.zip([i, f, g, o]).for_each(|(saved, gate)| saved.copy_from_slice(gate));
                 }
                 F::vectorize(|| {
                     for ((((cell, &c), &i), &f), &g) in cell.iter_mut().zip(before).zip(i).zip(f).zip(g) {

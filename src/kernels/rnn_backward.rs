@@ -4,7 +4,7 @@ use super::rnn_forward::RELU;
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
     add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
-    tiles,
+    tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -25,7 +25,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let [h, dend] = of_direction([h, dend], direction, sizes);
         let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
-        let carried = &mut *dstart[0];
+        let mut copy = Vec::new();
+        let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = dx.get(steps.end).map(|next| &**next);
         carry_in(carried, (next, p.pending), (1, w), (above.get(direction), start), hidden);
         for t in steps.clone().rev() {

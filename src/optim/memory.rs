@@ -119,7 +119,8 @@ impl Memory {
             groups.push(named);
         }
         let device = parameters.device();
-        let block = |name: &str| device.zeros(name, parameters.values().shape(), DType::F32);
+        // With the memory of the plan.
+        let block = |name: &str| device.reserve(name, parameters.values().shape(), DType::F32);
         let moment = |(name, used): (&str, bool)| if used { block(name) } else { device.zeros(name, &[1], DType::F32) };
         let rates = |name| device.zeros(name, &[STRIDE * groups.len()], DType::F32);
         let mut memory = Self {

@@ -1,5 +1,7 @@
 //! The list of commands of one piece of work at fixed shapes, and the loop that runs it.
 
+#[cfg(feature = "reference")]
+mod comparison;
 /// Without the feature `gpu`, a module of the same names.
 #[cfg_attr(not(feature = "gpu"), path = "no_passes.rs")]
 mod passes;
@@ -14,6 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(feature = "reference")]
+pub use comparison::Comparison;
 use passes::{Passes, Runs};
 use profile::Timed;
 pub use profile::{Profile, ProfileRow};
@@ -106,6 +110,16 @@ impl Dispatch {
         self.work.flops
     }
 
+    /// Its tensors, in the order of the kernel's bindings.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// How many workgroups it has in x, y and z.
+    pub fn workgroups(&self) -> [u32; 3] {
+        self.workgroups
+    }
+
     /// The values of its constants.
     pub fn constants(&self) -> &[(&'static str, u32)] {
         &self.constants
@@ -190,40 +204,16 @@ impl Plan {
 
     /// How many commands it has.
     pub fn count(&self) -> PlanCount {
-        let buffers: HashMap<_, _> =
-            buffers(&self.commands).map(|buffer| (std::ptr::from_ref(buffer), buffer.bytes())).collect();
         let submits = match (&self.passes, self.device.gpu()) {
             (Some(passes), Some(gpu)) => passes.submits(gpu),
             _ => 1,
         };
-        let mut count = PlanCount { submits, memory: buffers.values().sum(), ..Default::default() };
-        for command in &*self.commands {
-            match command {
-                Command::Dispatch(dispatch) => {
-                    count.dispatches += 1;
-                    count.bytes += dispatch.bytes();
-                    count.rereads += dispatch.work.rereads;
-                    count.flops += dispatch.work.flops;
-                }
-                Command::Copy { from, .. } => {
-                    count.copies += 1;
-                    count.bytes += 8 * from.len() as u64;
-                }
-                Command::Clear { tensor } => {
-                    count.clears += 1;
-                    count.bytes += 4 * tensor.len() as u64;
-                }
-            }
-        }
-        count
+        count(&self.commands, submits)
     }
 
     /// The dispatches, in order.
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        self.commands.iter().filter_map(|command| match command {
-            Command::Dispatch(dispatch) => Some(dispatch),
-            Command::Copy { .. } | Command::Clear { .. } => None,
-        })
+        dispatches(&self.commands)
     }
 
     /// Names of the kernels in the order of dispatch.
@@ -391,36 +381,79 @@ where
     }
 }
 
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PlanCount { dispatches, copies, clears, submits, bytes, flops, memory, .. } = self.count();
-        writeln!(
-            f,
-            "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit, {:.1} MB, {:.1} MFLOP, {:.1} MB of memory",
-            self.device.describe(),
-            bytes as f64 / 1e6,
-            flops as f64 / 1e6,
-            memory as f64 / 1e6
-        )?;
-        for note in &self.notes {
-            writeln!(f, "  {note}")?;
-        }
-        for (i, command) in self.commands.iter().enumerate() {
-            match command {
-                Command::Dispatch(d) => {
-                    let [x, y, z] = d.workgroups;
-                    write!(f, "{i:4}  {:24} {x}x{y}x{z}", d.kernel.name)?;
-                    for (binding, tensor) in d.kernel.bindings.iter().zip(&d.tensors) {
-                        let arrow = if binding.access == Access::Write { "-> " } else { "" };
-                        write!(f, "  {arrow}{}: {tensor:?}", binding.name)?;
-                    }
-                    writeln!(f)?;
-                }
-                Command::Copy { from, to } => writeln!(f, "{i:4}  {:24} {from:?}  -> {to:?}", "copy")?,
-                Command::Clear { tensor } => writeln!(f, "{i:4}  {:24} -> {tensor:?}", "clear")?,
+/// How many there are of each kind, and what they cost.
+fn count(commands: &[Command], submits: usize) -> PlanCount {
+    let buffers: HashMap<_, _> = buffers(commands).map(|buffer| (std::ptr::from_ref(buffer), buffer.bytes())).collect();
+    let mut count = PlanCount { submits, memory: buffers.values().sum(), ..Default::default() };
+    for command in commands {
+        match command {
+            Command::Dispatch(dispatch) => {
+                count.dispatches += 1;
+                count.bytes += dispatch.bytes();
+                count.rereads += dispatch.work.rereads;
+                count.flops += dispatch.work.flops;
+            }
+            Command::Copy { from, .. } => {
+                count.copies += 1;
+                count.bytes += 8 * from.len() as u64;
+            }
+            Command::Clear { tensor } => {
+                count.clears += 1;
+                count.bytes += 4 * tensor.len() as u64;
             }
         }
-        Ok(())
+    }
+    count
+}
+
+fn dispatches(commands: &[Command]) -> impl Iterator<Item = &Dispatch> {
+    commands.iter().filter_map(|command| match command {
+        Command::Dispatch(dispatch) => Some(dispatch),
+        Command::Copy { .. } | Command::Clear { .. } => None,
+    })
+}
+
+/// Lists the commands of a plan, or of what is to be one.
+fn list(
+    f: &mut fmt::Formatter<'_>,
+    device: &Device,
+    commands: &[Command],
+    notes: &[String],
+    count: PlanCount,
+) -> fmt::Result {
+    let PlanCount { dispatches, copies, clears, submits, bytes, flops, memory, .. } = count;
+    writeln!(
+        f,
+        "plan on {}: {dispatches} dispatches, {copies} copies, {clears} clears, {submits} submit, {:.1} MB, {:.1} MFLOP, {:.1} MB of memory",
+        device.describe(),
+        bytes as f64 / 1e6,
+        flops as f64 / 1e6,
+        memory as f64 / 1e6
+    )?;
+    for note in notes {
+        writeln!(f, "  {note}")?;
+    }
+    for (i, command) in commands.iter().enumerate() {
+        match command {
+            Command::Dispatch(d) => {
+                let [x, y, z] = d.workgroups;
+                write!(f, "{i:4}  {:24} {x}x{y}x{z}", d.kernel.name)?;
+                for (binding, tensor) in d.kernel.bindings.iter().zip(&d.tensors) {
+                    let arrow = if binding.access == Access::Write { "-> " } else { "" };
+                    write!(f, "  {arrow}{}: {tensor:?}", binding.name)?;
+                }
+                writeln!(f)?;
+            }
+            Command::Copy { from, to } => writeln!(f, "{i:4}  {:24} {from:?}  -> {to:?}", "copy")?,
+            Command::Clear { tensor } => writeln!(f, "{i:4}  {:24} -> {tensor:?}", "clear")?,
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(f, &self.device, &self.commands, &self.notes, self.count())
     }
 }
 

@@ -190,6 +190,10 @@ fn estimate(command: &Command, is_software: bool) -> f64 {
         }
 }
 
+fn estimates(gpu: &Gpu, commands: &[Command]) -> Vec<f64> {
+    commands.iter().map(|command| estimate(command, gpu.is_software())).collect()
+}
+
 /// wgpu's alignment of a uniform binding's offset (the default limit, which every adapter meets).
 const UNIFORM_ALIGNMENT: usize = 256;
 
@@ -202,13 +206,18 @@ impl Passes {
             commands.iter().flat_map(Command::writes).map(|tensor| Place::of(tensor).buffer).collect();
         written.sort_by_key(Arc::as_ptr);
         written.dedup_by_key(|buffer| Arc::as_ptr(buffer));
-        let seconds = commands.iter().map(|command| estimate(command, gpu.is_software())).collect();
+        let seconds = estimates(gpu, &commands).into();
         let costs = Mutex::new(Costs { seconds, are_measured: false });
         Ok(Self { work, written, made: Mutex::new(made), costs })
     }
 
     fn costs(&self) -> MutexGuard<'_, Costs> {
         self.costs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many submissions a run of commands would be, before any was timed.
+    pub fn estimated_submits(gpu: &Gpu, commands: &[Command]) -> usize {
+        pieces(&estimates(gpu, commands), 0.0, gpu.budget().seconds()).len()
     }
 
     /// How many submissions a run is.

@@ -1,9 +1,11 @@
 //! Records the commands of a [`Plan`]; what the host function of every kernel takes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
-use super::{Command, Dispatch, Plan, Work, buffers};
+use super::passes::Passes;
+use super::{Command, Dispatch, Plan, PlanCount, Work, buffers, count, dispatches, list};
 use crate::device::Device;
 use crate::device::memory::Buffer;
 use crate::error::{Error, Result};
@@ -453,6 +455,23 @@ impl Recorder {
         Buffer::without_memory(buffers(&self.commands)).iter().map(|buffer| buffer.bytes()).sum()
     }
 
+    /// How many commands there are so far, and what they cost, as [`Plan::count`] of what [`Self::finish`] would make; submissions by an
+    /// estimate.
+    pub fn count(&self) -> PlanCount {
+        let submits = self.device.gpu().map_or(1, |gpu| Passes::estimated_submits(gpu, &self.commands));
+        count(&self.commands, submits)
+    }
+
+    /// The dispatches so far, in order.
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        dispatches(&self.commands)
+    }
+
+    /// Which paths were taken so far, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Compiles what was recorded. On a GPU, pipelines are compiled and bind groups made here, once.
     ///
     /// # Errors
@@ -483,6 +502,13 @@ impl Recorder {
         Plan::allocate(&self.device, &self.commands)?;
         let (constants, others) = self.split(constant);
         Ok((constants.finish_async().await?, others.finish_async().await?))
+    }
+}
+
+/// As the plan would be printed.
+impl fmt::Display for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(f, &self.device, &self.commands, &self.notes, self.count())
     }
 }
 

@@ -78,7 +78,7 @@ impl DeviceArgs {
 }
 
 /// Mesa's device-selection layer prints errors where there is no desktop session; nothing here needs the layer there.
-fn quiet_driver() {
+pub fn quiet_driver() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // SAFETY: called first thing, while the program has one thread.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };

@@ -3,7 +3,7 @@
 mod dashboard;
 mod figures;
 mod live;
-mod settings;
+pub mod settings;
 mod view;
 mod watch;
 

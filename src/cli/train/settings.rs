@@ -328,14 +328,7 @@ impl Recipe {
 
     /// The optimizer of a training of so many steps.
     pub fn optimizer(&self, steps: usize) -> Optimizer {
-        let (lr, weight_decay) = (self.lr, self.weight_decay);
-        let optimizer: Optimizer = match self.optimizer {
-            OptimizerName::Adam => Adam { weight_decay, ..Adam::new(lr) }.into(),
-            OptimizerName::AdamW => AdamW(Adam { weight_decay, ..Adam::new(lr) }).into(),
-            OptimizerName::Sgd => Sgd { weight_decay, ..Sgd::new(lr) }.into(),
-            OptimizerName::RmsProp => RmsProp { weight_decay, ..RmsProp::new(lr) }.into(),
-            OptimizerName::Adagrad => Adagrad { weight_decay, ..Adagrad::new(lr) }.into(),
-        };
+        let (lr, optimizer) = (self.lr, self.optimizer.with(self.lr, self.weight_decay));
         let warmup = self.warmup.unwrap_or(steps / 100);
         let optimizer =
             optimizer.schedule(Rate { schedule: self.schedule, lr, warmup, steps }).accumulate(self.accumulate);
@@ -343,6 +336,18 @@ impl Recipe {
         match self.average {
             Some(decay) => optimizer.average(decay),
             None => optimizer,
+        }
+    }
+}
+
+impl OptimizerName {
+    pub fn with(self, lr: f64, weight_decay: f64) -> Optimizer {
+        match self {
+            Self::Adam => Adam { weight_decay, ..Adam::new(lr) }.into(),
+            Self::AdamW => AdamW(Adam { weight_decay, ..Adam::new(lr) }).into(),
+            Self::Sgd => Sgd { weight_decay, ..Sgd::new(lr) }.into(),
+            Self::RmsProp => RmsProp { weight_decay, ..RmsProp::new(lr) }.into(),
+            Self::Adagrad => Adagrad { weight_decay, ..Adagrad::new(lr) }.into(),
         }
     }
 }

@@ -38,7 +38,8 @@ impl Adapter {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
-    pub(crate) fn kind(&self) -> &'static str {
+    /// What it is: "discrete GPU", "integrated GPU", "virtual GPU", "software driver" or "unknown type".
+    pub fn kind(&self) -> &'static str {
         match self.info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
             wgpu::DeviceType::IntegratedGpu => "integrated GPU",
@@ -46,6 +47,37 @@ impl Adapter {
             wgpu::DeviceType::Cpu => "software driver",
             wgpu::DeviceType::Other => "unknown type",
         }
+    }
+
+    /// What wgpu reaches it through: "Vulkan", "Metal" or "Dx12".
+    pub fn backend(&self) -> String {
+        format!("{:?}", self.info.backend)
+    }
+
+    /// The driver's name and version, as far as it says them.
+    pub fn driver(&self) -> String {
+        [&self.info.driver[..], &self.info.driver_info].join(" ").trim().to_owned()
+    }
+
+    /// What only some adapters have, and kernels or measurements use: each by its name here, and whether it is there.
+    pub fn features(&self) -> [(&'static str, bool); 4] {
+        let has = |feature| self.features.contains(feature);
+        [
+            ("subgroups", has(wgpu::Features::SUBGROUP)),
+            ("f16", has(wgpu::Features::SHADER_F16)),
+            ("timestamps", has(wgpu::Features::TIMESTAMP_QUERY)),
+            ("pipeline cache", has(wgpu::Features::PIPELINE_CACHE)),
+        ]
+    }
+
+    /// Threads of a subgroup, from least to most.
+    pub fn subgroup_sizes(&self) -> (u32, u32) {
+        (self.info.subgroup_min_size, self.info.subgroup_max_size)
+    }
+
+    /// Bytes of the largest tensor: of a buffer, all of which a kernel binds.
+    pub fn largest_tensor(&self) -> u64 {
+        self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size)
     }
 
     pub(crate) fn info(&self) -> &wgpu::AdapterInfo {

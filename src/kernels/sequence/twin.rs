@@ -147,6 +147,15 @@ pub fn from_above<F: Real>(sizes: Sizes, span: (usize, usize), dx: &[F], w: &[F]
     sizes.layers_above().map(|above| of_layer(above - 1).unwrap_or_default()).collect()
 }
 
+/// What the twin of a backward kernel carries from step to step: dstart, or a copy, where the kernel leaves that alone.
+pub fn to_carry<'a, F: Real>(p: &backward::Params, dstart: &'a mut [F], copy: &'a mut Vec<F>) -> &'a mut [F] {
+    if p.pending != 0 || p.complete != 0 {
+        return dstart;
+    }
+    copy.extend_from_slice(dstart);
+    copy
+}
+
 /// What the twin of a backward kernel starts with, for the rows of a tile from `start` on: what is carried already from the steps
 /// after those it computes, with the product of `next`, d of the first of them, if that is pending; and what comes from the layer above, if any does ([`from_above`]).
 pub fn carry_in<F: Real>(
