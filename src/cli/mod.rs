@@ -1,6 +1,7 @@
 //! One file for each command; what several need is beside them, and what the examples need too is in `shared`.
 
 mod eval;
+mod look;
 mod model;
 mod sample;
 mod sampling;
@@ -31,6 +32,7 @@ Examples:
   elman train --resume -o book         go on where that was stopped
   elman sample book -p 'It is'         write with it
   elman eval book other.txt            see how well it predicts another text
+  elman look book other.txt            see what its units do, on a page
   elman completions bash > ~/.local/share/bash-completion/completions/elman
 
 Exit codes: 0 done; 1 an error, said in one sentence on stderr; 2 wrong usage; 130 ended by Ctrl-C, with everything saved.
@@ -41,6 +43,7 @@ enum Command {
     Train(Box<train::Options>),
     Sample(sample::Options),
     Eval(eval::Options),
+    Look(look::Options),
     /// Print completions for a shell
     Completions {
         shell: clap_complete::Shell,
@@ -66,6 +69,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Train(options) => train::run(*options),
         Command::Sample(options) => sample::run(&options),
         Command::Eval(options) => eval::run(&options),
+        Command::Look(options) => look::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
