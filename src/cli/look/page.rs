@@ -11,8 +11,8 @@ use crate::cli::model::Model;
 use crate::cli::tokens::Tokens;
 
 const TEMPLATE: &str = include_str!("page.html");
-/// What the template leaves room for: style, script, data.
-const PLACES: [&str; 3] = ["/* style */", "/* script */", "<!-- data -->"];
+/// What the template leaves room for: style, data, script.
+const PLACES: [&str; 3] = ["/* style */", "<!-- data -->", "/* script */"];
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
@@ -129,7 +129,7 @@ impl<'a> Page<'a> {
         }
         let mut page = String::with_capacity(TEMPLATE.len() + STYLE.len() + SCRIPT.len() + data.len());
         let mut rest = TEMPLATE;
-        for (place, content) in PLACES.into_iter().zip([STYLE, SCRIPT, &data]) {
+        for (place, content) in PLACES.into_iter().zip([STYLE, &data, SCRIPT]) {
             let (before, after) = rest.split_once(place).expect("a template with its places");
             page.extend([before, content]);
             rest = after;
