@@ -6,7 +6,7 @@ mod page;
 mod quantized;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -81,7 +81,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let start = Instant::now();
     let seen = See::new(&model, &device, &text, range.clone())?;
     let name = text.files().next().map_or("", |(name, _)| name);
-    let page = Page::new(&model, name, text.len(), range.start, &seen)?.html()?;
+    // A page may be shown to others: the folders are left out.
+    let name = Path::new(name).file_name().map_or(name.into(), |name| name.to_string_lossy());
+    let page = Page::new(&model, &name, text.len(), range.start, &seen)?.html()?;
     elman::io::write_atomically(&options.out, page.as_bytes())
         .with_context(|| format!("the page {} cannot be written", options.out.display()))?;
     let (unit, shown, all) = (model.tokens.unit(), range.len(), text.len());

@@ -172,7 +172,7 @@ function listUnits() {
 function sayUnit() {
   const explained = states[current()].explained[now.unit], step = states[current()].steps[now.unit];
   const isUnit = now.view === 'unit';
-  $('unitbar').style.visibility = isUnit ? '' : 'hidden';
+  $('unitbar').hidden = !isUnit;
   if (isUnit) {
     const tops = [...features.keys()].sort((a, b) => Math.abs(explained[b]) - Math.abs(explained[a])).slice(0, 3);
     const says = tops.filter((f, k) => k === 0 || Math.abs(explained[f]) >= 0.05).flatMap((f, k) =>
@@ -241,9 +241,9 @@ function canvas(element) {
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name);
 function drawNorms() {
   const { norms } = states[current()], [pen, width, height] = canvas($('norms'));
-  let low = Infinity, high = -Infinity;
-  for (const norm of norms) { low = Math.min(low, norm); high = Math.max(high, norm); }
-  const x = i => i / Math.max(T - 1, 1) * width, y = norm => 5 + (height - 10) * (1 - (norm - low) / (high - low || 1));
+  // A text's first states are short: a few places do not set the scale.
+  const sizes = Float64Array.from(norms).sort(), low = sizes[Math.floor(T / 500)], high = sizes[T - 1];
+  const x = i => i / Math.max(T - 1, 1) * width, y = norm => 5 + (height - 14) * (1 - Math.max(norm - low, 0) / (high - low || 1));
   const band = (from, to, fill, top, tall) => { pen.fillStyle = fill; pen.fillRect(x(from), top, Math.max(x(to) - x(from), 2), tall); };
   const [a, b] = inView();
   band(lines[a].start, lines[Math.min(b, lines.length) - 1].end, colour('--line'), 0, height);
@@ -262,7 +262,7 @@ function drawNorms() {
   for (const { start, end } of similar) band(start, end, colour('--hit'), height - 5, 5);
   if (now.select) band(now.select[0], now.select[1], colour('--accent'), height - 5, 5);
   band(hover ?? now.at, hover ?? now.at, colour('--ink'), 0, height);
-  const says = 'Length of ' + now.state + ' after each ' + one + ', ' + low.toFixed(2) + ' to ' + high.toFixed(2);
+  const says = 'Length of ' + now.state + ' after each ' + one + ', ' + sizes[0].toFixed(2) + ' to ' + high.toFixed(2);
   $('normsays').textContent = says + '; click to go there';
   $('norms').setAttribute('aria-label', says);
 }
@@ -371,7 +371,7 @@ function findSimilar() {
     if (similar.length === PLACES) break;
   }
 }
-const CONTEXT = 14;
+const CONTEXT = 8, PIECE = 20;
 const piece = (from, to) => tokens.slice(Math.max(from, 0), to).map((token, k) => {
   const i = Math.max(from, 0) + k;
   if (isBytes && token > 127) return characters.has(i) ? characters.get(i)[1] : '';
@@ -382,7 +382,7 @@ function listSimilar() {
     ? 'to ' + count(now.select[1] - now.select[0]) + ' ' + (now.select[1] - now.select[0] === 1 ? one : data.unit) + ' from ' + count(data.from + now.select[0]) + '; cosine of ' + now.state + ', layer ' + now.layer
     : 'Select some of the text: where the network was in a like state is listed here.';
   $('similar').replaceChildren(...similar.map(({ start, end, cosine }, k) => {
-    const text = make('bdi', [piece(start - CONTEXT, start), make('u', piece(Math.max(start, end - 24), end)), piece(end, end + CONTEXT)]);
+    const text = make('bdi', [end - start > PIECE ? '' : piece(start - CONTEXT, start), make('u', (end - start > PIECE ? '…' : '') + piece(Math.max(start, end - PIECE), end)), piece(end, end + CONTEXT)]);
     const button = make('button', [make('em', cosine.toFixed(2)), text]);
     button.type = 'button';
     button.title = one + ' ' + count(data.from + start);
