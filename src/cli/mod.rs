@@ -4,6 +4,7 @@ mod bench;
 mod ceilings;
 mod doctor;
 mod eval;
+mod look;
 mod model;
 mod plan;
 mod sample;
@@ -37,6 +38,7 @@ Examples:
   elman sample book -p 'It is'         write with it
   elman eval book other.txt            see how well it predicts another text
   elman doctor --device gpu            see whether a driver computes right
+  elman look book other.txt            see what its units do, on a page
   elman completions bash > ~/.local/share/bash-completion/completions/elman
 
 Exit codes: 0 done; 1 an error, said in one sentence on stderr; 2 wrong usage; 130 ended by Ctrl-C, with everything saved.
@@ -50,6 +52,7 @@ enum Command {
     Plan(plan::Options),
     Doctor(doctor::Options),
     Bench(bench::Options),
+    Look(look::Options),
     /// Print completions for a shell
     Completions {
         shell: clap_complete::Shell,
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Plan(options) => plan::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Look(options) => look::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
