@@ -37,7 +37,7 @@
 //!
 //! # Building
 //!
-//! Without the default feature `gpu` there is the CPU alone, and no wgpu to compile; `reference`, which comes with it, has the twins in
+//! Without the default feature `cli` there is the library alone, without `gpu` the CPU alone, and no wgpu to compile; `reference`, which comes with it, has the twins in
 //! f64 as well ([`Device::reference`]). A debug build computes hundreds of times slower
 //! than a release build, unless what computes is compiled as there:
 //!
@@ -70,6 +70,7 @@
 //! | use | [`Trainer`], [`Evaluator`], [`Predictor`] | a training step, an evaluation, a prediction as plans over the same parameters; [`Plans`] keeps one for each shape, `log` the losses of their runs |
 //! | | [`Checkpoint`], [`Autosave`] | all that a training is at one of its steps, as a file; such files in a folder, as it goes; `signals` says that it is to end |
 //! | | [`generate`] | text, drawn and fed back on the device; lanes that are primed, saved, put back and forked one by one |
+//! | command | `src/main.rs`, `src/cli` | a program of its own: one file for each command, and in `shared` what the examples need too |
 //! | | [`Reader`] | a text, read token by token: logits and states after each, kept on the device to go back to |
 //!
 //! # Decisions
