@@ -9,6 +9,7 @@ mod streams;
 mod text;
 mod tokens;
 mod train;
+mod write;
 
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ Examples:
   elman train book.txt -o book         learn a book
   elman train --resume -o book         go on where that was stopped
   elman sample book -p 'It is'         write with it
+  elman write book letter.txt          write yourself, with its suggestions
   elman eval book other.txt            see how well it predicts another text
   elman completions bash > ~/.local/share/bash-completion/completions/elman
 
@@ -40,6 +42,7 @@ Devices: --device, or the environment variable ELMAN_DEVICE. Colours: NO_COLOR s
 enum Command {
     Train(Box<train::Options>),
     Sample(sample::Options),
+    Write(write::Options),
     Eval(eval::Options),
     /// Print completions for a shell
     Completions {
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(options) => train::run(*options),
         Command::Sample(options) => sample::run(&options),
+        Command::Write(options) => write::run(&options),
         Command::Eval(options) => eval::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
