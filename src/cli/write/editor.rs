@@ -197,7 +197,7 @@ fn log_share(logits: &[f32], token: u32) -> f32 {
 }
 
 /// The tokens of the largest logits, each with its share.
-fn likeliest(logits: &[f32], never: Option<u32>) -> Vec<(u32, f32)> {
+pub fn likeliest(logits: &[f32], never: Option<u32>) -> Vec<(u32, f32)> {
     let mut tokens: Vec<u32> = (0..logits.len() as u32).filter(|&token| Some(token) != never).collect();
     tokens.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
     tokens.iter().take(LIKELIEST).map(|&token| (token, log_share(logits, token).exp())).collect()
@@ -298,6 +298,18 @@ impl Editor {
         self.saved = None;
     }
 
+    /// What the model has read.
+    #[cfg(test)]
+    pub fn read(&self) -> &[u32] {
+        self.reading.reader.text()
+    }
+
+    /// Goes back by so many tokens at most without reading again.
+    #[cfg(test)]
+    pub fn keep_at_most(&mut self, kept: usize) {
+        self.reading.kept = self.reading.kept.min(kept);
+    }
+
     // What the user does.
 
     /// Puts text at the cursor. Says which characters of it the model does not know: they are left out.
@@ -307,19 +319,17 @@ impl Editor {
             Tokens::Characters(vocabulary) => text.chars().filter(|&c| vocabulary.token(c).is_none()).collect(),
         };
         self.put(self.tokens.known(text.as_bytes()), text.chars().nth(1).is_none());
-        let count = unknown.len();
         let mut named: Vec<String> = Vec::new();
         for name in unknown.iter().map(|c| format!("{c:?}")) {
             if named.len() < NAMED && !named.contains(&name) {
                 named.push(name);
             }
         }
-        let names = named.join(", ");
-        match (count, text.chars().nth(1)) {
-            (0, _) => None,
-            (_, None) => Some(format!("the model does not know {names}")),
-            (1, _) => Some(format!("1 character was left out that the model does not know: {names}")),
-            _ => Some(format!("{count} characters were left out that the model does not know, such as {names}")),
+        let named = named.join(", ");
+        match unknown.len() {
+            0 => None,
+            _ if text.chars().nth(1).is_none() => Some(format!("the model does not know {named}")),
+            count => Some(format!("left out, for the model does not know them: {count} characters, {named}")),
         }
     }
 
@@ -355,6 +365,12 @@ impl Editor {
         self.forget_suggestion();
         // It was asked for.
         self.touched = self.touched.checked_sub(QUIET).unwrap_or(self.touched);
+    }
+
+    /// Suggests nothing more here.
+    pub fn dismiss(&mut self) {
+        self.suggestion.tokens.clear();
+        self.suggestion.state = Drawing::Done;
     }
 
     /// Lets the model write until [`Self::stop`].

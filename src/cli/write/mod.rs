@@ -5,6 +5,8 @@ mod editor;
 mod layout;
 mod screen;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -58,7 +60,7 @@ const HELP: &str = "\
 Keys:
   Tab                  take the suggestion, which stands at the cursor
   Shift-Tab            take one word of it; Right does so at the end of the text
-  Ctrl-N               another suggestion
+  Ctrl-N, Esc          another suggestion, none
   Ctrl-G               the model writes on by itself, until a key is pressed
   Alt-1..5, F1..F5     take one of the five likeliest characters
   Ctrl-Up, Ctrl-Down   temperature; so do Alt-Up, Alt-Down

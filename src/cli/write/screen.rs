@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Paragraph};
+use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
 
 use super::editor::Editor;
 use super::layout::{Row, find, rows};
@@ -13,7 +13,7 @@ use crate::cli::model::with_separators;
 /// From this width on, the model's thoughts stand at the side.
 const WIDE: u16 = 72;
 
-const SIDE: u16 = 27;
+const SIDE: u16 = 29;
 
 /// From this height on, they are bars below the text; otherwise one line.
 const HIGH: u16 = 16;
@@ -55,6 +55,16 @@ pub struct Around<'a> {
     pub asks: bool,
 }
 
+impl Around<'_> {
+    /// Of the last line: more than one, where what it says would not fit.
+    fn rows(&self, area: Rect) -> u16 {
+        let width = self.notice.filter(|_| !self.asks).map_or(0, |notice| Span::raw(notice).width());
+        // Lines broken between words are a little shorter.
+        let rows = if width <= area.width.into() { 1 } else { 1 + width * 10 / 9 / usize::from(area.width.max(1)) };
+        (rows as u16).min(area.height / 3).max(1)
+    }
+}
+
 impl Screen {
     pub fn new(has_colours: bool) -> Self {
         Self { top: 0, width: 80, height: 20, has_colours }
@@ -81,7 +91,7 @@ impl Screen {
             Constraint::Length(1),
             Constraint::Min(1),
             Constraint::Length(below),
-            Constraint::Length(1),
+            Constraint::Length(around.rows(area)),
         ])
         .areas(area);
         let side = if area.width >= WIDE { SIDE } else { 0 };
@@ -229,7 +239,9 @@ impl Screen {
             // Its end, where an answer is longer than the line.
             let width = Span::raw(notice).width();
             let over = if around.asks { (width + 1).saturating_sub(area.width.into()) } else { 0 };
-            frame.render_widget(Paragraph::new(notice).style(style).scroll((0, over as u16)), area);
+            let line = Paragraph::new(notice).style(style);
+            let line = if around.asks { line.scroll((0, over as u16)) } else { line.wrap(Wrap { trim: true }) };
+            frame.render_widget(line, area);
             if around.asks {
                 let x = (width - over) as u16;
                 frame.set_cursor_position(Position::new(area.x + x.min(area.width.saturating_sub(1)), area.y));

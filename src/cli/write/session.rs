@@ -155,6 +155,7 @@ impl Session {
             },
             KeyCode::F(place) if (1..=LIKELIEST).contains(&place.into()) => editor.take_likely(usize::from(place) - 1),
             KeyCode::Enter => self.notice = editor.insert("\n"),
+            KeyCode::Esc => editor.dismiss(),
             KeyCode::Tab => editor.take(),
             KeyCode::BackTab => editor.take_word(),
             KeyCode::Backspace if control || alt => editor.delete_word(),
@@ -192,11 +193,7 @@ impl Session {
         let (row, column) = find(&rows, self.editor.cursor());
         let wished = wished.unwrap_or(column);
         let (to_row, to_column) = to(wished, row);
-        // Beyond the first and the last row there is only their end.
-        let at = match to_row.min(rows.len() - 1) {
-            0 if row == 0 && to_row == 0 && to_column == Some(wished) && wished == column => rows[0].at(column),
-            to => rows[to].at(to_column.unwrap_or(usize::MAX)),
-        };
+        let at = rows[to_row.min(rows.len() - 1)].at(to_column.unwrap_or(usize::MAX));
         self.editor.move_to(at);
         self.column = Some(wished).filter(|_| to_row != row);
     }
