@@ -15,6 +15,7 @@ mod text;
 mod tokens;
 mod train;
 mod workloads;
+mod write;
 
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ Examples:
   elman train book.txt -o book         learn a book
   elman train --resume -o book         go on where that was stopped
   elman sample book -p 'It is'         write with it
+  elman write book letter.txt          write yourself, with its suggestions
   elman eval book other.txt            see how well it predicts another text
   elman doctor --device gpu            see whether a driver computes right
   elman look book other.txt            see what its units do, on a page
@@ -48,6 +50,7 @@ Devices: --device, or the environment variable ELMAN_DEVICE. Colours: NO_COLOR s
 enum Command {
     Train(Box<train::Options>),
     Sample(sample::Options),
+    Write(write::Options),
     Eval(eval::Options),
     Plan(plan::Options),
     Doctor(doctor::Options),
@@ -77,6 +80,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(options) => train::run(*options),
         Command::Sample(options) => sample::run(&options),
+        Command::Write(options) => write::run(&options),
         Command::Eval(options) => eval::run(&options),
         Command::Plan(options) => plan::run(&options),
         Command::Doctor(options) => doctor::run(&options),

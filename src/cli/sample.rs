@@ -212,7 +212,7 @@ fn nonempty(prompts: Vec<Vec<u32>>) -> Result<Vec<Vec<u32>>> {
 }
 
 /// What a text starts with if nothing is said: a line's end, or whatever the model knows first.
-fn first(tokens: &Tokens) -> Vec<u32> {
+pub fn first(tokens: &Tokens) -> Vec<u32> {
     let known = ["\n", " "].map(|text| tokens.known(text.as_bytes()));
     let other = [u32::from(tokens.never().is_some())].to_vec();
     known.into_iter().find(|tokens| !tokens.is_empty()).unwrap_or(other)
