@@ -120,14 +120,21 @@ function palette() {
   for (let q = -STEPS; q <= STEPS; q++) all.push(now.view === 'unit' ? mix(q < 0 ? low : high, Math.abs(q) / STEPS) : mix(bits, (q + STEPS) / 2 / STEPS));
   return all;
 }
-let colours = [], version = 0;
+// What the ends of the colours stand for: as far as the unit goes, on both sides of 0 if it is on both.
+function range() {
+  const column = values(current()).subarray(now.unit * T, (now.unit + 1) * T);
+  const low = column.reduce((least, q) => Math.min(least, q), STEPS), high = column.reduce((most, q) => Math.max(most, q), -STEPS);
+  return low < 0 && high > 0 || low === high ? [-STEPS, STEPS] : [low, high];
+}
+let colours = [], version = 0, ends = [-STEPS, STEPS];
 function paint() {
   const [from, to] = inView(), column = now.view === 'unit' ? values(current()) : null, offset = now.unit * T;
+  const scale = 2 * STEPS / (ends[1] - ends[0]);
   for (const line of lines.slice(from, to)) {
     if (line.version === version) continue;
     line.version = version;
     for (let i = line.start; i < line.end; i++) {
-      const level = column ? column[offset + i] + STEPS : Math.round(2 * STEPS * clamp((bits[i] ?? 0) / MOST_BITS, 0, 1));
+      const level = column ? Math.round((column[offset + i] - ends[0]) * scale) : Math.round(2 * STEPS * clamp((bits[i] ?? 0) / MOST_BITS, 0, 1));
       spans[i].style.backgroundColor = colours[level];
     }
   }
@@ -135,6 +142,7 @@ function paint() {
 function recolour() {
   const start = performance.now();
   colours = palette();
+  ends = range();
   version++;
   paint();
   document.documentElement.dataset.paintMs = (performance.now() - start).toFixed(1);
@@ -183,9 +191,9 @@ function sayUnit() {
     const rights = ranks.filter(rank => rank === 1).length;
     $('why').replaceChildren('Surprise: ', make('b', mean.toFixed(2)), ' bits a ' + one + ' on average; the likeliest came ', make('b', Math.round(100 * rights / Math.max(known.length, 1)) + '%'), ' of the time');
   }
-  const most = step * STEPS, digits = most < 10 ? 2 : 1;
-  $('low').textContent = isUnit ? '−' + most.toFixed(digits) : '0 bits';
-  $('high').textContent = isUnit ? '+' + most.toFixed(digits) : MOST_BITS + ' and more';
+  const digits = step * STEPS < 10 ? 2 : 1, signed = q => (q < 0 ? '−' : '+') + Math.abs(step * q).toFixed(digits);
+  $('low').textContent = isUnit ? signed(ends[0]) : '0 bits';
+  $('high').textContent = isUnit ? signed(ends[1]) : MOST_BITS + ' and more';
   const scale = $('scale').getContext('2d');
   colours.forEach((colour, k) => { scale.fillStyle = colour; scale.fillRect(2 * k, 0, 2, 1); });
   $('slider').value = order.indexOf(now.unit);
