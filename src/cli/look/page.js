@@ -120,14 +120,21 @@ function palette() {
   for (let q = -STEPS; q <= STEPS; q++) all.push(now.view === 'unit' ? mix(q < 0 ? low : high, Math.abs(q) / STEPS) : mix(bits, (q + STEPS) / 2 / STEPS));
   return all;
 }
-let colours = [], version = 0;
+// What the ends of the colours stand for: as far as the unit goes, on both sides of 0 if it is on both.
+function range() {
+  const column = values(current()).subarray(now.unit * T, (now.unit + 1) * T);
+  const low = column.reduce((least, q) => Math.min(least, q), STEPS), high = column.reduce((most, q) => Math.max(most, q), -STEPS);
+  return low < 0 && high > 0 || low === high ? [-STEPS, STEPS] : [low, high];
+}
+let colours = [], version = 0, ends = [-STEPS, STEPS];
 function paint() {
   const [from, to] = inView(), column = now.view === 'unit' ? values(current()) : null, offset = now.unit * T;
+  const scale = 2 * STEPS / (ends[1] - ends[0]);
   for (const line of lines.slice(from, to)) {
     if (line.version === version) continue;
     line.version = version;
     for (let i = line.start; i < line.end; i++) {
-      const level = column ? column[offset + i] + STEPS : Math.round(2 * STEPS * clamp((bits[i] ?? 0) / MOST_BITS, 0, 1));
+      const level = column ? Math.round((column[offset + i] - ends[0]) * scale) : Math.round(2 * STEPS * clamp((bits[i] ?? 0) / MOST_BITS, 0, 1));
       spans[i].style.backgroundColor = colours[level];
     }
   }
@@ -135,6 +142,7 @@ function paint() {
 function recolour() {
   const start = performance.now();
   colours = palette();
+  ends = range();
   version++;
   paint();
   document.documentElement.dataset.paintMs = (performance.now() - start).toFixed(1);
@@ -183,22 +191,19 @@ function sayUnit() {
     const rights = ranks.filter(rank => rank === 1).length;
     $('why').replaceChildren('Surprise: ', make('b', mean.toFixed(2)), ' bits a ' + one + ' on average; the likeliest came ', make('b', Math.round(100 * rights / Math.max(known.length, 1)) + '%'), ' of the time');
   }
-  const most = step * STEPS, digits = most < 10 ? 2 : 1;
-  $('low').textContent = isUnit ? '−' + most.toFixed(digits) : '0 bits';
-  $('high').textContent = isUnit ? '+' + most.toFixed(digits) : MOST_BITS + ' and more';
+  const digits = step * STEPS < 10 ? 2 : 1, signed = q => (q < 0 ? '−' : '+') + Math.abs(step * q).toFixed(digits);
+  $('low').textContent = isUnit ? signed(ends[0]) : '0 bits';
+  $('high').textContent = isUnit ? signed(ends[1]) : MOST_BITS + ' and more';
   const scale = $('scale').getContext('2d');
   colours.forEach((colour, k) => { scale.fillStyle = colour; scale.fillRect(2 * k, 0, 2, 1); });
   $('slider').value = order.indexOf(now.unit);
   $('slider').setAttribute('aria-valuetext', 'unit ' + now.unit);
   if (document.activeElement !== $('unit')) $('unit').value = now.unit;
-  for (const button of $('units').querySelectorAll('button')) {
-    if (button.unit !== now.unit) button.removeAttribute('aria-current');
-    else {
-      button.setAttribute('aria-current', 'true');
-      const list = $('units'), top = button.offsetTop - list.offsetTop;
-      if (top < list.scrollTop || top + 30 > list.scrollTop + list.clientHeight) list.scrollTop = top - 60;
-    }
-  }
+  const list = $('units'), button = list.children[order.indexOf(now.unit)].firstChild;
+  list.querySelector('[aria-current]')?.removeAttribute('aria-current');
+  button.setAttribute('aria-current', 'true');
+  const top = button.offsetTop - list.offsetTop;
+  if (top < list.scrollTop || top + 30 > list.scrollTop + list.clientHeight) list.scrollTop = top - 60;
 }
 
 // What is said of a character.
@@ -269,13 +274,14 @@ function drawNorms() {
 const GATES = { r: 'r, reset', z: 'z, update', i: 'i, input', f: 'f, forget', o: 'o, output', h: 'h, the state' };
 function drawGates() {
   const gates = data.gates.filter(gate => gate.layer === now.layer);
+  const [line, accent, card, right] = ['--line', '--accent', '--card', '--right'].map(colour);
   if ($('gates').children.length !== gates.length) {
     $('gates').replaceChildren(...gates.map(() => make('figure', [make('canvas'), make('figcaption')])));
   }
   gates.forEach((gate, k) => {
     const figure = $('gates').children[k], board = figure.firstChild, [pen, width, height] = canvas(board);
     const x = share => 6 + share * (width - 12), y = share => height - 6 - share * (height - 12);
-    pen.strokeStyle = colour('--line');
+    pen.strokeStyle = line;
     pen.strokeRect(x(0), y(1), x(1) - x(0), y(0) - y(1));
     pen.beginPath();
     pen.moveTo(x(0), y(1));
@@ -288,10 +294,10 @@ function drawGates() {
       pen.fill();
     };
     pen.globalAlpha = 0.45;
-    for (let unit = 0; unit < hidden; unit++) dot(unit, 2.2, colour('--accent'));
+    for (let unit = 0; unit < hidden; unit++) dot(unit, 2.2, accent);
     pen.globalAlpha = 1;
-    dot(now.unit, 6, colour('--card'));
-    dot(now.unit, 4.5, colour('--right'));
+    dot(now.unit, 6, card);
+    dot(now.unit, 4.5, right);
     figure.lastChild.textContent = GATES[gate.name] ?? gate.name;
     board.setAttribute('role', 'img');
     board.setAttribute('aria-label', 'Gate ' + gate.name + ': unit ' + now.unit + ' is ' + gate.below + ' ' + percent(gate.low[now.unit]) + ' and ' + gate.above + ' ' + percent(gate.high[now.unit]) + ' of the time');
@@ -408,8 +414,16 @@ function goPlace(k) {
 
 // Changes.
 
-let frame = 0;
-const later = () => { frame ||= requestAnimationFrame(() => { frame = 0; paint(); drawNorms(); }); };
+let frame = 0, drawn = '';
+function draw() {
+  frame = 0;
+  paint();
+  drawNorms();
+  const asked = [now.layer, now.unit, theme(), innerWidth].join();
+  if (asked !== drawn) drawGates();
+  drawn = asked;
+}
+const later = () => { frame ||= requestAnimationFrame(draw); };
 function save() {
   const { view, layer, state, unit, sort, at, select, by, theme } = now;
   const all = { view: view === 'unit' ? '' : view, unit, layer, state: states.length > data.layers ? state : '', sort, at, select: select ? select.join('-') : '', by: by === 'end' ? '' : by, theme };
@@ -457,8 +471,7 @@ function show() {
   recolour();
   sayUnit();
   sayHere();
-  drawNorms();
-  drawGates();
+  later();
   save();
 }
 // Other states.
@@ -474,7 +487,7 @@ function select() {
   findSimilar();
   mark();
   listSimilar();
-  drawNorms();
+  later();
   save();
 }
 function setUnit(unit) {
@@ -510,7 +523,7 @@ function moveTo(i, selects, isFar = false) {
   paint();
   sayHere();
   say();
-  drawNorms();
+  later();
   save();
 }
 function clear() {
@@ -619,7 +632,7 @@ function start() {
   $('keys').onclick = () => $('help').showModal();
   dark.addEventListener('change', show);
   addEventListener('hashchange', () => { load(); change(); moveTo(now.at, false, true); });
-  addEventListener('resize', () => { paint(); drawNorms(); drawGates(); });
+  addEventListener('resize', later);
   document.documentElement.dataset.ready = 'yes';
 }
 start();
