@@ -181,10 +181,10 @@ impl Screen {
         let rest = if with_surprise { 24 } else { 0 };
         let room = width.saturating_sub(14 + rest);
         let line = |(i, (&(token, share), surprise)): (usize, (&(u32, f32), Line<'static>))| {
-            let bar = bar(share, room);
+            let (name, bar) = (name(editor, token), bar(share, room));
             let mut spans = vec![
                 Span::styled(format!(" {} ", i + 1), self.dim()),
-                Span::raw(format!("{:<3}", name(editor, token))),
+                Span::raw(format!("{name}{:1$}", "", 3usize.saturating_sub(Span::raw(&name).width()))),
                 Span::styled(format!("{bar:<room$}"), self.coloured(Color::Cyan)),
                 Span::raw(format!("{:5.1} % ", 100.0 * share)),
             ];
@@ -269,7 +269,7 @@ fn name(editor: &Editor, token: u32) -> String {
         [b'\n'] => "↵".into(),
         [b' '] => "␣".into(),
         [b'\t'] => "⇥".into(),
-        [byte] if byte < b' ' || byte > b'~' => format!("{byte:02x}"),
+        [byte] if !(b' '..=b'~').contains(&byte) => format!("{byte:02x}"),
         _ => editor.tokens.text(&[token]),
     }
 }
