@@ -56,6 +56,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     device.set_recoveries(RECOVERIES)?;
     let model = Model::load(&options.model, &device)?;
     let text = Text::open(&options.texts, &options.reading, By::Given(&model.tokens, options.unknown))?;
+    for (name, file) in text.files() {
+        let (length, unit) = (file.len(), model.tokens.unit());
+        ensure!(
+            length > 1,
+            "{name} has {length} {unit} that the model knows: at least 2 are needed, for one to be predicted"
+        );
+    }
     let state = model.network.state(&device, 1)?;
     let mut evaluator = Evaluator::on_batches(&model.parameters, |g, [tokens, targets]| {
         let logits = model.network.forward_every_step(g, tokens, InitialState::Carried(&state))?;
@@ -85,12 +92,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     let mut files = 0;
     for (name, file) in text.files() {
-        ensure!(
-            file.len() > 1,
-            "{name} has {} {}: at least 2 are needed, for one to be predicted",
-            file.len(),
-            model.tokens.unit()
-        );
         let means = evaluate(&file)?;
         print(options, name, width, file.len() - 1, means)?;
         let predicted = file.len() - 1;

@@ -17,7 +17,7 @@ mod train;
 mod workloads;
 mod write;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -87,7 +87,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bench(options) => bench::run(&options),
         Command::Look(options) => look::run(&options),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "elman", &mut io::stdout());
+            // Into memory first: it takes a closed pipe for a defect.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "elman", &mut script);
+            io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { folder } => {

@@ -27,16 +27,26 @@ pub struct Streams {
 
 impl Streams {
     pub fn new(device: &Device, text: &Text, range: Range<usize>, batch: usize, window: usize) -> Result<Self> {
+        Self::with_most(device, text, range, (batch, window), MOST_TOKENS)
+    }
+
+    fn with_most(
+        device: &Device,
+        text: &Text,
+        range: Range<usize>,
+        (batch, window): (usize, usize),
+        most: usize,
+    ) -> Result<Self> {
         let length = range.len().saturating_sub(1) / batch;
         let steps = length / window;
         if steps == 0 {
             let (has, needs, unit) = (range.len(), batch * window + 1, text.tokens().unit());
             bail!(
-                "the text has {has} {unit} here, and {batch} streams of windows of {window} need {needs}: use a longer text, a smaller \
+                "the text has {has} {unit} here, and {batch} x {window} (streams, windows) need {needs}: use a longer text, a smaller \
                  --batch or a smaller --window"
             );
         }
-        let most = (MOST_TOKENS / batch).saturating_sub(1) / window;
+        let most = (most / batch).saturating_sub(1) / window;
         let shard = steps.min(most.max(1));
         let row = shard * window + 1;
         let corpus = Corpus::new(device, &vec![0; batch * row], text.tokens().len())?;
@@ -92,5 +102,52 @@ impl Streams {
     /// Records the cut of the next batch of a shard.
     pub fn batch(&self, g: &mut Graph) -> elman::Result<Batch> {
         self.windows.batch_of_every_step(g, self.batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+    use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel as _};
+    use elman::{Evaluator, rng};
+
+    use super::*;
+    use crate::cli::text::{By, Reading};
+
+    /// However little of a text lies on the device at a time, the steps are the same.
+    #[test]
+    fn shards_make_one_text() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String = (0..997u32).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
+        std::fs::write(file.path(), text).unwrap();
+        let name = [file.path().to_str().unwrap().to_owned()];
+        let text = Text::open(&name, &Reading::default(), By::ItsCharacters).unwrap();
+        let device = Device::cpu();
+        let mut init = Init::new(rng::manual_seed(1));
+        let network = CharRnn::new(&mut init, CharRnnOptions::new(text.tokens().len(), 3, 5)).unwrap();
+        let parameters = init.upload(&device).unwrap();
+        let losses = |most| {
+            let mut streams = Streams::with_most(&device, &text, 10..990, (3, 7), most).unwrap();
+            let state = network.state(&device, 3).unwrap();
+            let mut evaluator = Evaluator::new(&parameters, |g| {
+                let batch = streams.batch(g)?;
+                let logits = network.forward_every_step(g, &batch.tokens, InitialState::Carried(&state))?;
+                cross_entropy(g, logits, &batch.targets, Reduction::Mean)
+            })
+            .unwrap();
+            let mut losses = Vec::new();
+            while losses.len() < streams.steps() {
+                let step = losses.len();
+                assert!(streams.is_first_of_shard(step));
+                streams.load(&text, step).unwrap();
+                losses.extend(evaluator.losses(streams.until_next_shard(step)).unwrap());
+            }
+            losses
+        };
+        let whole = losses(10_000);
+        assert_eq!(whole.len(), 979 / 3 / 7);
+        for most in [0, 30, 70, 200] {
+            assert_eq!(losses(most), whole, "{most} tokens at a time");
+        }
     }
 }

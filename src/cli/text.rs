@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Cursor, IsTerminal as _, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -46,15 +45,29 @@ pub struct Text {
 /// One file.
 struct Part {
     name: String,
-    source: Mutex<Box<dyn Source>>,
-    /// Length and time of change when it was opened.
-    opened: Option<(PathBuf, u64, SystemTime)>,
+    source: Source,
     /// Where each block starts: byte, and token of all parts; at last, where it ends.
     blocks: Vec<(u64, usize)>,
 }
 
-trait Source: Read + Seek + Send {}
-impl<S: Read + Seek + Send> Source for S {}
+/// Where its bytes are. A file is opened when it is read: there may be thousands.
+enum Source {
+    Memory(Vec<u8>),
+    /// With its length and time of change when it was found.
+    File(PathBuf, u64, Option<SystemTime>),
+}
+
+trait Bytes: Read + Seek {}
+impl<B: Read + Seek> Bytes for B {}
+
+impl Source {
+    fn open(&self) -> io::Result<Box<dyn Bytes + '_>> {
+        Ok(match self {
+            Self::Memory(bytes) => Box::new(Cursor::new(bytes)),
+            Self::File(path, ..) => Box::new(File::open(path)?),
+        })
+    }
+}
 
 /// What a text is made tokens by.
 pub enum By<'a> {
@@ -168,9 +181,8 @@ impl Part {
         let mut block = Vec::new();
         let name = self.name.clone();
         let blocks = &mut self.blocks;
-        let source = self.source.get_mut().unwrap_or_else(PoisonError::into_inner);
         let unreadable = || format!("{name} cannot be read");
-        source.rewind().with_context(unreadable)?;
+        let mut source = self.source.open().with_context(unreadable)?;
         let mut is_first = true;
         loop {
             let kept = block.len();
@@ -206,13 +218,15 @@ impl Part {
 
     /// The bytes from one place to another.
     fn bytes(&self, start: u64, end: u64, normalize: bool) -> Result<Vec<u8>> {
-        if let Some((path, length, time)) = &self.opened {
-            let now = path.metadata().with_context(|| format!("{} cannot be read any more", self.name))?;
-            ensure!(now.len() == *length && now.modified().ok() == Some(*time), self.changed());
+        let unreadable = || format!("{} cannot be read any more", self.name);
+        if let Source::File(path, length, time) = &self.source {
+            let now = path.metadata().with_context(unreadable)?;
+            ensure!(now.len() == *length && now.modified().ok() == *time, self.changed());
         }
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.open().with_context(unreadable)?;
         let mut bytes = Vec::with_capacity((end - start) as usize);
-        source.seek(SeekFrom::Start(start)).and_then(|_| source.by_ref().take(end - start).read_to_end(&mut bytes))?;
+        source.seek(SeekFrom::Start(start)).with_context(unreadable)?;
+        source.take(end - start).read_to_end(&mut bytes).with_context(unreadable)?;
         ensure!(bytes.len() as u64 == end - start, self.changed());
         Ok(if normalize { normalized(&bytes) } else { bytes })
     }
@@ -322,12 +336,12 @@ fn open_file(path: PathBuf, reading: &Reading, is_bytes: bool) -> Result<Part> {
         file.read_to_end(&mut bytes).with_context(unreadable)?;
         return Ok(part(name.clone(), decoded(&name, bytes, reading, is_bytes)?));
     }
-    let opened = metadata.modified().ok().map(|time| (path.clone(), metadata.len(), time));
-    Ok(Part { source: Mutex::new(Box::new(file)), opened, ..part(name, Vec::new()) })
+    let source = Source::File(path, metadata.len(), metadata.modified().ok());
+    Ok(Part { source, ..part(name, Vec::new()) })
 }
 
 fn part(name: String, bytes: Vec<u8>) -> Part {
-    Part { name, source: Mutex::new(Box::new(Cursor::new(bytes))), opened: None, blocks: Vec::new() }
+    Part { name, source: Source::Memory(bytes), blocks: Vec::new() }
 }
 
 /// Bytes in the encoding that was named, as UTF-8.
@@ -338,4 +352,50 @@ fn decoded(name: &str, bytes: Vec<u8>, reading: &Reading, is_bytes: bool) -> Res
     let (text, used, had_errors) = encoding.decode(&bytes);
     ensure!(!had_errors, "{name} is not text in {}: another --encoding, or --bytes", used.name());
     Ok(text.into_owned().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Characters of several bytes, CR LF and marks wherever a block ends.
+    #[test]
+    fn blocks_end_between_characters() {
+        for shift in 0..7 {
+            for unit in ["a\u{20ac}\u{1f642}b\r\n", "\r\n\r\r\n", "plain "] {
+                let text = format!("{}{}", "x".repeat(shift), unit.repeat(3 * BLOCK / unit.len()));
+                let mut file = tempfile::NamedTempFile::new().unwrap();
+                file.write_all("\u{feff}".as_bytes()).unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                let name = [file.path().to_str().unwrap().to_owned()];
+                for normalize_newlines in [false, true] {
+                    let want =
+                        if normalize_newlines { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.clone() };
+                    let reading = Reading { encoding: None, normalize_newlines };
+                    let read = Text::open(&name, &reading, By::ItsCharacters).unwrap();
+                    assert_eq!(read.len(), want.chars().count());
+                    assert!(read.tokens().text(&read.read(0..read.len()).unwrap()) == want, "{shift} {unit:?}");
+                    let middle = read.len() / 2 - 5..read.len() / 2 + 70_000;
+                    let want: String = want.chars().skip(middle.start).take(middle.len()).collect();
+                    assert!(read.tokens().text(&read.read(middle).unwrap()) == want, "{shift} {unit:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_is_found() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"some text").unwrap();
+        let name = [file.path().to_str().unwrap().to_owned()];
+        let read = Text::open(&name, &Reading::default(), By::ItsCharacters).unwrap();
+        assert_eq!(read.read(0..9).unwrap().len(), 9);
+        file.write_all(b" more").unwrap();
+        assert!(read.read(0..9).unwrap_err().to_string().contains("has changed"));
+        let path = file.into_temp_path();
+        std::fs::remove_file(&path).unwrap();
+        assert!(format!("{:#}", read.read(0..9).unwrap_err()).contains("cannot be read any more"));
+    }
 }

@@ -11,7 +11,8 @@ pub enum Tokens {
 }
 
 /// What becomes of a character that a model does not know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unknown {
     /// An error that names it
     #[default]

@@ -15,7 +15,8 @@ pub fn lines(caption: &str, x_desc: &str, y_desc: &str, lines: &[Line]) -> Resul
     let mut svg = String::new();
     {
         let range = |values: &mut dyn Iterator<Item = f64>| {
-            let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
+            let (low, high) =
+                values.filter(|v| v.is_finite()).fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
             if low < high { low..high } else { 0.0..1.0 }
         };
         let points = || lines.iter().flat_map(|line| &line.points);

@@ -23,12 +23,17 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    pub fn open(title: String) -> Result<Self> {
+    /// Whether there is a terminal for it.
+    pub fn check() -> Result<()> {
         use io::IsTerminal as _;
         anyhow::ensure!(
             io::stdout().is_terminal(),
             "--dashboard needs a terminal, which standard output is not: use --live, or leave it out"
         );
+        Ok(())
+    }
+
+    pub fn open(title: String) -> Result<Self> {
         let terminal = ratatui::try_init().context("the terminal cannot be taken for --dashboard")?;
         Ok(Self { terminal, title })
     }

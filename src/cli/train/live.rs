@@ -57,7 +57,8 @@ fn page(title: &str, figures: &Figures, is_done: bool) -> Result<String> {
         fact("state beyond 0.9", format!("{:.1}%", 100.0 * beyond))?;
     }
     fact(&format!("{unit} a second"), format!("{:.0}", figures.tokens_per_second))?;
-    let left = figures.seconds_left.filter(|_| !is_done).map_or_else(|| "done".into(), duration);
+    let expected = || figures.seconds_left.map_or_else(|| "not known yet".into(), duration);
+    let left = if is_done { "none".into() } else { expected() };
     fact("time left", left)?;
     page.push_str("</dl>");
     let held_out = figures.held_out.iter().map(|&(step, loss)| (step as f64, loss)).collect();
@@ -100,6 +101,7 @@ pub fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
+            '\r' => {}
             // HTML has no such characters.
             c if c.is_control() && !matches!(c, '\n' | '\t') => out.push('\u{fffd}'),
             c => out.push(c),

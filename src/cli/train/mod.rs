@@ -7,7 +7,7 @@ pub mod settings;
 mod view;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use elman::generate::{Generator, Sampling};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, Init, LanguageModel as _, State};
 use elman::schedule::{EarlyStopping, Mode};
+use elman::text::Vocabulary;
 use elman::{Error, Evaluator, Graph, Trainer, io, rng};
 use figures::{Figures, Observer};
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,8 @@ use super::shared::run::{BEST, Epoch, Run};
 use super::shared::{DeviceArgs, Failures, INTERRUPTED, RECOVERIES};
 use super::streams::Streams;
 use super::text::{By, Text};
-use super::tokens::{Tokens, Unknown};
+use super::tokens::Tokens;
+use dashboard::Dashboard;
 
 /// Learn a text: characters or bytes, on contiguous streams with the state carried, and a loss on every step
 #[derive(Args)]
@@ -40,12 +42,15 @@ pub struct Options {
     texts: Vec<String>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// The run's folder [default: runs/ and the first text's name]
+    /// The run's folder [default: runs/ and the first text's name, with a number where that is there already]
     #[arg(short, long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Go on with the run in --out from its newest checkpoint, to the bit, with the settings and texts that it was started with
     #[arg(long, requires = "out")]
     resume: bool,
+    /// Replace the run that --out holds
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
     /// TOML file of settings, named as these options are; the command line goes before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -94,6 +99,18 @@ struct Started {
     settings: Settings,
     recipe: Recipe,
     fingerprint: String,
+    /// None: bytes.
+    vocabulary: Option<String>,
+}
+
+impl Started {
+    fn tokens(&self) -> Result<Tokens> {
+        let Some(vocabulary) = &self.vocabulary else { return Ok(Tokens::Bytes) };
+        let vocabulary = Vocabulary::try_from(vocabulary.clone());
+        vocabulary
+            .map(Tokens::Characters)
+            .map_err(|problem| anyhow::anyhow!("the run's vocabulary is damaged: {problem}"))
+    }
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
@@ -104,24 +121,51 @@ pub fn run(options: Options) -> Result<ExitCode> {
         settings = settings.or(&Settings::read(file)?)?;
     }
     let mut texts = options.texts.clone();
-    let out = options.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(name_of(&texts[0])));
+    let out = options.out.clone().unwrap_or_else(|| free_folder(&texts[0]));
+    if !options.resume && !options.overwrite && has_run(&out) {
+        let out = out.display();
+        bail!(
+            "{out} holds a run already: go on with it by --resume, choose another folder by -o, or replace it by --overwrite"
+        );
+    }
+    if options.watch.dashboard {
+        Dashboard::check()?;
+    }
     let started = options.resume.then(|| started(&out)).transpose()?;
     if let Some(started) = &started {
-        settings = settings.or(&started.settings)?;
+        let theirs = started.settings.going_on(&settings);
+        settings = settings.or(&theirs)?;
         if texts.is_empty() {
             texts.clone_from(&started.texts);
         }
     }
 
-    let from = settings.init_from.as_deref().map(Model::config_of).transpose()?;
-    let known = match &from {
-        Some((_, tokens)) => Some(tokens.clone()),
-        None => settings.is_bytes().then_some(Tokens::Bytes),
+    // The vocabulary and the sizes that are given: of the run that goes on, or of the model that is started from.
+    let (known, sizes) = match (&started, &settings.init_from) {
+        (Some(started), _) => {
+            let tokens = started.tokens()?;
+            let sizes = started.recipe.sizes(tokens.len());
+            (Some(tokens), Some(sizes))
+        }
+        (None, Some(path)) => {
+            let (config, tokens) = Model::config_of(path)?;
+            (Some(tokens), Some(config.sizes))
+        }
+        (None, None) => (settings.is_bytes().then_some(Tokens::Bytes), None),
     };
-    let by = known.as_ref().map_or(By::ItsCharacters, |tokens| By::Given(tokens, Unknown::Error));
+    if let (Some(tokens), Some(bytes)) = (&known, settings.bytes()) {
+        let is_bytes = *tokens == Tokens::Bytes;
+        ensure!(
+            bytes == is_bytes,
+            "the model is of {}, which --bytes={bytes} contradicts: leave that out",
+            tokens.unit()
+        );
+    }
+    let by = known.as_ref().map_or(By::ItsCharacters, |tokens| By::Given(tokens, settings.unknown()));
     let text = Text::open(&texts, &settings.reading(), by)?;
     let tokens = text.tokens().clone();
-    let recipe = settings.recipe(text.len(), from.as_ref().map(|(config, _)| &config.sizes))?;
+    let recipe = settings.recipe(text.len(), sizes.as_ref())?;
+    let recipe = Recipe { bytes: tokens == Tokens::Bytes, ..recipe };
     if let Some(started) = &started {
         check_resumed(started, &recipe, &text)?;
     }
@@ -131,7 +175,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let mut init = Init::new(rng::manual_seed(recipe.seed.into()));
     let network = CharRnn::new(&mut init, sizes)?;
     let parameters = init.upload(&device)?;
-    if let Some(path) = &settings.init_from {
+    if let Some(path) = settings.init_from.as_ref().filter(|_| !options.resume) {
         io::load(super::model::find(path)?, &parameters)?;
     }
     let split = text.len() - recipe.held_out;
@@ -159,13 +203,18 @@ pub fn run(options: Options) -> Result<ExitCode> {
         ..Sampling::default()
     })?;
     let prompt = match &settings.prompt {
-        Some(prompt) => tokens.encode(prompt, Unknown::Error).context("--prompt")?,
+        Some(prompt) => tokens.encode(prompt, settings.unknown()).context("--prompt")?,
         None => text.read(split..text.len().min(split + 40))?,
     };
     ensure!(!prompt.is_empty(), "--prompt must have at least one character");
 
     let mut run = Run::start(&out, Duration::from_secs(options.save_every), options.keep.max(1))?;
-    let started = Started { texts, settings, recipe: recipe.clone(), fingerprint: text.fingerprint.clone() };
+    let vocabulary = match &tokens {
+        Tokens::Characters(vocabulary) => Some(vocabulary.to_string()),
+        Tokens::Bytes => None,
+    };
+    let fingerprint = text.fingerprint.clone();
+    let started = Started { texts: absolute(texts), settings, recipe: recipe.clone(), fingerprint, vocabulary };
     run.set_config(serde_json::to_value(&started)?);
     let mut failures = Failures::default();
     let mut progress = Progress {
@@ -187,13 +236,25 @@ pub fn run(options: Options) -> Result<ExitCode> {
         );
         trainer.restore(&checkpoint)?;
         checkpoint.restore_state("training", &states[0])?;
+        // The patience may be another than before.
+        progress.has_stopped = false;
+        progress.stopping = EarlyStopping::new(Mode::Min, recipe.patience.saturating_sub(1), 0.0)?;
+        for (_, loss) in run.held_out() {
+            progress.has_stopped = progress.stopping.stop(loss) && recipe.patience > 0;
+        }
+        let done = run.losses().len();
+        ensure!(
+            done < steps,
+            "the run has done {done} steps, and {steps} are asked for in all: give more --epochs or --max-steps"
+        );
+        ensure!(
+            !progress.has_stopped,
+            "the run has ended, for its held-out loss fell no longer: give more --patience, or 0"
+        );
     }
     let mut step = run.losses().len();
-    ensure!(
-        step <= steps,
-        "the run has done {step} steps, and {steps} are asked for in all: give more --epochs or --max-steps"
-    );
-    let every = recipe.eval_every.unwrap_or(pass.min(2000));
+    let is_of_pass = recipe.eval_every.is_none();
+    let every = recipe.eval_every.unwrap_or(pass.div_ceil(pass.div_ceil(MOST_BETWEEN)));
 
     let mut view = View::new(&options.view, options.watch.dashboard, steps, training.tokens_of_a_step(), tokens.unit());
     training.load(&text, step % pass)?;
@@ -249,7 +310,11 @@ pub fn run(options: Options) -> Result<ExitCode> {
         let start = Instant::now();
         let trained = train(&mut trainer, &mut run, most, |losses, trainer| {
             let rate = view.stepped(losses, trainer.lr());
-            watch.as_mut().map_or(Ok(false), |watch| watch.stepped(losses, trainer, &training, rate))
+            let Some(watch) = &mut watch else { return Ok(false) };
+            let mut is_enough = false;
+            let shown = watch.stepped(losses, trainer, &training, rate).map(|ends| is_enough = ends);
+            failures.note("what shows the training", shown);
+            Ok(is_enough)
         });
         progress.seconds += start.elapsed().as_secs_f64();
         match trained {
@@ -261,7 +326,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
             Err(error) => return Err(error),
         }
         step = run.losses().len();
-        let is_due = step.is_multiple_of(every) || step.is_multiple_of(pass) || step == steps;
+        let is_due = step.is_multiple_of(every) || is_of_pass && step.is_multiple_of(pass) || step == steps;
         if is_due && step > progress.since {
             let recent = &run.losses()[progress.since..];
             let train_loss = recent.iter().map(|&loss| f64::from(loss)).sum::<f64>() / recent.len() as f64;
@@ -270,7 +335,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
             let is_best = progress.best.is_none_or(|(best, _)| val_loss < best);
             if is_best {
                 progress.best = Some((val_loss, step));
-                save_model(&run).context("the model cannot be saved")?;
+                failures.note("the best model", save_model(&run));
             }
             let characters = (recent.len() * training.tokens_of_a_step()) as f64;
             let row = Epoch {
@@ -300,7 +365,8 @@ pub fn run(options: Options) -> Result<ExitCode> {
     if let Some(watch) = &mut watch {
         failures.note("the live page", watch.end());
     }
-    if step == 0 && progress.best.is_none() && ended.is_none() {
+    // Ended before its first evaluation, what there is is better than nothing.
+    if progress.best.is_none() && ended.is_none() {
         save_model(&run)?;
         run.write(&mut failures);
     }
@@ -318,6 +384,30 @@ pub fn run(options: Options) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(failures.exit_code())
+}
+
+/// Steps between evaluations, at most, if nothing else is said.
+const MOST_BETWEEN: usize = 2000;
+
+/// Whether a folder has what a run leaves.
+fn has_run(folder: &Path) -> bool {
+    [BEST, "last.safetensors"].iter().any(|name| folder.join(name).exists())
+}
+
+/// Where a run on a text goes that was not told where.
+fn free_folder(text: &str) -> PathBuf {
+    let name = name_of(text);
+    let folders = (1..).map(|n| Path::new("runs").join(if n == 1 { name.clone() } else { format!("{name}-{n}") }));
+    folders.into_iter().find(|folder| !has_run(folder)).expect("there are numbers enough")
+}
+
+/// So that a run can go on from wherever it is called.
+fn absolute(texts: Vec<String>) -> Vec<String> {
+    let absolute = |text: String| match std::path::absolute(&text) {
+        Ok(path) if text != "-" => path.to_str().map_or(text, str::to_owned),
+        _ => text,
+    };
+    texts.into_iter().map(absolute).collect()
 }
 
 /// The name of a run on a text.
@@ -425,7 +515,7 @@ fn evaluate(evaluator: &mut Evaluator, held_out: &mut Streams, state: &State, te
 }
 
 /// What the network writes now.
-fn sample(generator: &mut Generator, prompt: &[u32], length: usize, tokens: &Tokens) -> Result<String> {
+fn sample(generator: &mut Generator, prompt: &[u32], length: usize, tokens: &Tokens) -> Result<(String, String)> {
     let mut drawn = Vec::new();
     if length > 0 {
         generator.prime(prompt)?;
@@ -434,5 +524,5 @@ fn sample(generator: &mut Generator, prompt: &[u32], length: usize, tokens: &Tok
             true
         })?;
     }
-    Ok(if length > 0 { format!("{}|{}", tokens.text(prompt), tokens.text(&drawn)) } else { String::new() })
+    Ok((tokens.text(prompt), tokens.text(&drawn)))
 }

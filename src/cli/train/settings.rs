@@ -10,6 +10,7 @@ use elman::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::text::Reading;
+use crate::cli::tokens::Unknown;
 
 /// Settings of a training, each of which may be left out.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Settings {
     /// Make a line feed of every CR LF and every CR
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = TEXT)]
     normalize_newlines: Option<bool>,
+    /// What becomes of characters that the model of --init-from does not know [default: error]
+    #[arg(long, value_enum, help_heading = TEXT)]
+    unknown: Option<Unknown>,
     /// The share of the text, at its end, that is held out to see how well the network does [default: 0.1, at most a million tokens]
     #[arg(long, value_name = "SHARE", help_heading = TEXT)]
     held_out: Option<f64>,
@@ -48,7 +52,7 @@ pub struct Settings {
     /// Streams of the text that are read at the same time
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     batch: Option<usize>,
-    /// Passes over the text, at most
+    /// Passes over the text, at most. More of them, given to a run that goes on, stretch its schedule
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     epochs: Option<usize>,
     /// Steps, at most, whatever the passes
@@ -57,7 +61,7 @@ pub struct Settings {
     /// Evaluations without a lower held-out loss that are put up with before the training stops; 0: it never stops early
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     patience: Option<usize>,
-    /// Steps between evaluations [default: a pass, at most 2,000]
+    /// Steps between evaluations [default: a pass, or an even part of it of at most 2,000]
     #[arg(long, value_name = "STEPS", help_heading = TRAINING)]
     eval_every: Option<usize>,
     /// [default: adam]
@@ -227,6 +231,21 @@ impl Settings {
         Reading { encoding: self.encoding.clone(), normalize_newlines: self.normalize_newlines.unwrap_or(false) }
     }
 
+    pub fn unknown(&self) -> Unknown {
+        self.unknown.unwrap_or_default()
+    }
+
+    /// Whether bytes or characters were asked for.
+    pub fn bytes(&self) -> Option<bool> {
+        self.bytes
+    }
+
+    /// What goes on where these were, with these passes: a number of steps that ended them ends no more.
+    pub fn going_on(&self, more: &Self) -> Self {
+        let ends = more.epochs.is_some() && more.max_steps.is_none();
+        Self { max_steps: self.max_steps.filter(|_| !ends), ..self.clone() }
+    }
+
     /// These before those of a file, before those of a run that goes on.
     pub fn or(self, file: &Self) -> Result<Self> {
         let mut all = serde_json::to_value(file)?;
@@ -329,7 +348,9 @@ impl Recipe {
     /// The optimizer of a training of so many steps.
     pub fn optimizer(&self, steps: usize) -> Optimizer {
         let (lr, optimizer) = (self.lr, self.optimizer.with(self.lr, self.weight_decay));
-        let warmup = self.warmup.unwrap_or(steps / 100);
+        // A schedule counts updates.
+        let steps = steps.div_ceil(self.accumulate);
+        let warmup = self.warmup.map_or(steps / 100, |warmup| warmup.div_ceil(self.accumulate));
         let optimizer =
             optimizer.schedule(Rate { schedule: self.schedule, lr, warmup, steps }).accumulate(self.accumulate);
         let optimizer = if self.clip > 0.0 { optimizer.clip(Clip::Norm(self.clip)) } else { optimizer };

@@ -48,7 +48,8 @@ pub struct Evaluation<'a> {
     pub pass: usize,
     pub is_best: bool,
     pub lr: f64,
-    pub sample: &'a str,
+    /// The prompt, and what was drawn.
+    pub sample: &'a (String, String),
 }
 
 /// How fast it goes.
@@ -63,6 +64,7 @@ pub struct View {
     options: Options,
     /// That something else has the terminal.
     is_covered: bool,
+    has_header: bool,
     bar: ProgressBar,
     steps: usize,
     tokens_of_a_step: usize,
@@ -77,7 +79,16 @@ impl View {
         let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
         let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}").expect("a good template");
         bar.set_style(style);
-        Self { options: options.clone(), is_covered, bar, steps, tokens_of_a_step, unit, first: None }
+        Self {
+            options: options.clone(),
+            is_covered,
+            has_header: false,
+            bar,
+            steps,
+            tokens_of_a_step,
+            unit,
+            first: None,
+        }
     }
 
     pub fn introduce(&mut self, all: &Introduction) -> Result<()> {
@@ -178,7 +189,8 @@ impl View {
                     "lr": lr,
                     "seconds": row.seconds,
                     "tokens_per_second": row.chars_per_second,
-                    "sample": sample,
+                    "prompt": sample.0,
+                "sample": sample.1,
                 })
             );
             return Ok(());
@@ -187,12 +199,21 @@ impl View {
             return Ok(());
         }
         let mut done = Ok(());
-        self.bar.suspend(|| done = self.print(row, step, *pass, bits, *is_best, sample));
+        let bar = self.bar.clone();
+        bar.suspend(|| done = self.print(row, step, *pass, bits, *is_best, sample));
         done
     }
 
-    fn print(&self, row: &Epoch, step: usize, pass: usize, bits: f64, is_best: bool, sample: &str) -> Result<()> {
-        if row.epoch == 0 {
+    fn print(
+        &mut self,
+        row: &Epoch,
+        step: usize,
+        pass: usize,
+        bits: f64,
+        is_best: bool,
+        sample: &(String, String),
+    ) -> Result<()> {
+        if !std::mem::replace(&mut self.has_header, true) {
             say!("  step    pass  train loss  held-out loss   bits  seconds  {}/s", self.unit);
         }
         let pass = step as f64 / pass as f64;
@@ -200,8 +221,9 @@ impl View {
         let best = if is_best { "  best" } else { "" };
         let speed = with_separators(*chars_per_second as u64);
         say!("{step:6}  {pass:6.2}  {train_loss:10.4}  {val_loss:13.4}  {bits:5.3}  {seconds:7.1}  {speed:>12}{best}");
-        if !sample.is_empty() && !self.options.quiet {
-            say!("\n{sample}\n");
+        let (prompt, drawn) = sample;
+        if !drawn.is_empty() && !self.options.quiet {
+            say!("\n{prompt}|{drawn}\n");
         }
         Ok(())
     }
