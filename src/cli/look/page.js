@@ -466,7 +466,8 @@ function controls() {
 }
 // Another unit, another view.
 function show() {
-  document.documentElement.dataset.theme = theme();
+  const { dataset } = document.documentElement;
+  if (dataset.theme !== theme()) dataset.theme = theme();
   controls();
   recolour();
   sayUnit();
@@ -516,15 +517,20 @@ function moveTo(i, selects, isFar = false) {
   cursor?.classList.remove('at');
   cursor = spans[i];
   cursor.classList.add('at');
-  const { offsetTop: top, offsetHeight: tall } = cursor;
-  if (top < box.scrollTop + 30 || top + tall > box.scrollTop + box.clientHeight - 30) {
-    box.scrollTop = isFar ? top - box.clientHeight / 3 : top < box.scrollTop + 30 ? top - 30 : top + tall + 30 - box.clientHeight;
-  }
+  reveal(isFar);
+  // Lines that have not been seen are of their true height once they are.
+  if (isFar) requestAnimationFrame(() => requestAnimationFrame(() => reveal(true)));
   paint();
   sayHere();
   say();
   later();
   save();
+}
+function reveal(isFar) {
+  const { top: above, height: tall } = cursor.getBoundingClientRect();
+  const top = above - box.getBoundingClientRect().top + box.scrollTop;
+  if (top >= box.scrollTop + 30 && top + tall <= box.scrollTop + box.clientHeight - 30) return;
+  box.scrollTop = isFar ? top - box.clientHeight / 3 : top < box.scrollTop + 30 ? top - 30 : top + tall + 30 - box.clientHeight;
 }
 function clear() {
   anchor = now.select = null;
