@@ -368,7 +368,7 @@ fn bad_input_is_one_sentence() {
     train("missing.txt", &[], &["missing.txt cannot be read"]);
     train(path(&folder.path("nothing")), &[], &["nothing has no files"]);
     train(path(&folder.path("*.none")), &[], &["no file fits"]);
-    train(&good, &["--hidden", "0"], &["--hidden must be at least 1"]);
+    fails(&["train", &good, "--hidden", "0"], 2, &["at least 1"]);
     train(&good, &["--lr", "-1"], &["--lr must be above 0"]);
     train(&good, &["--dropout", "0.5"], &["--layers 2"]);
     train(&good, &["--held-out", "1"], &["below 1"]);

@@ -216,7 +216,7 @@ fn it_is_due_by_what_was_tried_last() {
     let folder = folder.path().join("run");
     let mut training = Training::new(&Device::cpu(), 4);
     let mut autosave = Autosave::in_folder(&folder).unwrap().every_steps(3);
-    let mut run = |training: &mut Training, autosave: &mut Autosave, steps: usize| {
+    let run = |training: &mut Training, autosave: &mut Autosave, steps: usize| {
         let mut due = Vec::new();
         for _ in 0..steps {
             training.trainer.step().unwrap();

@@ -11,6 +11,7 @@ mod sample;
 mod sampling;
 mod shared;
 mod streams;
+mod terminal;
 mod text;
 mod tokens;
 mod train;

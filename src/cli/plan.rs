@@ -14,7 +14,9 @@ use serde::Serialize;
 
 use super::model::{Model, with_separators};
 use super::shared::{DeviceArgs, say};
-use super::train::settings::{CellName, OptimizerName};
+use super::text::{By, Text};
+use super::tokens::Tokens;
+use super::train::settings::{CellName, Recipe, Settings};
 
 /// Show the plan of a training step or of a token: commands, bytes, FLOPs, memory, and whether the device can hold it
 #[derive(Args)]
@@ -33,19 +35,20 @@ pub enum What {
 
 #[derive(Args)]
 pub struct Train {
+    /// Texts to learn, as for `elman train`; without one, --tokens and --vocabulary say what it would be
+    #[arg(value_name = "TEXT", conflicts_with_all = ["tokens", "vocabulary"])]
+    pub texts: Vec<String>,
+    /// Length of the text
+    #[arg(long, default_value_t = 1_000_000, value_parser = size)]
+    pub tokens: usize,
+    /// Different tokens
+    #[arg(long, default_value_t = 85, value_parser = size)]
+    pub vocabulary: usize,
     #[command(flatten)]
-    pub network: Network,
-    /// Tokens of a window
-    #[arg(long, default_value_t = 64, value_parser = size)]
-    pub window: usize,
-    /// Windows of a step
-    #[arg(long, default_value_t = 64, value_parser = size)]
-    pub batch: usize,
+    pub settings: Box<Settings>,
     /// Loss on the last token of a window alone, each window from a zero state
     #[arg(long)]
     pub last_step: bool,
-    #[arg(long, value_enum, default_value = "adam")]
-    pub optimizer: OptimizerName,
     #[command(flatten)]
     pub output: Output,
 }
@@ -136,8 +139,22 @@ fn describe(network: CharRnnOptions) -> String {
 }
 
 fn training(train: &Train) -> Result<Subject<'_>> {
-    let &Train { window, batch, last_step, optimizer, .. } = train;
-    let network = train.network.sizes()?;
+    let (settings, last_step) = (&*train.settings, train.last_step);
+    let from = settings.init_from.as_deref().map(Model::config_of).transpose()?;
+    let (tokens, vocabulary) = match (&train.texts[..], &from) {
+        ([], Some((_, known))) => (train.tokens, known.len()),
+        ([], None) => (train.tokens, if settings.is_bytes() { Tokens::Bytes.len() } else { train.vocabulary }),
+        (texts, from) => {
+            let bytes = settings.is_bytes().then_some(Tokens::Bytes);
+            let known = from.as_ref().map(|(_, known)| known).or(bytes.as_ref());
+            let by = known.map_or(By::ItsCharacters, |known| By::Given(known, settings.unknown()));
+            let text = Text::open(texts, &settings.reading(), by)?;
+            (text.len(), text.tokens().len())
+        }
+    };
+    let recipe = settings.recipe(tokens, from.as_ref().map(|(config, _)| &config.sizes))?;
+    let network = recipe.sizes(vocabulary);
+    let Recipe { window, batch, optimizer, .. } = recipe;
     let loss_on = if last_step { "the last token" } else { "every token" };
     let what = format!(
         "training step: {}; windows of {window}, batch {batch}, loss on {loss_on}, {optimizer:?}",
@@ -149,7 +166,7 @@ fn training(train: &Train) -> Result<Subject<'_>> {
         let corpus = Corpus::new(device, &vec![0; window + 1], network.vocabulary)?;
         let windows = Windows::new(&corpus, vec![0], window)?;
         let state = (!last_step).then(|| model.state(device, batch)).transpose()?;
-        Trainer::record(parameters, optimizer.with(1e-3, 0.0), |g| {
+        Trainer::record(parameters, recipe.optimizer(1), |g| {
             if let Some(wide) = wide {
                 g.set_wide(wide);
             }

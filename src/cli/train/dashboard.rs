@@ -15,6 +15,7 @@ use ratatui::widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gau
 
 use super::figures::Figures;
 use super::view::duration;
+use crate::cli::terminal;
 
 /// A terminal that is given back when this is dropped.
 pub struct Dashboard {
@@ -42,7 +43,7 @@ impl Dashboard {
     pub fn draw(&mut self, figures: &Figures) -> Result<bool> {
         self.terminal.draw(|frame| draw(frame, &self.title, figures))?;
         let mut ends = false;
-        while event::poll(Duration::ZERO)? {
+        while terminal::poll(Duration::ZERO)? {
             if let Event::Key(key) = event::read()?
                 && key.kind == KeyEventKind::Press
             {

@@ -35,22 +35,22 @@ pub struct Settings {
     #[arg(long, value_enum, help_heading = NETWORK)]
     cell: Option<CellName>,
     /// Recurrent layers
-    #[arg(long, value_name = "N", help_heading = NETWORK)]
+    #[arg(long, value_parser = at_least_one, value_name = "N", help_heading = NETWORK)]
     layers: Option<usize>,
     /// Hidden units of a layer
-    #[arg(long, value_name = "N", help_heading = NETWORK)]
+    #[arg(long, value_parser = at_least_one, value_name = "N", help_heading = NETWORK)]
     hidden: Option<usize>,
     /// Values that stand for a token
-    #[arg(long, value_name = "N", help_heading = NETWORK)]
+    #[arg(long, value_parser = at_least_one, value_name = "N", help_heading = NETWORK)]
     embedding: Option<usize>,
     /// Rate of dropout between recurrent layers, of which it takes two
     #[arg(long, value_name = "RATE", help_heading = NETWORK)]
     dropout: Option<f64>,
     /// Tokens that a step goes back: back-propagation through time is truncated there, the state is carried on
-    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    #[arg(long, value_parser = at_least_one, value_name = "N", help_heading = TRAINING)]
     window: Option<usize>,
     /// Streams of the text that are read at the same time
-    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    #[arg(long, value_parser = at_least_one, value_name = "N", help_heading = TRAINING)]
     batch: Option<usize>,
     /// Passes over the text, at most. More of them, given to a run that goes on, stretch its schedule
     #[arg(long, value_name = "N", help_heading = TRAINING)]
@@ -62,7 +62,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     patience: Option<usize>,
     /// Steps between evaluations [default: a pass, or an even part of it of at most 2,000]
-    #[arg(long, value_name = "STEPS", help_heading = TRAINING)]
+    #[arg(long, value_parser = at_least_one, value_name = "STEPS", help_heading = TRAINING)]
     eval_every: Option<usize>,
     /// [default: adam]
     #[arg(long, value_enum, help_heading = TRAINING)]
@@ -83,7 +83,7 @@ pub struct Settings {
     #[arg(long, value_name = "NORM", allow_negative_numbers = true, help_heading = TRAINING)]
     clip: Option<f64>,
     /// Steps whose gradients are averaged for one update
-    #[arg(long, value_name = "STEPS", help_heading = TRAINING)]
+    #[arg(long, value_parser = at_least_one, value_name = "STEPS", help_heading = TRAINING)]
     accumulate: Option<usize>,
     /// Keep an exponential moving average of the weights with this decay, 0.999 say, and evaluate, write and save that
     #[arg(long, value_name = "DECAY", allow_negative_numbers = true, help_heading = TRAINING)]
@@ -103,6 +103,10 @@ pub struct Settings {
     /// How bold the samples are [default: 0.8]
     #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = TRAINING)]
     temperature: Option<f32>,
+}
+
+fn at_least_one(value: &str) -> Result<usize, String> {
+    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
 }
 
 const TEXT: &str = "Text";

@@ -22,6 +22,7 @@ use ratatui::crossterm::execute;
 use super::model::Model;
 use super::sampling::SamplingArgs;
 use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES};
+use super::terminal;
 use super::tokens::Unknown;
 use document::Document;
 use editor::{Editor, Settings};
@@ -133,16 +134,16 @@ fn in_terminal(session: &mut Session) -> Result<()> {
         }
     }
     let restore = Restore;
-    let mut terminal = ratatui::try_init().context("the terminal cannot be taken over")?;
+    let mut screen = ratatui::try_init().context("the terminal cannot be taken over")?;
     execute!(io::stdout(), EnableBracketedPaste)?;
     let done = (|| {
         while !session.has_ended() && !ENDS.load(Ordering::Relaxed) {
-            terminal.draw(|frame| session.draw(frame))?;
+            screen.draw(|frame| session.draw(frame))?;
             let due = session.due(Instant::now());
-            if event::poll(due.map_or(LOOK, |due| due.min(LOOK)))? {
+            if terminal::poll(due.map_or(LOOK, |due| due.min(LOOK)))? {
                 // All that were waiting, before anything is computed or drawn.
                 session.take(event::read()?)?;
-                while event::poll(Duration::ZERO)? && !session.has_ended() {
+                while terminal::poll(Duration::ZERO)? && !session.has_ended() {
                     session.take(event::read()?)?;
                 }
             }
