@@ -192,14 +192,14 @@ struct Suited {
 const SUITED: [Suited; 3] = [
     Suited {
         tokens: 200_000,
-        hidden: 192,
+        hidden: 256,
         embedding: 32,
-        layers: 1,
-        dropout: 0.0,
+        layers: 2,
+        dropout: 0.3,
         window: 64,
-        batch: 16,
-        lr: 4e-3,
-        epochs: 20,
+        batch: 8,
+        lr: 2e-3,
+        epochs: 16,
     },
     Suited {
         tokens: 4_000_000,
