@@ -330,8 +330,20 @@ fn a_model_goes_on_with_another_text() {
     let (first, _) = folder.train("first", &text, &["--epochs", "2"]);
     let start = |more: &[&str]| {
         let out = folder.path("second");
-        let args =
-            ["train", &text, "-o", path(&out), "--device", "cpu", "--max-steps", "2", "--json", "--eval-every", "1"];
+        let args = [
+            "train",
+            &text,
+            "-o",
+            path(&out),
+            "--device",
+            "cpu",
+            "--max-steps",
+            "2",
+            "--json",
+            "--overwrite",
+            "--eval-every",
+            "1",
+        ];
         let said = success(&run(&[&args[..], more].concat()));
         let said: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         said[1]["val_loss"].as_f64().unwrap()

@@ -176,7 +176,7 @@ pub struct Recipe {
     pub temperature: f32,
 }
 
-/// What suits a text of so many tokens at most, measured on texts of 50 KB, 600 KB and 20 MB (`benches/README.md`).
+/// What suits a text of so many tokens at most (`benches/README.md`).
 struct Suited {
     tokens: usize,
     hidden: usize,
