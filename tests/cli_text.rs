@@ -46,9 +46,11 @@ fn path(path: &Path) -> &str {
 }
 
 /// What it takes to be quick.
-const QUICK: [&str; 12] = [
+const QUICK: [&str; 14] = [
     "--device",
     "cpu",
+    "--layers",
+    "1",
     "--hidden",
     "12",
     "--embedding",
@@ -382,7 +384,7 @@ fn bad_input_is_one_sentence() {
     train(path(&folder.path("*.none")), &[], &["no file fits"]);
     fails(&["train", &good, "--hidden", "0"], 2, &["at least 1"]);
     train(&good, &["--lr", "-1"], &["--lr must be above 0"]);
-    train(&good, &["--dropout", "0.5"], &["--layers 2"]);
+    train(&good, &["--layers", "1", "--dropout", "0.5"], &["--layers 2"]);
     train(&good, &["--held-out", "1"], &["below 1"]);
     train(&good, &["--window", "100000"], &["smaller --window"]);
     train(&good, &["--prompt", "\u{2603}"], &["'\u{2603}' at position 0"]);
@@ -578,8 +580,6 @@ fn ctrl_c_costs_nothing() {
         "2",
         "--average",
         "0.9",
-        "--layers",
-        "2",
         "--dropout",
         "0.2",
         "--patience",
@@ -587,12 +587,19 @@ fn ctrl_c_costs_nothing() {
         "--eval-every",
         "40",
     ];
-    let (whole, _) = folder.train("whole", &text, &[&settings[..], &["--live"]].concat());
+    let mut quick = QUICK;
+    quick[3] = "2";
+    let train = |out: &Path, more: &[&str]| {
+        let mut command = elman();
+        command.args(["train", &text, "-o", path(out), "--json"]).args(quick).args(settings).args(more);
+        command
+    };
+    let whole = folder.path("whole");
+    success(&train(&whole, &["--live"]).output().unwrap());
     let page = fs::read_to_string(whole.join("live.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("Sample at temperature 1.1") && !page.contains("http-equiv"));
     let parts = folder.path("parts");
-    let args = [&["train", &text, "-o", path(&parts), "--json"], &QUICK[..], &settings].concat();
-    let mut child = elman().args(args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = train(&parts, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     lines.by_ref().take(2).for_each(|line| drop(line.unwrap()));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());

@@ -116,11 +116,13 @@ impl Network {
     }
 }
 
+type Record<'a> = dyn Fn(&CharRnn, &Parameters, Option<bool>) -> elman::Result<Recorder> + 'a;
+
 /// What is looked at.
 struct Subject<'a> {
     network: CharRnnOptions,
     what: String,
-    record: Box<dyn Fn(&CharRnn, &Parameters, Option<bool>) -> elman::Result<Recorder> + 'a>,
+    record: Box<Record<'a>>,
     output: &'a Output,
 }
 

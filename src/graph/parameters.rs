@@ -32,15 +32,23 @@ const ALIGNMENT: usize = 64;
 pub struct Init {
     /// The generator: draw from it what PyTorch code would draw before, between and after the modules.
     pub rng: Rng,
-    /// No values where none are drawn.
-    entries: Vec<(ParameterId, String, Vec<usize>, Option<Vec<f32>>)>,
+    added: Vec<Added>,
     has_values: bool,
+}
+
+/// A parameter that was added; no values where none are drawn.
+#[derive(Clone, Debug)]
+struct Added {
+    id: ParameterId,
+    name: String,
+    shape: Vec<usize>,
+    values: Option<Vec<f32>>,
 }
 
 impl Init {
     /// Starts with this generator; see [`crate::rng::manual_seed`].
     pub fn new(rng: Rng) -> Self {
-        Self { rng, entries: Vec::new(), has_values: true }
+        Self { rng, added: Vec::new(), has_values: true }
     }
 
     /// Of parameters it takes names and shapes alone; [`Self::upload`] then gives them no memory. For what is recorded to be looked at,
@@ -84,12 +92,12 @@ impl Init {
     }
 
     fn insert(&mut self, name: String, shape: &[usize], values: Option<Vec<f32>>) -> Result<ParameterId> {
-        if self.entries.iter().any(|(_, taken, ..)| *taken == name) {
+        if self.added.iter().any(|added| added.name == name) {
             return Err(Error::argument("init", "name", "one that no other parameter has", name));
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = ParameterId(NEXT.fetch_add(1, Ordering::Relaxed));
-        self.entries.push((id, name, shape.into(), values));
+        self.added.push(Added { id, name, shape: shape.into(), values });
         Ok(id)
     }
 
@@ -98,12 +106,12 @@ impl Init {
     /// # Errors
     /// No parameters, or more than the device can hold in one buffer.
     pub fn upload(&self, device: &Device) -> Result<Parameters> {
-        if self.entries.is_empty() {
+        if self.added.is_empty() {
             return Err(Error::argument("upload", "modules", "at least one with parameters", 0));
         }
         let mut entries = Vec::new();
         let mut len = 0;
-        for (id, name, shape, _) in &self.entries {
+        for Added { id, name, shape, .. } in &self.added {
             let frozen = AtomicBool::new(false);
             entries.push(Entry { id: *id, name: name.clone(), shape: shape.clone(), start: len, frozen });
             len += shape.iter().product::<usize>().next_multiple_of(ALIGNMENT);
@@ -112,7 +120,7 @@ impl Init {
         let (values, gradients) = (values?, gradients?);
         if self.has_values {
             let mut block = Vec::with_capacity(len);
-            for values in self.entries.iter().filter_map(|(.., values)| values.as_ref()) {
+            for values in self.added.iter().filter_map(|added| added.values.as_ref()) {
                 block.extend_from_slice(values);
                 block.resize(block.len().next_multiple_of(ALIGNMENT), 0.0);
             }

@@ -11,7 +11,7 @@ pub(super) enum Passes {}
 pub(super) type Runs = Vec<(Arc<Passes>, usize)>;
 
 impl Passes {
-    pub fn new(gpu: &Gpu, _: Arc<[Command]>) -> Result<Self> {
+    pub fn new(gpu: &Gpu, _: &[Command]) -> Result<Self> {
         match *gpu {}
     }
 

@@ -206,7 +206,7 @@ impl Passes {
             commands.iter().flat_map(Command::writes).map(|tensor| Place::of(tensor).buffer).collect();
         written.sort_by_key(Arc::as_ptr);
         written.dedup_by_key(|buffer| Arc::as_ptr(buffer));
-        let seconds = estimates(gpu, &commands).into();
+        let seconds = estimates(gpu, commands).into();
         let costs = Mutex::new(Costs { seconds, are_measured: false });
         Ok(Self { work, written, made: Mutex::new(made), costs })
     }

@@ -14,10 +14,12 @@ use elman::{
     Var, rng,
 };
 
+type Compare = dyn Fn(&Device) -> Result<Vec<Comparison>>;
+
 /// A plan, or several, of which every command is compared with its twin.
 pub struct Case {
     pub name: String,
-    compare: Box<dyn Fn(&Device) -> Result<Vec<Comparison>>>,
+    compare: Box<Compare>,
 }
 
 impl Case {

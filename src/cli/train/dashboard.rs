@@ -150,7 +150,10 @@ fn norm_chart(frame: &mut Frame, area: Rect, figures: &Figures) {
     chart(frame, area, " norm of the gradient ", &[("", colored(Color::Blue), &norms)]);
 }
 
-fn chart(frame: &mut Frame, area: Rect, title: &str, data: &[(&str, Style, &[(f64, f64)])]) {
+/// Its name, how it is drawn, its points.
+type Curve<'a> = (&'a str, Style, &'a [(f64, f64)]);
+
+fn chart(frame: &mut Frame, area: Rect, title: &str, data: &[Curve<'_>]) {
     let points = || data.iter().flat_map(|(_, _, points)| points.iter());
     let range = |values: &mut dyn Iterator<Item = f64>| {
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
