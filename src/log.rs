@@ -305,7 +305,9 @@ impl Log {
             }
         };
         let cause = self.cause(trouble).await?;
-        self.watch.as_ref().map_or(Ok(()), Watch::forget)?;
+        if let Some(watch) = &self.watch {
+            watch.forget().await?;
+        }
         Err(Error::NotFinite { step, what, value, cause })
     }
 

@@ -73,6 +73,7 @@ pub(crate) struct Trouble {
 #[derive(Debug)]
 pub(crate) struct Watch {
     gate: Tensor,
+    sum: Option<Tensor>,
     not_finite: NotFinite,
     parameters: Parameters,
 }
@@ -104,7 +105,12 @@ impl Watch {
     }
 
     /// The training may go on: the host knows.
-    pub fn forget(&self) -> Result<()> {
+    pub async fn forget(&self) -> Result<()> {
+        let [_, _, is_bad] = Seen::read(&self.gate).await?.updates();
+        if let Some(sum) = self.sum.as_ref().filter(|_| is_bad != 0) {
+            // What a bad step has added would make those after it bad too; the update that it is for is left out anyway.
+            sum.write(&vec![0.0; sum.len()])?;
+        }
         self.gate.view("gate", 1, &[1]).write_u32(&[0])
     }
 }
@@ -173,8 +179,8 @@ impl Memory {
     }
 
     pub fn watch(&self, parameters: &Parameters) -> Watch {
-        let Self { gate, optimizer, .. } = self;
-        Watch { gate: gate.clone(), not_finite: optimizer.not_finite, parameters: parameters.clone() }
+        let Self { gate, sum, optimizer, .. } = self;
+        Watch { gate: gate.clone(), sum: sum.clone(), not_finite: optimizer.not_finite, parameters: parameters.clone() }
     }
 
     /// Goes on with a learning rate and updates that an earlier run had, where nobody has to be told of a bad step.
