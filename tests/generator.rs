@@ -2,27 +2,16 @@
 
 mod common;
 
-use common::f32_devices;
+use common::{f32_devices, model_of};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{self, InitialState};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Hidden, Init, LanguageModel, Parameters, State};
-use elman::{Device, Error, Graph, Result, Tensor, Var, rng};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, Hidden, LanguageModel, Parameters, State};
+use elman::{Device, Error, Graph, Result, Tensor, Var};
 
 const VOCABULARY: usize = 11;
 
 fn model(device: &Device) -> (CharRnn, Parameters) {
     model_of(device, CharRnnOptions::new(VOCABULARY, 4, 8))
-}
-
-fn model_of(device: &Device, options: CharRnnOptions) -> (CharRnn, Parameters) {
-    let mut init = Init::new(rng::manual_seed(9));
-    let model = CharRnn::new(&mut init, options).unwrap();
-    let parameters = init.upload(device).unwrap();
-    // Initial weights are timid; louder ones make texts that differ.
-    for (_, tensor) in parameters.iter() {
-        tensor.write(&tensor.to_vec().unwrap().iter().map(|w| 3.0 * w).collect::<Vec<_>>()).unwrap();
-    }
-    (model, parameters)
 }
 
 /// The logits after these tokens, from a zero state.

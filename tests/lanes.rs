@@ -4,23 +4,12 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{assert_close, f32_devices, own_gpu, widen};
+use common::{assert_close, f32_devices, model_of, own_gpu, widen};
 use elman::data::Array;
 use elman::generate::{Generator, Lane, Sampling};
 use elman::nn::functional::InitialState;
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel, Parameters, Snapshot, State};
+use elman::nn::{Cell, CharRnn, CharRnnOptions, LanguageModel, Parameters, Snapshot, State};
 use elman::{Device, Error, Graph, Predictor, Reader, rng};
-
-fn model_of(device: &Device, options: CharRnnOptions) -> (CharRnn, Parameters) {
-    let mut init = Init::new(rng::manual_seed(9));
-    let model = CharRnn::new(&mut init, options).unwrap();
-    let parameters = init.upload(device).unwrap();
-    // Initial weights are timid; louder ones make texts that differ.
-    for (_, tensor) in parameters.iter() {
-        tensor.write(&tensor.to_vec().unwrap().iter().map(|w| 3.0 * w).collect::<Vec<_>>()).unwrap();
-    }
-    (model, parameters)
-}
 
 fn small(cell: Cell, layers: usize) -> CharRnnOptions {
     CharRnnOptions::new(11, 4, 8).cell(cell).num_layers(layers)

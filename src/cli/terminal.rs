@@ -1,4 +1,4 @@
-//! Keys of a terminal that may go away.
+//! A terminal: keys of one that may go away, and whether it is to have colours.
 
 use std::io;
 use std::time::Duration;
@@ -33,4 +33,9 @@ pub fn poll(timeout: Duration) -> io::Result<bool> {
         }
     }
     event::poll(timeout)
+}
+
+/// Whether colours are wanted: an empty NO_COLOR switches nothing off (https://no-color.org).
+pub fn has_colors() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

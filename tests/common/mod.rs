@@ -182,3 +182,14 @@ impl Fixture {
         (shape, values.iter().map(|&value| value as f32).collect())
     }
 }
+
+/// A network of texts that differ: initial weights are timid, and these are louder.
+pub fn model_of(device: &Device, options: CharRnnOptions) -> (CharRnn, Parameters) {
+    let mut init = Init::new(elman::rng::manual_seed(9));
+    let model = CharRnn::new(&mut init, options).unwrap();
+    let parameters = init.upload(device).unwrap();
+    for (_, tensor) in parameters.iter() {
+        tensor.write(&tensor.to_vec().unwrap().iter().map(|w| 3.0 * w).collect::<Vec<_>>()).unwrap();
+    }
+    (model, parameters)
+}

@@ -61,12 +61,8 @@ impl Drop for Dashboard {
     }
 }
 
-fn has_colors() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 fn colored(color: Color) -> Style {
-    if has_colors() { Style::new().fg(color) } else { Style::new() }
+    if terminal::has_colors() { Style::new().fg(color) } else { Style::new() }
 }
 
 fn draw(frame: &mut Frame, title: &str, figures: &Figures) {

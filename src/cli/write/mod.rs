@@ -102,9 +102,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let name = format!("{name} {}×{}", model.config.sizes.num_layers, model.config.sizes.hidden);
     let tokens = model.tokens.clone();
     let editor = Editor::new(&model.network, &model.config.sizes, &model.parameters, tokens, text, settings)?;
-    // An empty one switches nothing off: https://no-color.org.
-    let has_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut session = Session::new(editor, Screen::new(has_colours), document, name);
+    let mut session = Session::new(editor, Screen::new(terminal::has_colors()), document, name);
     if left_out > 0 {
         session.left_out(left_out);
     }
