@@ -23,9 +23,17 @@ const SLACK: u64 = 4 << 20;
 
 /// Does it some times, and as often again: the second half adds nothing.
 fn is_flat(what: &str, device: &Device, times: usize, mut work: impl FnMut(Range<usize>)) {
-    work(0..times / 2);
+    // What recoveries need is let go with each snapshot: here after equal small parts of the work, not when a second is over.
+    let part = times / soak(10, 50);
+    let mut half = |from: usize| {
+        for start in (from..from + times / 2).step_by(part) {
+            work(start..start + part);
+            device.snapshot().unwrap();
+        }
+    };
+    half(0);
     let (before, bytes) = (resident(), device.live_bytes());
-    work(times / 2..times);
+    half(times / 2);
     assert_eq!(device.live_bytes(), bytes, "{what} on {device:?}");
     let Some((before, after)) = before.zip(resident()) else {
         return common::not_tested("the memory of the process: this system does not say it in /proc");
