@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use common::cell::Kind;
 use common::{DeviceArgs, say};
-use elman::nn::functional::{InitialState, States, narrow, swap_axes};
+use elman::nn::functional::{InitialState, States, narrow, transpose};
 use elman::nn::{Cell, Init, Parameters, Recurrent, RnnOptions};
 use elman::{Device, Graph, Tensor, Var, rng};
 
@@ -95,12 +95,12 @@ fn forward(parameters: &Parameters, cell: &Recurrent, words: &[&str], states: &[
 fn time_first_output(p: &Parameters, cell: &Recurrent, words: &[&str], states: &[Vec<f32>; 2]) -> Result<Vec<f32>> {
     let mut g = Graph::inference(p);
     let x = g.input(&one_hot(p.device(), words)?)?;
-    let x = swap_axes(&mut g, x)?;
+    let x = transpose(&mut g, x, 0, 1)?;
     let start = start(&mut g, cell, words.len(), states)?;
     let (output, _) = cell.forward(&mut g, x, InitialState::Given(start))?;
-    let first = narrow(&mut g, output, 0, 1)?;
+    let first = narrow(&mut g, output, 0, 0, 1)?;
     ensure!(g.shape(first) == [1, words.len(), 2], "one step of the output is [1, batch, 2]");
-    let output = swap_axes(&mut g, output)?;
+    let output = transpose(&mut g, output, 0, 1)?;
     let output = g.tensor(output)?;
     g.finish()?.run()?;
     Ok(output.to_vec()?)

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use common::cell::Kind;
 use common::{DeviceArgs, argmax, say};
-use elman::nn::functional::{InitialState, Reduction, concat_first, cross_entropy, narrow};
+use elman::nn::functional::{InitialState, Reduction, concat, cross_entropy, narrow};
 use elman::nn::{Embedding, Init, Linear, Recurrent, RnnOptions};
 use elman::optim::Adam;
 use elman::{Device, Graph, Tensor, Trainer, Var, rng};
@@ -126,12 +126,12 @@ fn one_hot(device: &Device) -> elman::Result<Tensor> {
 fn step_by_step(g: &mut Graph, cell: &Recurrent, x: Var) -> elman::Result<Var> {
     let (mut outputs, mut state) = (Vec::new(), InitialState::Zero);
     for step in 0..INPUT.len() {
-        let letter = narrow(g, x, step, 1)?;
+        let letter = narrow(g, x, 0, step, 1)?;
         let (output, states) = cell.forward(g, letter, state)?;
         outputs.push(output);
         state = InitialState::Given(states);
     }
-    concat_first(g, &outputs)
+    concat(g, &outputs, 0)
 }
 
 /// The most likely character after each.

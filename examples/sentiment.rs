@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use common::{DeviceArgs, announce, mean, say};
 use elman::data::{self, Array};
-use elman::nn::functional::{InitialState, Reduction, cross_entropy, dropout, reshape, swap_axes};
+use elman::nn::functional::{InitialState, Reduction, cross_entropy, dropout, reshape, transpose};
 use elman::nn::{Embedding, Gru, Init, Linear, RnnOptions};
 use elman::optim::Adam;
 use elman::{Graph, Predictor, Tensor, Trainer, Var, rng};
@@ -100,7 +100,7 @@ impl Network {
         let x = dropout(g, x, 0.5, seed)?;
         let out = self.gru.forward_with_lengths(g, x, InitialState::Zero, lengths)?;
         // [2, B, H]: the state after each review's last word, and the other direction's after its first.
-        let sides = swap_axes(g, out.h_n)?;
+        let sides = transpose(g, out.h_n, 0, 1)?;
         let sides = reshape(g, sides, &[lengths.len(), 2 * HIDDEN])?;
         self.output.forward(g, sides)
     }

@@ -191,6 +191,11 @@ impl<'a, F: Real> Args<'a, F> {
         Self(args.collect())
     }
 
+    /// All of them, of a kernel that has any number.
+    pub fn into_all(self) -> Vec<Arg<'a, F>> {
+        self.0
+    }
+
     /// All of them, in the order of the kernel's bindings.
     pub fn all<const N: usize>(self) -> [Arg<'a, F>; N] {
         let got = self.0.len();

@@ -156,6 +156,7 @@ pub mod io;
 pub mod kernel;
 pub mod kernels;
 mod log;
+pub mod map;
 pub mod nn;
 mod open;
 pub mod optim;

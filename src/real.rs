@@ -15,6 +15,8 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     }
     /// `c = a b`, or `c += a b`: the `gemm` crates' function.
     fn gemm() -> Gemm<Self>;
+    /// `2/√π ∫ exp(-t²) dt`, t from 0 to x.
+    fn erf(self) -> Self;
     /// `x <- tanh(x)` for each element; NaN stays NaN.
     fn tanh_in_place(xs: &mut [Self]);
     /// `x <- 1 / (1 + exp(-x))` for each element, within 4 ULP where x is above -87; NaN stays NaN.
@@ -57,6 +59,9 @@ impl Real for f32 {
     fn of(x: f64) -> Self {
         x as f32
     }
+    fn erf(self) -> Self {
+        libm::erff(self)
+    }
     fn tanh_in_place(xs: &mut [Self]) {
         Self::vectorize(|| xs.iter_mut().for_each(|x| *x = tanh(*x)));
     }
@@ -79,6 +84,9 @@ impl Real for f64 {
     }
     fn of(x: f64) -> Self {
         x
+    }
+    fn erf(self) -> Self {
+        libm::erf(self)
     }
     fn tanh_in_place(xs: &mut [Self]) {
         for x in xs {

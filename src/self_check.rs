@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::device::gpu::{Adapter, Gpu, cache_folder};
 use crate::device::{Device, Kind};
 use crate::error::{Error, Result};
-use crate::kernels::activation::{Activation, activation};
 use crate::kernels::cell::Cell;
 use crate::kernels::log_softmax::log_softmax;
 use crate::kernels::log_softmax_backward::log_softmax_backward;
+use crate::kernels::map::unary;
 use crate::kernels::matmul::matmul;
 use crate::kernels::sequence::{self, Sequence};
 use crate::plan::{Precision, Recorder};
@@ -227,8 +227,8 @@ fn basics(r: &mut Recorder) -> Result<Vec<Judged>> {
     let n = x.len();
     let x = device.upload("x", &[n], &x)?;
     let [tanh, sigmoid] = [zeros("tanh", &[n])?, zeros("sigmoid", &[n])?];
-    activation(r, Activation::Tanh, &x, &tanh)?;
-    activation(r, Activation::Sigmoid, &x, &sigmoid)?;
+    unary(r, |x| x.tanh(), &x, &tanh)?;
+    unary(r, |x| x.sigmoid(), &x, &sigmoid)?;
 
     // -exp(y), where the gradient is 1 in one place and 0 in the others.
     let y: Vec<f32> = (0..65).map(|i| -1.37 * i as f32).collect();

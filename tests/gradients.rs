@@ -157,7 +157,7 @@ fn mul() {
 #[test]
 fn swap_axes() {
     check_leaves("swap_axes", &[("x", &[3, 4, 2])], |g, v| {
-        let y = functional::swap_axes(g, v[0])?;
+        let y = functional::transpose(g, v[0], 0, 1)?;
         Ok(Output::Values(vec![functional::add(g, y, y)?]))
     });
 }
@@ -327,9 +327,9 @@ fn directions_of_an_embedding() {
 #[test]
 fn shapes_of_values() {
     check_leaves("narrow, concat, reshape", &[("x", &[4, 3, 2]), ("y", &[2, 3, 2])], |g, v| {
-        let part = functional::narrow(g, v[0], 1, 2)?;
-        let side = functional::concat_last(g, &[part, v[1], part])?;
-        let tall = functional::concat_first(g, &[v[0], v[1], part])?;
+        let part = functional::narrow(g, v[0], 0, 1, 2)?;
+        let side = functional::concat(g, &[part, v[1], part], -1)?;
+        let tall = functional::concat(g, &[v[0], v[1], part], 0)?;
         let flat = functional::reshape(g, side, &[6, 6])?;
         Ok(Output::Values(vec![side, tall, flat]))
     });
@@ -444,7 +444,7 @@ fn steps_of_a_sequence() {
             let sum = functional::add(g, x, h)?;
             h = functional::linear(g, sum, v[1], None)?;
         }
-        let (third, last) = (functional::select(g, v[0], 2)?, functional::last(g, v[0])?);
+        let (third, last) = (functional::select(g, v[0], 0, 2)?, functional::last(g, v[0])?);
         Ok(Output::Values(vec![h, third, last, v[0]]))
     });
 }

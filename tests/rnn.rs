@@ -429,13 +429,13 @@ fn cells_in_a_loop_are_the_module() {
                 let h_all = |g: &mut Graph, x: Var, step: Step<'_>| {
                     let (mut states, mut all) = (None, Vec::new());
                     for t in 0..3 {
-                        let x = functional::narrow(g, x, t, 1)?;
+                        let x = functional::narrow(g, x, 0, t, 1)?;
                         let x = functional::reshape(g, x, &[BATCH, INPUT])?;
                         let next = step(g, x, states)?;
                         all.push(functional::reshape(g, next.h, &[1, BATCH, 4])?);
                         states = Some(next);
                     }
-                    functional::concat_first(g, &all)
+                    functional::concat(g, &all, 0)
                 };
                 let build: Build = match (kind, as_cell) {
                     ("rnn", true) => {
@@ -560,14 +560,14 @@ fn truncated_windows_equal_a_detached_loop() {
             let all = g.input(&all).unwrap();
             let (mut initial, mut outputs) = (InitialState::Zero, Vec::new());
             for start in (0..steps).step_by(k) {
-                let part = functional::narrow(&mut g, all, start, k).unwrap();
+                let part = functional::narrow(&mut g, all, 0, start, k).unwrap();
                 let (output, end) = rnn.forward(&mut g, part, initial).unwrap();
                 outputs.push(output);
                 let h = functional::detach(&mut g, end.h).unwrap();
                 let c = end.c.map(|c| functional::detach(&mut g, c).unwrap());
                 initial = InitialState::Given(States { h, c });
             }
-            let output = functional::concat_first(&mut g, &outputs).unwrap();
+            let output = functional::concat(&mut g, &outputs, 0).unwrap();
             let seed = device.upload("seed", &[steps, BATCH, 5], &vec![1.0; steps * BATCH * 5]).unwrap();
             g.backward(&[], &[(output, &seed)]).unwrap();
             g.finish().unwrap().run().unwrap();

@@ -1,7 +1,7 @@
 //! The character networks of the tutorials, and what each is trained with.
 
 use clap::ValueEnum;
-use elman::nn::functional::{InitialState, add, concat_first, concat_last, relu, reshape, tanh, unbind};
+use elman::nn::functional::{InitialState, add, concat, concat, relu, reshape, tanh, unbind};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Hidden, Init, LanguageModel, Linear, State};
 use elman::{DType, Device, Graph, Result, Tensor, Var};
 
@@ -115,7 +115,7 @@ impl CharLoop {
         let joined = match self.join {
             Join::Sum => add(g, h, x)?,
             Join::SideBySide => {
-                let both = concat_last(g, &[h, x])?;
+                let both = concat(g, &[h, x], -1)?;
                 let input = self.input_layer.forward(g, both)?;
                 relu(g, input)?
             }
@@ -160,7 +160,7 @@ impl LanguageModel for CharLoop {
             state.set(g, "h", h)?;
         }
         let last = reshape(g, h, &[1, batch, size])?;
-        let output = concat_first(g, &outputs)?;
+        let output = concat(g, &outputs, 0)?;
         let output = reshape(g, output, &[steps, batch, size])?;
         Ok(Hidden { output, last })
     }

@@ -8,7 +8,7 @@ use crate::product::{Matrix, product};
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, first: u32, biases: u32, accumulate: u32 }
+params! { m: u32, n: u32, k: u32, transpose_a: u32, transpose_b: u32, a_offset: u32, a_stride: u32, slice: u32, first: u32, biases: u32, accumulate: u32, a_batch: u32, b_batch: u32 }
 
 /// See `shaders/matmul.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -194,6 +194,8 @@ fn product_of_rows(
         first: first as u32,
         biases: biases as u32,
         accumulate: accumulate.into(),
+        a_batch: 0,
+        b_batch: 0,
     };
     let bias = |i: usize| *biases.get(i).unwrap_or(&a.tensor);
     let mut record = |c: &Tensor, params: Params, slices: usize| {
@@ -218,6 +220,64 @@ fn product_of_rows(
     column_sum::column_sum(r, &parts, c, accumulate)
 }
 
+/// Records `c[i] = a[i] b[i]` for each i, products of matrices that lie one after the other; `c += ..` to accumulate. `a` `[i, m, k]`,
+/// or `[i, k, m]` where it says `transposed`, `b` `[i, k, n]` or `[i, n, k]`, `c` `[i, m, n]`; a factor that is one matrix is that of
+/// each i.
+///
+/// # Errors
+/// The shapes do not fit, or there are more matrices than a dispatch has workgroups in one dimension.
+pub fn batched(
+    r: &mut Recorder,
+    (a, a_transposed): (&Tensor, bool),
+    (b, b_transposed): (&Tensor, bool),
+    c: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    let matrix = |tensor: &Tensor| match *tensor.shape() {
+        [rows, columns] => Ok((1, rows, columns)),
+        [batch, rows, columns] => Ok((batch, rows, columns)),
+        _ => Err(Error::shape("matmul", tensor.name(), "[rows, columns] or [batch, rows, columns]", tensor.shape())),
+    };
+    let turned = |(batch, rows, columns), is: bool| if is { (batch, columns, rows) } else { (batch, rows, columns) };
+    let (a_batch, m, k) = turned(matrix(a)?, a_transposed);
+    let (b_batch, kb, n) = turned(matrix(b)?, b_transposed);
+    let batch = a_batch.max(b_batch);
+    if kb != k || [a_batch, b_batch].iter().any(|&size| size != batch && size != 1) {
+        let expected = format!("that makes factors [{a_batch}, {k}, n], to follow `{a:?}`");
+        return Err(Error::shape("matmul", b.name(), expected, b.shape()));
+    }
+    expect_len("matmul", c, batch * m * n)?;
+    let vectors = vectors(r, m, n, k);
+    let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
+    let constants = [("VECTORS", vectors as u32), ("SHARES", shares(r, k) as u32)];
+    let of_flops = usize::try_from(r.most_flops() / flops(batch * m, n, 1).max(1)).unwrap_or(usize::MAX) / DEPTH * DEPTH;
+    let slice = k.next_multiple_of(DEPTH).min(r.terms_at_once((25, DEPTH), DEPTH)).min(of_flops.max(DEPTH));
+    for first in 0..k.div_ceil(slice) {
+        let params = Params {
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            transpose_a: a_transposed.into(),
+            transpose_b: b_transposed.into(),
+            a_offset: 0,
+            a_stride: if a_transposed { m } else { k } as u32,
+            slice: slice as u32,
+            first: first as u32,
+            biases: 0,
+            accumulate: (accumulate || first > 0).into(),
+            a_batch: if a_batch == 1 { 0 } else { (m * k) as u32 },
+            b_batch: if b_batch == 1 { 0 } else { (k * n) as u32 },
+        };
+        // A stride of 0 for both would be slices.
+        debug_assert!(batch == 1 || params.a_batch + params.b_batch > 0);
+        r.dispatch(&KERNEL, &constants, params, &[a, b, a, a, c], [across, down, batch])?;
+        let terms = slice.min(k - first * slice);
+        let rereads = super::product(&[batch, down - 1, terms, n]) + super::product(&[batch, across - 1, m, terms]);
+        r.cost(flops(batch * m, n, terms), 4 * rereads);
+    }
+    Ok(())
+}
+
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [a, b, bias, bias2, c] = args.all();
     let (m, n, k, slice) = (p.m as usize, p.n as usize, p.k as usize, p.slice as usize);
@@ -225,10 +285,13 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         0 => Matrix::strided(data, rows, columns, stride),
         _ => Matrix::strided(data, columns, rows, stride).t(),
     };
-    let a = matrix(&a.read()[p.a_offset as usize..], m, k, p.a_stride as usize, p.transpose_a);
-    let b = matrix(b.read(), k, n, if p.transpose_b == 0 { n } else { k }, p.transpose_b);
-    let (bias, bias2) = (bias.read(), bias2.read());
+    let (a, b, bias, bias2) = (a.read(), b.read(), bias.read(), bias2.read());
+    let is_batched = p.a_batch + p.b_batch > 0;
     for (i, c) in c.write().chunks_exact_mut(m * n).enumerate() {
+        let (batch, part) = if is_batched { (i, 0) } else { (0, i) };
+        let a_offset = p.a_offset as usize + batch * p.a_batch as usize;
+        let a = matrix(&a[a_offset..], m, k, p.a_stride as usize, p.transpose_a);
+        let b = matrix(&b[batch * p.b_batch as usize..], k, n, if p.transpose_b == 0 { n } else { k }, p.transpose_b);
         if p.biases > 0 {
             for row in c.chunks_exact_mut(n) {
                 for (j, c) in row.iter_mut().enumerate() {
@@ -237,7 +300,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
             }
         }
-        let from = (p.first as usize + i) * slice;
+        let from = (p.first as usize + part) * slice;
         let to = k.min(from + slice);
         product(c, a.columns(from, to), b.rows(from, to), p.biases > 0 || p.accumulate != 0, true);
     }

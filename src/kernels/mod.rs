@@ -7,8 +7,6 @@
 pub mod absolute_error;
 pub mod accumulate;
 pub mod accuracy;
-pub mod activation;
-pub mod activation_backward;
 pub mod adagrad;
 pub mod adam;
 pub mod add_micro_batch;
@@ -29,13 +27,12 @@ pub mod log_softmax;
 pub mod log_softmax_backward;
 pub mod lstm_backward;
 pub mod lstm_forward;
+pub mod map;
 pub mod matmul;
 pub mod moving_average;
 pub mod mse_loss;
-pub mod multiply;
 pub mod nll_loss;
 pub mod pack;
-pub mod place;
 pub mod record_loss;
 pub mod reverse;
 pub mod reverse_index;
@@ -48,7 +45,7 @@ pub mod segment_sum;
 pub mod sequence;
 pub mod sgd;
 pub mod squared_norm;
-pub mod swap_axes;
+pub mod sum;
 pub mod weigh;
 pub mod windows;
 
@@ -62,8 +59,6 @@ pub const ALL: &[&Kernel] = &[
     &absolute_error::KERNEL,
     &accumulate::KERNEL,
     &accuracy::KERNEL,
-    &activation::KERNEL,
-    &activation_backward::KERNEL,
     &adagrad::KERNEL,
     &adam::KERNEL,
     &add_micro_batch::KERNEL,
@@ -86,10 +81,8 @@ pub const ALL: &[&Kernel] = &[
     &matmul::KERNEL,
     &moving_average::KERNEL,
     &mse_loss::KERNEL,
-    &multiply::KERNEL,
     &nll_loss::KERNEL,
     &pack::KERNEL,
-    &place::KERNEL,
     &record_loss::KERNEL,
     &reverse::KERNEL,
     &reverse_index::KERNEL,
@@ -101,7 +94,7 @@ pub const ALL: &[&Kernel] = &[
     &segment_sum::KERNEL,
     &sgd::KERNEL,
     &squared_norm::KERNEL,
-    &swap_axes::KERNEL,
+    &sum::KERNEL,
     &weigh::KERNEL,
     &windows::KERNEL,
 ];

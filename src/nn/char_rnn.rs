@@ -149,7 +149,7 @@ impl CharRnn {
         let (output, end) = self.rnn.forward(g, x, initial)?;
         let last = match self.options.num_layers {
             1 => end.h,
-            layers => functional::narrow(g, end.h, layers - 1, 1)?,
+            layers => functional::narrow(g, end.h, 0, layers - 1, 1)?,
         };
         Ok(Hidden { output, last })
     }

@@ -275,18 +275,18 @@ fn projected_direction(
     weight_hr: Var,
     mut start: Option<States>,
 ) -> Result<Direction> {
-    let transposed = functional::swap_axes(g, weight_hr)?;
+    let transposed = functional::transpose(g, weight_hr, 0, 1)?;
     let weight = functional::linear(g, weight_hh, transposed, None)?;
     if let Some(States { h, c }) = start {
         // The incoming state is projected already: its product joins the first step's input.
         let product = functional::linear(g, h, weight_hh, None)?;
         let steps = g.shape(x)[0];
-        let first = functional::narrow(g, x, 0, 1)?;
+        let first = functional::narrow(g, x, 0, 0, 1)?;
         let mut parts = vec![functional::add(g, first, product)?];
         if steps > 1 {
-            parts.push(functional::narrow(g, x, 1, steps - 1)?);
+            parts.push(functional::narrow(g, x, 0, 1, steps - 1)?);
         }
-        x = functional::concat_first(g, &parts)?;
+        x = functional::concat(g, &parts, 0)?;
         let zero = g.zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]])?;
         start = Some(States { h: g.input(&zero)?, c });
     }
@@ -403,7 +403,7 @@ impl Recurrent {
             let expected = format!("{}, {input_size}]", if batch_first { "[B, T" } else { "[T, B" });
             return Err(Error::shape(op, g.name(x), expected, g.shape(x)));
         }
-        let mut x = if batch_first { functional::swap_axes(g, x)? } else { x };
+        let mut x = if batch_first { functional::transpose(g, x, 0, 1)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
         if let Some(lengths) = lengths {
             kernels::expect_lengths(op, lengths, batch, steps)?;
@@ -456,7 +456,7 @@ impl Recurrent {
                 outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }
-            x = functional::concat_last(g, &outputs)?;
+            x = functional::concat(g, &outputs, -1)?;
         }
         if let InitialState::Carried(state) = initial {
             for (k, end) in ends.iter().enumerate() {
@@ -470,9 +470,9 @@ impl Recurrent {
         }
         let h_n: Vec<_> = ends.iter().map(|end| end.h).collect();
         let c_n: Vec<_> = ends.iter().filter_map(|end| end.c).collect();
-        let h = functional::concat_first(g, &h_n)?;
-        let c = if c_n.is_empty() { None } else { Some(functional::concat_first(g, &c_n)?) };
-        let output = if batch_first { functional::swap_axes(g, x)? } else { x };
+        let h = functional::concat(g, &h_n, 0)?;
+        let c = if c_n.is_empty() { None } else { Some(functional::concat(g, &c_n, 0)?) };
+        let output = if batch_first { functional::transpose(g, x, 0, 1)? } else { x };
         Ok((output, States { h, c }))
     }
 
@@ -487,8 +487,8 @@ impl Recurrent {
         Ok(match initial {
             InitialState::Zero => None,
             InitialState::Given(States { h, c }) => Some(States {
-                h: functional::narrow(g, h, k, 1)?,
-                c: c.map(|c| functional::narrow(g, c, k, 1)).transpose()?,
+                h: functional::narrow(g, h, 0, k, 1)?,
+                c: c.map(|c| functional::narrow(g, c, 0, k, 1)).transpose()?,
             }),
             InitialState::Carried(state) => {
                 let mut value = |name: &str, shape: &[usize; 3]| {

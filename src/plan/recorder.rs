@@ -313,7 +313,8 @@ impl Recorder {
         self.dispatch_words(kernel, constants, bytemuck::pod_collect_to_vec(&[params]), tensors, workgroups)
     }
 
-    fn dispatch_words(
+    /// [`Self::dispatch`] of parameters that are words already.
+    pub(crate) fn dispatch_words(
         &mut self,
         kernel: &'static Kernel,
         constants: &[(&'static str, u32)],

@@ -3,7 +3,7 @@
 use elman::kernels::generate::{Layer, Network, Sizes, generate};
 use elman::kernels::sample::Draw;
 use elman::nn::functional::{
-    self, InitialState, Reduction, absolute_error, accuracy, binary_cross_entropy_with_logits, concat_last,
+    self, InitialState, Reduction, absolute_error, accuracy, binary_cross_entropy_with_logits, concat,
     cross_entropy, mse_loss, nll_loss,
 };
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Recurrent, RnnOptions};
@@ -259,7 +259,7 @@ fn elements(device: &Device) -> Result<Vec<Comparison>> {
     train(&parameters, Sgd::new(0.1), |g| {
         let rows = table.forward(g, &tokens)?;
         let x = g.input(&x)?;
-        let both = concat_last(g, &[rows, x])?;
+        let both = concat(g, &[rows, x], -1)?;
         let y = layer.forward(g, both)?;
         let y = functional::reverse(g, y, &lengths)?;
         let gate = functional::sigmoid(g, y)?;
@@ -268,7 +268,7 @@ fn elements(device: &Device) -> Result<Vec<Comparison>> {
         let gated = functional::mul(g, gate, value)?;
         let sum = functional::add(g, gated, positive)?;
         let dropped = functional::dropout(g, sum, 0.3, 5)?;
-        let turned: Var = functional::swap_axes(g, dropped)?;
+        let turned: Var = functional::transpose(g, dropped, 0, 1)?;
         let squares = mse_loss(g, turned, &targets, Reduction::Sum)?;
         let distances = absolute_error(g, turned, &targets, Reduction::Mean)?;
         let of_labels = binary_cross_entropy_with_logits(g, turned, &labels, Reduction::Mean)?;

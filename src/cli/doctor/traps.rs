@@ -1,9 +1,9 @@
 //! What drivers are known to get wrong, each as a check of its own.
 
-use elman::kernels::activation::{Activation, activation};
 use elman::kernels::column_sum::column_sum;
 use elman::kernels::log_softmax::log_softmax;
 use elman::kernels::log_softmax_backward::log_softmax_backward;
+use elman::kernels::map::unary;
 use elman::kernels::matmul::{Factor, matmul, t};
 use elman::nn::functional::{InitialState, Reduction, mse_loss};
 use elman::nn::{Cell, Init, Linear, Recurrent, RnnOptions};
@@ -84,8 +84,8 @@ fn exponentials(device: &Device) -> Result<Finding> {
     let input = device.upload("x", &[n], &x)?;
     let [tanh, sigmoid] = ["tanh", "sigmoid"].map(|name| device.zeros(name, &[n], DType::F32));
     let (tanh, sigmoid) = (tanh?, sigmoid?);
-    activation(&mut r, Activation::Tanh, &input, &tanh)?;
-    activation(&mut r, Activation::Sigmoid, &input, &sigmoid)?;
+    unary(&mut r, |x| x.tanh(), &input, &tanh)?;
+    unary(&mut r, |x| x.sigmoid(), &input, &sigmoid)?;
     // -exp(y), where the gradient is 1 in one place and 0 in the others; NaN would be everywhere.
     let y: Vec<f32> = x.iter().copied().filter(|x| x.is_finite()).chain([0.0]).collect();
     let mut dy = vec![0.0; y.len()];

@@ -93,8 +93,8 @@ impl Weights {
     fn gates(&self, g: &mut Graph, cell: Cell, hidden: usize, x: Var, h: Var) -> elman::Result<Vec<Var>> {
         let product = |g: &mut Graph, gate: usize, side: usize| {
             let (weight, bias) = (g.parameter(self.weights[side])?, g.parameter(self.biases[side])?);
-            let weight = narrow(g, weight, gate * hidden, hidden)?;
-            let bias = narrow(g, bias, gate * hidden, hidden)?;
+            let weight = narrow(g, weight, 0, gate * hidden, hidden)?;
+            let bias = narrow(g, bias, 0, gate * hidden, hidden)?;
             linear(g, [x, h][side], weight, Some(bias))
         };
         let mut gates = Vec::new();

@@ -1,101 +1,277 @@
-//! What acts on each element or each row alone: sums, activations, dropout.
+//! What acts on each element or each row alone: arithmetic, activations, softmax, dropout.
 
 use super::product::{rows, table_of};
+use super::reduction::sum_to;
 use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::activation::{self, Activation};
-use crate::kernels::{
-    self, accumulate, activation_backward, dropout as dropout_kernel, log_softmax_backward, multiply,
-};
+use crate::kernels::map::Operand;
+use crate::kernels::{self, dropout as dropout_kernel, log_softmax_backward};
+use crate::map::{Expr, MOST_INSTRUCTIONS, Program};
 use crate::rng::threefry2x32;
 use crate::tensor::Tensor;
 
-/// The tensors of two values that must have one shape.
-fn of_one_shape(g: &mut Graph, op: &'static str, x: Var, y: Var) -> Result<(Tensor, Tensor)> {
-    let (x, y) = (g.tensor(x)?, g.tensor(y)?);
-    if x.shape() != y.shape() {
-        return Err(Error::shape(op, y.name(), format!("{:?}", x.shape()), y.shape()));
-    }
-    Ok((x, y))
-}
+/// Values that one program reads, at most: with two results' gradients they are all that WebGPU lets a kernel bind.
+const MOST_VALUES: usize = 6;
 
-/// `z = x + y`, two values of one shape.
+/// Tensors that a kernel binds, at most.
+const MOST_BOUND: usize = 8;
+
+/// Any function of each element of up to six values, in one dispatch, and another for its gradients. Shapes broadcast as in PyTorch:
+/// sizes are compared from the last, and one of 1, or a missing one, stands for any.
+///
+/// ```
+/// use elman::nn::functional::map;
+/// use elman::{Device, Graph};
+///
+/// let device = Device::cpu();
+/// let mut g = Graph::without_parameters(&device);
+/// let x = g.input(&device.upload("x", &[2, 2], &[-1., 0., 1., 2.])?)?;
+/// let gate = g.input(&device.upload("gate", &[2], &[0.5, 2.])?)?;
+/// let y = map(&mut g, [x, gate], |[x, gate]| gate * x.relu() + 1.0)?;
+/// let y = g.tensor(y)?;
+/// g.finish()?.run()?;
+/// assert_eq!(y.to_vec()?, [1., 1., 1.5, 5.]);
+/// # Ok::<(), elman::Error>(())
+/// ```
 ///
 /// # Errors
-/// The shapes differ.
-pub fn add(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
-    let (x_tensor, y_tensor) = of_one_shape(g, "add", x, y)?;
-    let z_tensor = g.zeros(&format!("{} + {}", x_tensor.name(), y_tensor.name()), x_tensor.shape())?;
-    g.copy(&x_tensor, &z_tensor)?;
-    accumulate::accumulate(g, &y_tensor, &z_tensor)?;
-    let z = g.result(z_tensor, &[x, y]);
-    g.on_backward(move |g| {
-        let Some(dz) = g.gradient(z) else { return Ok(()) };
-        g.add_gradient(x, &dz, true)?;
-        g.add_gradient(y, &dz, true)
-    });
-    Ok(z)
+/// The shapes do not broadcast; more than six values, or an expression of more than 128 operations.
+pub fn map<const N: usize>(
+    g: &mut Graph,
+    values: [Var; N],
+    expression: impl for<'a> FnOnce([Expr<'a>; N]) -> Expr<'a>,
+) -> Result<Var> {
+    record(g, "map", Program::new(expression), &values)
 }
 
-/// `z = x y` of each element (`torch.mul`), two values of one shape: a gate.
-///
-/// # Errors
-/// The shapes differ.
-pub fn mul(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
-    let (x_tensor, y_tensor) = of_one_shape(g, "mul", x, y)?;
-    let z_tensor = g.zeros(&format!("{} {}", x_tensor.name(), y_tensor.name()), x_tensor.shape())?;
-    multiply::multiply(g, &x_tensor, &y_tensor, &z_tensor)?;
-    let z = g.result(z_tensor, &[x, y]);
-    g.on_backward(move |g| {
-        let Some(dz) = g.gradient(z) else { return Ok(()) };
-        for (factor, other) in [(x, &y_tensor), (y, &x_tensor)] {
-            if g.is_differentiable(factor) {
-                let d = g.zeros(&g.gradient_name(factor), other.shape())?;
-                multiply::multiply(g, &dz, other, &d)?;
-                g.add_gradient(factor, &d, false)?;
+/// The shape that shapes broadcast to.
+pub(super) fn broadcast(g: &Graph, op: &'static str, values: &[Var]) -> Result<Vec<usize>> {
+    let mut shape: Vec<usize> = Vec::new();
+    for &value in values {
+        let other = g.shape(value);
+        let missing = other.len().saturating_sub(shape.len());
+        shape.splice(0..0, std::iter::repeat_n(1, missing));
+        let offset = shape.len() - other.len();
+        for (size, &of_other) in shape[offset..].iter_mut().zip(other) {
+            if *size != of_other && *size != 1 && of_other != 1 {
+                let first = g.shape(values[0]);
+                return Err(Error::shape(op, g.name(value), format!("that broadcasts with {first:?}"), other));
+            }
+            if *size == 1 {
+                *size = of_other;
             }
         }
-        Ok(())
-    });
-    Ok(z)
+    }
+    Ok(shape)
 }
 
-/// `max(0, x)` of each element (`torch.relu`).
-///
-/// # Errors
-/// The device cannot hold the result.
-pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
-    activate(g, Activation::Relu, x)
-}
-
-/// `tanh x` of each element (`torch.tanh`).
-///
-/// # Errors
-/// The device cannot hold the result.
-pub fn tanh(g: &mut Graph, x: Var) -> Result<Var> {
-    activate(g, Activation::Tanh, x)
-}
-
-/// `1 / (1 + exp(-x))` of each element (`torch.sigmoid`).
-///
-/// # Errors
-/// The device cannot hold the result.
-pub fn sigmoid(g: &mut Graph, x: Var) -> Result<Var> {
-    activate(g, Activation::Sigmoid, x)
-}
-
-/// If `x` is rows of a table with fewer rows, the table is activated instead.
-fn activate(g: &mut Graph, f: Activation, x: Var) -> Result<Var> {
-    if let Some((table, index)) = table_of(g, x) {
-        let table = activate(g, f, table)?;
+/// Records a program of these values. If all are rows of one table with fewer rows, the table is acted on instead.
+fn record(g: &mut Graph, op: &'static str, program: Program, values: &[Var]) -> Result<Var> {
+    g.check(values.iter().copied())?;
+    if program.len() > MOST_INSTRUCTIONS {
+        return Err(Error::argument(op, "expression", format!("of at most {MOST_INSTRUCTIONS} operations"), program.len()));
+    }
+    let mut different: Vec<Var> = Vec::new();
+    for (i, value) in values.iter().enumerate() {
+        if program.reads(i) && !different.contains(value) {
+            different.push(*value);
+        }
+    }
+    if different.is_empty() || different.len() > MOST_VALUES {
+        let expected = format!("1 to {MOST_VALUES} values");
+        return Err(Error::argument(op, "expression", format!("one that depends on {expected}"), different.len()));
+    }
+    // What is not read gives the shape alone.
+    let shape = broadcast(g, op, values)?;
+    let place = |i: usize| different.iter().position(|value| *value == values[i]).unwrap_or(0);
+    let program = program.renumbered(different.len(), place);
+    if let &[only] = &different[..]
+        && let Some((table, index)) = table_of(g, only)
+    {
+        let table = record(g, op, program, &[table])?;
         return Ok(rows(g, table, &index));
     }
-    let x_tensor = g.tensor(x)?;
-    let y_tensor = g.zeros(&format!("{f:?} {}", x_tensor.name()), x_tensor.shape())?;
-    activation::activation(g, f, &x_tensor, &y_tensor)?;
-    let y = y_tensor.clone();
-    Ok(result_of_one(g, x, y_tensor, move |g, dy, dx| activation_backward::activation_backward(g, f, &y, dy, dx)))
+    let inputs = different.iter().map(|&value| g.tensor(value)).collect::<Result<Vec<_>>>()?;
+    let names = inputs.iter().map(Tensor::name).collect::<Vec<_>>().join(", ");
+    let name = match op {
+        "map" => format!("{}({names})", program.names()),
+        _ => format!("{op}({names})"),
+    };
+    let y_tensor = g.zeros(&name, &shape)?;
+    let operands: Vec<_> = inputs.iter().map(Operand::from).collect();
+    kernels::map::map(g, &program, &shape, &operands, &[((&y_tensor).into(), false)])?;
+    let y = g.result(y_tensor.clone(), &different);
+    g.on_backward(move |g| backward(g, &program, (y, &y_tensor), &different, &inputs));
+    Ok(y)
+}
+
+/// The gradients of a program's inputs: all of them in one dispatch, if that does not bind too many tensors, and a sum for each that
+/// was broadcast.
+fn backward(
+    g: &mut Graph,
+    program: &Program,
+    (y, y_tensor): (Var, &Tensor),
+    values: &[Var],
+    inputs: &[Tensor],
+) -> Result<()> {
+    let Some(dy) = g.gradient(y) else { return Ok(()) };
+    let mut wanted: Vec<usize> = (0..values.len()).filter(|&i| g.is_differentiable(values[i])).collect();
+    let given: Vec<_> = inputs.iter().chain([&dy, y_tensor]).collect();
+    while !wanted.is_empty() {
+        // As many as can be made together; the result is made again where there is no place to read it.
+        let together = (1..=wanted.len()).rev().flat_map(|n| [(n, true), (n, false)]).find_map(|(n, reads_output)| {
+            let (gradients, places) = program.gradients(&wanted[..n], reads_output);
+            let read = (0..given.len()).filter(|&i| gradients.reads(i)).count();
+            (read + gradients.outputs().len() <= MOST_BOUND || n == 1 && !reads_output).then_some((n, gradients, places))
+        });
+        let Some((n, gradients, places)) = together else { unreachable!("one at a time is always found") };
+        let now: Vec<_> = wanted.drain(..n).collect();
+        let mut targets = Vec::new();
+        for (&i, place) in now.iter().zip(&places) {
+            let Some(place) = *place else { continue };
+            let is_whole = inputs[i].shape() == dy.shape();
+            if gradients.is_input(place) == Some(values.len()) {
+                // What was added has the gradient of the sum.
+                match is_whole {
+                    true => g.add_gradient(values[i], &dy, true)?,
+                    false => sum_to(g, &dy, values[i])?,
+                }
+            } else if is_whole {
+                targets.extend(g.gradient_target(values[i])?.map(|(target, adds)| (place, target, adds, None)));
+            } else {
+                let part = g.zeros(&format!("{} of each", g.gradient_name(values[i])), dy.shape())?;
+                targets.push((place, part, false, Some(values[i])));
+            }
+        }
+        if targets.is_empty() {
+            continue;
+        }
+        let gradients = gradients.with_outputs(targets.iter().map(|(place, ..)| *place));
+        let read: Vec<_> = (0..given.len()).filter(|&i| gradients.reads(i)).collect();
+        let gradients = gradients.renumbered(read.len(), |i| read.iter().position(|&other| other == i).unwrap_or(0));
+        let operands: Vec<_> = read.iter().map(|&i| Operand::from(given[i])).collect();
+        let outputs: Vec<_> = targets.iter().map(|(_, target, adds, _)| (Operand::from(target), *adds)).collect();
+        kernels::map::map(g, &gradients, dy.shape(), &operands, &outputs)?;
+        for (_, part, _, value) in &targets {
+            if let Some(value) = value {
+                sum_to(g, part, *value)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Operations of two values: name, equation, expression.
+macro_rules! binary {
+    ($($(#[$doc:meta])* $name:ident, $x:ident, $y:ident, $expression:expr;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// Shapes broadcast as those of [`map`].
+        ///
+        /// # Errors
+        /// They do not.
+        pub fn $name(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
+            record(g, stringify!($name), Program::new(|[$x, $y]| $expression), &[x, y])
+        }
+    )*};
+}
+
+binary! {
+    /// `x + y` of each element (`torch.add`).
+    add, x, y, x + y;
+    /// `x - y` of each element (`torch.sub`).
+    sub, x, y, x - y;
+    /// `x y` of each element (`torch.mul`): a gate.
+    mul, x, y, x * y;
+    /// `x / y` of each element (`torch.div`).
+    div, x, y, x / y;
+    /// The smaller of each two elements (`torch.minimum`); of equals, each has half the gradient.
+    minimum, x, y, x.minimum(y);
+    /// The larger of each two elements (`torch.maximum`); of equals, each has half the gradient.
+    maximum, x, y, x.maximum(y);
+    /// 1 where x is less than y, 0 elsewhere (`torch.lt`); no gradient.
+    lt, x, y, x.lt(y);
+    /// 1 where x is less than y, or equal, 0 elsewhere (`torch.le`); no gradient.
+    le, x, y, x.le(y);
+    /// 1 where x equals y, 0 elsewhere (`torch.eq`); no gradient.
+    eq, x, y, x.eq(y);
+}
+
+/// Operations of one value: name, equation, expression.
+macro_rules! unary {
+    ($($(#[$doc:meta])* $name:ident $(($($number:ident),*))?, $x:ident, $expression:expr;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// The device cannot hold the result.
+        pub fn $name(g: &mut Graph, x: Var $($(, $number: f32)*)?) -> Result<Var> {
+            record(g, stringify!($name), Program::new(|[$x]| $expression), &[x])
+        }
+    )*};
+}
+
+unary! {
+    /// `-x` of each element (`torch.neg`).
+    neg, x, -x;
+    /// `factor · x` of each element.
+    scale(factor), x, x * factor;
+    /// `exp x` of each element (`torch.exp`).
+    exp, x, x.exp();
+    /// The natural logarithm of each element (`torch.log`).
+    log, x, x.log();
+    /// `√x` of each element (`torch.sqrt`).
+    sqrt, x, x.sqrt();
+    /// `|x|` of each element (`torch.abs`); its gradient at 0 is 0.
+    abs, x, x.abs();
+    /// `x²` of each element (`torch.square`).
+    square, x, x.square();
+    /// Each element, at least `low` and at most `high` (`torch.clamp`).
+    clamp(low, high), x, x.clamp(low, high);
+    /// `max(0, x)` of each element (`torch.relu`).
+    relu, x, x.relu();
+    /// x from 0 on, `slope · x` below it (`torch.nn.functional.leaky_relu`).
+    leaky_relu(slope), x, x.leaky_relu(slope);
+    /// x above 0, `alpha (exp x - 1)` elsewhere (`torch.nn.functional.elu`; Clevert et al. 2015).
+    elu(alpha), x, x.elu(alpha);
+    /// `log(1 + exp x)` of each element (`torch.nn.functional.softplus`).
+    softplus, x, x.softplus();
+    /// `tanh x` of each element (`torch.tanh`).
+    tanh, x, x.tanh();
+    /// `1 / (1 + exp(-x))` of each element (`torch.sigmoid`).
+    sigmoid, x, x.sigmoid();
+    /// `x / 6 + 1 / 2`, at least 0 and at most 1 (`torch.nn.functional.hardsigmoid`).
+    hard_sigmoid, x, x.hard_sigmoid();
+    /// `x σ(x)` of each element (`torch.nn.functional.silu`; Elfwing et al. 2017).
+    silu, x, x.silu();
+    /// `x Φ(x) = x (1 + erf(x / √2)) / 2` of each element (`torch.nn.functional.gelu`; Hendrycks and Gimpel 2016).
+    gelu, x, x.gelu();
+}
+
+/// `x` where `condition` is not 0, `y` where it is (`torch.where`). What is not taken has gradient 0. Shapes broadcast as those of [`map`].
+///
+/// # Errors
+/// They do not.
+pub fn where_(g: &mut Graph, condition: Var, x: Var, y: Var) -> Result<Var> {
+    record(g, "where", Program::new(|[condition, x, y]| condition.then(x, y)), &[condition, x, y])
+}
+
+/// `value` where `mask` is not 0, x elsewhere (`Tensor.masked_fill`): before a softmax, -∞ where there is nothing to attend to. Shapes
+/// broadcast as those of [`map`].
+///
+/// # Errors
+/// They do not.
+pub fn masked_fill(g: &mut Graph, x: Var, mask: Var, value: f32) -> Result<Var> {
+    record(g, "masked_fill", Program::new(|[x, mask]| mask.then(value, x)), &[x, mask])
+}
+
+/// The last axis as probabilities (`torch.softmax(x, -1)`): `x` `[.., V]`. A row of nothing but -∞ is NaN, as in PyTorch.
+///
+/// # Errors
+/// The device cannot hold the result.
+pub fn softmax(g: &mut Graph, x: Var) -> Result<Var> {
+    let y = log_softmax(g, x)?;
+    exp(g, y)
 }
 
 /// Log-probabilities of the last axis (`torch.log_softmax(x, -1)`): `x` `[.., V]`.

@@ -1,15 +1,22 @@
 //! Differentiable operations: each records its forward kernels and leaves its backward kernels on the tape.
 
+mod axis;
+mod convolution;
 mod elementwise;
 mod loss;
+mod normalization;
 mod product;
 mod recurrence;
+mod reduction;
 mod shape;
 
+pub use convolution::*;
 pub use elementwise::*;
 pub use loss::*;
+pub use normalization::*;
 pub use product::*;
 pub use recurrence::*;
+pub use reduction::{mean_axis, sum_axis};
 pub use shape::*;
 
 use crate::device::gpu::WasmNotSend;

@@ -1,8 +1,9 @@
-//! Products with a weight, and embeddings.
+//! Products, of a value with a weight or of two values, and embeddings.
 
+use super::reduction::sum_to;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::matmul::{matmul, matmul_with_biases, t};
+use crate::kernels::matmul::{batched, matmul as matrix_product, matmul_with_biases, t};
 use crate::kernels::{self, accumulate, column_sum, segment_sum};
 use crate::tensor::Tensor;
 
@@ -63,17 +64,63 @@ pub(crate) fn linear_with_biases(
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return Ok(()) };
         if let Some((dw, accumulate)) = g.gradient_target(weight)? {
-            matmul(g, t(&dy), &x_tensor, None, &dw, accumulate)?;
+            matrix_product(g, t(&dy), &x_tensor, None, &dw, accumulate)?;
         }
         let targets =
             biases.iter().filter_map(|&bias| g.gradient_target(bias).transpose()).collect::<Result<Vec<_>>>()?;
         bias_gradients(g, &dy, outputs, &targets)?;
         if let Some((dx, accumulate)) = g.gradient_target(x)? {
-            matmul(g, &dy, &w, None, &dx, accumulate)?;
+            matrix_product(g, &dy, &w, None, &dx, accumulate)?;
         }
         Ok(())
     });
     Ok(y)
+}
+
+/// `x y`, products of the last two axes (`torch.matmul`): `x` `[.., M, K]`, `y` `[.., K, N]`. The axes before are the same in both, or one
+/// is a matrix, which then is that of each product.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn matmul(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
+    g.check([x, y])?;
+    let (of_x, of_y) = (g.shape(x).to_vec(), g.shape(y).to_vec());
+    let misfit = |g: &Graph, expected: String| Error::shape("matmul", g.name(y), expected, &of_y);
+    let (&[ref x_batch @ .., m, k], &[ref y_batch @ .., ky, n]) = (&of_x[..], &of_y[..]) else {
+        return Err(misfit(g, format!("[.., K, N] beside [.., M, K], which {of_x:?} is to be")));
+    };
+    if ky != k || !(x_batch.is_empty() || y_batch.is_empty() || x_batch == y_batch) {
+        return Err(misfit(g, format!("[.., {k}, N] with {x_batch:?}, or nothing, before")));
+    }
+    let batch = if x_batch.is_empty() { y_batch } else { x_batch };
+    let count: usize = batch.iter().product();
+    // A matrix on the right is that of all rows.
+    let (x_shape, y_shape) = match (x_batch.is_empty(), y_batch.is_empty()) {
+        (_, true) => (vec![count * m, k], vec![k, n]),
+        (true, false) => (vec![m, k], vec![count, k, n]),
+        (false, false) => (vec![count, m, k], vec![count, k, n]),
+    };
+    let (a, b) = (g.tensor(x)?.reshape(&x_shape)?, g.tensor(y)?.reshape(&y_shape)?);
+    let c = g.zeros(&format!("{} · {}", a.name(), b.name()), &[batch, &[m, n]].concat())?;
+    batched(g, (&a, false), (&b, false), &c, false)?;
+    let z = g.result(c, &[x, y]);
+    g.on_backward(move |g| {
+        let Some(dz) = g.gradient(z) else { return Ok(()) };
+        let dz = if b.shape().len() == 2 { dz.reshape(&[a.shape()[0], n])? } else { dz.reshape(&[count, m, n])? };
+        let is_shared = a.shape().len() == 2 && b.shape().len() == 3;
+        if g.is_differentiable(x) && is_shared {
+            let each = g.zeros(&format!("{} of each", g.gradient_name(x)), &[count, m, k])?;
+            batched(g, (&dz, false), (&b, true), &each, false)?;
+            sum_to(g, &each, x)?;
+        } else if let Some((dx, accumulate)) = g.gradient_target(x)? {
+            batched(g, (&dz, false), (&b, true), &dx, accumulate)?;
+        }
+        if let Some((dy, accumulate)) = g.gradient_target(y)? {
+            batched(g, (&a, true), (&dz, false), &dy, accumulate)?;
+        }
+        Ok(())
+    });
+    Ok(z)
 }
 
 /// Sums dy `[.., O]` into the gradients of biases that share it, each to be added to or not.

@@ -1,10 +1,14 @@
 //! The same values in another order or shape, and parts and joins of them.
 
+use super::axis::{self, axis_of};
 use super::product::rows;
 use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::{place, reverse as reverse_kernel, reverse_index, swap_axes as swap_axes_kernel};
+use crate::kernels::map::{Operand, copy};
+use crate::kernels::{reverse as reverse_kernel, reverse_index};
+use crate::map::Layout;
+use crate::plan::Recorder;
 use crate::tensor::Tensor;
 
 /// The same values, through which no gradient flows (`Tensor.detach`): the edge of truncated back-propagation.
@@ -16,19 +20,28 @@ pub fn detach(g: &mut Graph, x: Var) -> Result<Var> {
     g.input(&tensor)
 }
 
-/// `y[b, a] = x[a, b]` (`torch.transpose(x, 0, 1)`): between batch first and time first.
+/// Two axes exchanged (`torch.transpose(x, a, b)`): between batch first and time first, say. Below 0, axes are counted from the last.
 ///
 /// # Errors
-/// `x` has not two or three dimensions.
-pub fn swap_axes(g: &mut Graph, x: Var) -> Result<Var> {
-    let x_tensor = g.tensor(x)?;
-    let mut shape = x_tensor.shape().to_vec();
-    if shape.len() >= 2 {
-        shape.swap(0, 1);
+/// There are no such axes.
+pub fn transpose(g: &mut Graph, x: Var, a: isize, b: isize) -> Result<Var> {
+    let [a, b] = [axis_of(g, "transpose", x, a)?, axis_of(g, "transpose", x, b)?];
+    let mut shape = g.shape(x).to_vec();
+    shape.swap(a, b);
+    let is_long = |axis: &usize| shape[*axis] != 1;
+    // Where at most one of the axes between is longer than 1, nothing moves.
+    if a == b || (a.min(b)..=a.max(b)).filter(is_long).count() < 2 {
+        return reshape(g, x, &shape);
     }
-    let y_tensor = g.zeros(&format!("{} swapped", x_tensor.name()), &shape)?;
-    swap_axes_kernel::swap_axes(g, &x_tensor, &y_tensor)?;
-    Ok(result_of_one(g, x, y_tensor, swap_axes_kernel::swap_axes))
+    let x_tensor = g.tensor(x)?;
+    let y_tensor = g.zeros(&format!("transpose({})", x_tensor.name()), &shape)?;
+    let exchange = move |r: &mut Recorder, from: &Tensor, to: &Tensor| {
+        let mut layout = Layout::dense(from.shape());
+        layout.strides.swap(a, b);
+        copy(r, to.shape(), Operand::strided(from, layout), to.into(), false)
+    };
+    exchange(g, &x_tensor, &y_tensor)?;
+    Ok(result_of_one(g, x, y_tensor, exchange))
 }
 
 /// The same values in another shape (`torch.reshape`).
@@ -42,58 +55,91 @@ pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
     Ok(y)
 }
 
-/// `length` entries of the first axis from `start` on (`torch.narrow(x, 0, start, length)`): one step, the last step, the
-/// state of one layer.
+/// `length` entries of an axis from `start` on (`torch.narrow(x, axis, start, length)`): one step, the last step, the state of one
+/// layer, a gate. Below 0, axes are counted from the last.
 ///
 /// # Errors
-/// The range does not lie within the axis.
-pub fn narrow(g: &mut Graph, x: Var, start: usize, length: usize) -> Result<Var> {
-    narrow_as(g, "narrow", x, start, length)
+/// There is no such axis, or the range does not lie within it.
+pub fn narrow(g: &mut Graph, x: Var, axis: isize, start: usize, length: usize) -> Result<Var> {
+    narrow_as(g, "narrow", x, axis, start, length)
 }
 
-fn narrow_as(g: &mut Graph, op: &'static str, x: Var, start: usize, length: usize) -> Result<Var> {
+fn narrow_as(g: &mut Graph, op: &'static str, x: Var, axis: isize, start: usize, length: usize) -> Result<Var> {
+    let axis = axis_of(g, op, x, axis)?;
     let x_tensor = g.tensor(x)?;
     let mut shape = x_tensor.shape().to_vec();
-    if length == 0 || start.saturating_add(length) > shape[0] {
-        return Err(Error::shape(
-            op,
-            x_tensor.name(),
-            format!("[at least {}, ..]", start.saturating_add(length.max(1))),
-            &shape,
-        ));
+    let size = shape[axis];
+    if length == 0 || start.saturating_add(length) > size {
+        let expected = format!("of at least {} along axis {axis}", start.saturating_add(length.max(1)));
+        return Err(Error::shape(op, x_tensor.name(), expected, &shape));
     }
-    let inner = x_tensor.len() / shape[0];
-    shape[0] = length;
-    let y_tensor = g.view(&x_tensor, &format!("{}[{start}..]", x_tensor.name()), start * inner, &shape)?;
+    shape[axis] = length;
+    let layout = part_of(x_tensor.shape(), axis, start);
+    let name = format!("{}[{start}..]", x_tensor.name());
+    let y_tensor = if is_first(&shape, axis) {
+        g.view(&x_tensor, &name, layout.offset, &shape)?
+    } else {
+        let y_tensor = g.zeros(&name, &shape)?;
+        copy(g, &shape, Operand::strided(&x_tensor, layout.clone()), (&y_tensor).into(), false)?;
+        y_tensor
+    };
     let y = g.result(y_tensor, &[x]);
     g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        if !g.is_differentiable(x) {
-            return Ok(());
-        }
-        // Each run writes the range, and the rest stays 0: so nothing else may be added to this tensor.
-        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
-        g.copy(&dy, &dx.view("range", start * inner, &shape))?;
-        g.add_gradient(x, &dx, true)
+        let Some(dy) = g.gradient(y).filter(|_| g.is_differentiable(x)) else { return Ok(()) };
+        let parts = [(dy, layout)];
+        scatter(g, x, &parts)
     });
     Ok(y)
 }
 
-/// One entry of the first axis, which goes (`torch.select(x, 0, index)`, `x[index]`): one step of a sequence that is time first; [`swap_axes`] makes one so.
-///
-/// # Errors
-/// There is no such entry, or `x` has one dimension.
-pub fn select(g: &mut Graph, x: Var, index: usize) -> Result<Var> {
-    select_as(g, "select", x, index)
+/// Whether an axis has nothing but sizes of 1 before it, so that a part of it is a range of the memory.
+fn is_first(shape: &[usize], axis: usize) -> bool {
+    shape[..axis].iter().all(|&size| size == 1)
 }
 
-fn select_as(g: &mut Graph, op: &'static str, x: Var, index: usize) -> Result<Var> {
-    g.check([x])?;
-    let Some((_, rest)) = g.shape(x).split_first().filter(|(_, rest)| !rest.is_empty()) else {
+/// The layout of what starts at an entry of an axis.
+fn part_of(shape: &[usize], axis: usize, start: usize) -> Layout {
+    let dense = Layout::dense(shape);
+    Layout { offset: start * dense.strides[axis], ..dense }
+}
+
+/// Gives a value the gradients of parts of it, none of which overlap.
+fn scatter(g: &mut Graph, x: Var, parts: &[(Tensor, Layout)]) -> Result<()> {
+    if g.gradient(x).is_some() {
+        let Some((dx, adds)) = g.gradient_target(x)? else { return Ok(()) };
+        return parts.iter().try_for_each(|(dy, layout)| {
+            copy(g, dy.shape(), dy.into(), Operand::strided(&dx, layout.clone()), adds)
+        });
+    }
+    // Each run writes the parts, and the rest stays 0: so nothing else may be added to this tensor.
+    let (name, shape) = (g.gradient_name(x), g.shape(x).to_vec());
+    let dx = g.zeros(&name, &shape)?;
+    for (dy, layout) in parts {
+        if layout.strides == Layout::dense(dy.shape()).strides && !std::sync::Arc::ptr_eq(dy.buffer(), dx.buffer()) {
+            g.copy(dy, &dx.view("range", layout.offset, dy.shape()))?;
+        } else {
+            copy(g, dy.shape(), dy.into(), Operand::strided(&dx, layout.clone()), false)?;
+        }
+    }
+    g.add_gradient(x, &dx, true)
+}
+
+/// One entry of an axis, which goes (`torch.select(x, axis, index)`): one step of a sequence.
+///
+/// # Errors
+/// There is no such axis or entry, or `x` has one dimension.
+pub fn select(g: &mut Graph, x: Var, axis: isize, index: usize) -> Result<Var> {
+    select_as(g, "select", x, axis, index)
+}
+
+fn select_as(g: &mut Graph, op: &'static str, x: Var, axis: isize, index: usize) -> Result<Var> {
+    let at = axis_of(g, op, x, axis)?;
+    let mut rest = g.shape(x).to_vec();
+    rest.remove(at);
+    if rest.is_empty() {
         return Err(Error::shape(op, g.name(x), "of at least two dimensions", g.shape(x)));
-    };
-    let rest = rest.to_vec();
-    let entry = narrow_as(g, op, x, index, 1)?;
+    }
+    let entry = narrow_as(g, op, x, axis, index, 1)?;
     reshape(g, entry, &rest)
 }
 
@@ -104,7 +150,7 @@ fn select_as(g: &mut Graph, op: &'static str, x: Var, index: usize) -> Result<Va
 pub fn last(g: &mut Graph, x: Var) -> Result<Var> {
     g.check([x])?;
     let entries = g.shape(x)[0];
-    select_as(g, "last", x, entries - 1)
+    select_as(g, "last", x, 0, entries - 1)
 }
 
 /// Every entry of the first axis, which goes (`torch.unbind(x)`): the steps of a sequence, for a loop over them.
@@ -124,103 +170,93 @@ pub fn unbind(g: &mut Graph, x: Var) -> Result<Vec<Var>> {
     }
     let entries = ys.clone();
     g.on_backward(move |g| {
-        let gradients: Vec<_> = entries.iter().map(|&y| g.gradient(y)).collect();
-        if !g.is_differentiable(x) || gradients.iter().all(Option::is_none) {
+        let part = |(i, &y): (usize, &Var)| {
+            Some((g.gradient(y)?, Layout { offset: i * inner, ..Layout::dense(&rest) }))
+        };
+        let parts: Vec<_> = entries.iter().enumerate().filter_map(part).collect();
+        if !g.is_differentiable(x) || parts.is_empty() {
             return Ok(());
         }
-        let dx = g.zeros(&format!("d {}", x_tensor.name()), x_tensor.shape())?;
-        for (i, dy) in gradients.iter().enumerate() {
-            if let Some(dy) = dy {
-                g.copy(dy, &dx.view("entry", i * inner, &rest))?;
-            }
-        }
-        // Entries without a gradient stay 0 only if nothing else is added to this tensor.
-        g.add_gradient(x, &dx, true)
+        scatter(g, x, &parts)
     });
     Ok(ys)
 }
 
-/// One after the other along the first axis (`torch.cat(xs, 0)`): states of layers, steps of a sequence.
+/// One after the other along an axis (`torch.cat(xs, axis)`): states of layers, steps of a sequence; along the last, side by side,
+/// as the two directions of a layer. Below 0, axes are counted from the last.
 ///
 /// # Errors
-/// No values, or their other axes differ.
-pub fn concat_first(g: &mut Graph, xs: &[Var]) -> Result<Var> {
+/// No values, no such axis, or their other axes differ.
+pub fn concat(g: &mut Graph, xs: &[Var], axis: isize) -> Result<Var> {
     let tensors = xs.iter().map(|&x| g.tensor(x)).collect::<Result<Vec<_>>>()?;
-    let Some(first) = tensors.first() else {
-        return Err(Error::argument("concat_first", "values", "at least one", 0));
+    let (Some(first), &[x, ..]) = (tensors.first(), xs) else {
+        return Err(Error::argument("concat", "values", "at least one", 0));
     };
-    if let &[only] = xs {
-        return Ok(only);
-    }
-    if let Some(odd) = tensors.iter().find(|tensor| tensor.shape()[1..] != first.shape()[1..]) {
-        return Err(Error::shape("concat_first", odd.name(), format!("_ by {:?}", &first.shape()[1..]), odd.shape()));
+    let axis = axis_of(g, "concat", x, axis)?;
+    if xs.len() == 1 {
+        return Ok(x);
     }
     let mut shape = first.shape().to_vec();
-    shape[0] = tensors.iter().map(|tensor| tensor.shape()[0]).sum();
-    let y_tensor = g.zeros("stacked", &shape)?;
+    let fits = |tensor: &Tensor| {
+        let is_equal = |(i, (a, b)): (usize, (&usize, &usize))| i == axis || a == b;
+        tensor.shape().len() == shape.len() && tensor.shape().iter().zip(&shape).enumerate().all(is_equal)
+    };
+    if let Some(odd) = tensors.iter().find(|tensor| !fits(tensor)) {
+        let expected = format!("{shape:?}, but for axis {axis}");
+        return Err(Error::shape("concat", odd.name(), expected, odd.shape()));
+    }
+    shape[axis] = tensors.iter().map(|tensor| tensor.shape()[axis]).sum();
+    let y_tensor = g.zeros("joined", &shape)?;
     let mut at = 0;
+    let mut parts = Vec::new();
     for tensor in &tensors {
-        g.copy(tensor, &y_tensor.view("part", at, tensor.shape()))?;
-        at += tensor.len();
+        let layout = part_of(&shape, axis, at);
+        match is_first(&shape, axis) {
+            true => g.copy(tensor, &y_tensor.view("part", layout.offset, tensor.shape()))?,
+            false => copy(g, tensor.shape(), tensor.into(), Operand::strided(&y_tensor, layout.clone()), false)?,
+        }
+        at += tensor.shape()[axis];
+        parts.push(layout);
     }
     let y = g.result(y_tensor, xs);
     let xs = xs.to_vec();
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return Ok(()) };
-        let mut at = 0;
-        for (&x, tensor) in xs.iter().zip(&tensors) {
-            if g.is_differentiable(x) {
-                let part = g.view(&dy, "part of a gradient", at, tensor.shape())?;
-                g.add_gradient(x, &part, true)?;
+        for ((&x, tensor), layout) in xs.iter().zip(&tensors).zip(parts) {
+            if !g.is_differentiable(x) {
+                continue;
             }
-            at += tensor.len();
+            if is_first(dy.shape(), axis) {
+                let part = g.view(&dy, "part of a gradient", layout.offset, tensor.shape())?;
+                g.add_gradient(x, &part, true)?;
+            } else if let Some((dx, adds)) = g.gradient_target(x)? {
+                copy(g, tensor.shape(), Operand::strided(&dy, layout), (&dx).into(), adds)?;
+            }
         }
         Ok(())
     });
     Ok(y)
 }
 
-/// Side by side along the last axis (`torch.cat(xs, -1)`): the two directions of a layer.
+/// One after the other along a new axis (`torch.stack(xs, axis)`): the outputs of steps as a sequence. Below 0, axes are counted from the
+/// last of the result.
 ///
 /// # Errors
-/// No values, or their other axes differ.
-pub fn concat_last(g: &mut Graph, xs: &[Var]) -> Result<Var> {
-    let tensors = xs.iter().map(|&x| g.tensor(x)).collect::<Result<Vec<_>>>()?;
-    let Some((last, rest)) = tensors.first().and_then(|tensor| tensor.shape().split_last()) else {
-        return Err(Error::argument("concat_last", "values", "at least one, with an axis", xs.len()));
+/// No values, no such axis, or their shapes differ.
+pub fn stack(g: &mut Graph, xs: &[Var], axis: isize) -> Result<Var> {
+    g.check(xs.iter().copied())?;
+    let Some(&first) = xs.first() else {
+        return Err(Error::argument("stack", "values", "at least one", 0));
     };
-    if let &[only] = xs {
-        return Ok(only);
+    let mut shape = g.shape(first).to_vec();
+    let rank = shape.len() + 1;
+    let at = axis::number(rank, axis).ok_or_else(|| Error::argument("stack", "axis", axis::range(rank), axis))?;
+    if let Some(&odd) = xs.iter().find(|&&x| g.shape(x) != shape) {
+        return Err(Error::shape("stack", g.name(odd), format!("{shape:?}"), g.shape(odd)));
     }
-    if let Some(odd) = tensors.iter().find(|tensor| &tensor.shape()[..tensor.shape().len() - 1] != rest) {
-        return Err(Error::shape("concat_last", odd.name(), format!("{rest:?} and {last} or any other"), odd.shape()));
-    }
-    let mut shape = rest.to_vec();
-    shape.push(tensors.iter().map(|tensor| tensor.rows_and_columns().1).sum());
-    let y_tensor = g.zeros("side by side", &shape)?;
-    let mut at = 0;
-    for tensor in &tensors {
-        let columns = tensor.rows_and_columns().1;
-        place::place(g, (tensor, 0), (&y_tensor, at), columns)?;
-        at += columns;
-    }
-    let y = g.result(y_tensor, xs);
-    let xs = xs.to_vec();
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        let mut at = 0;
-        for (&x, tensor) in xs.iter().zip(&tensors) {
-            let columns = tensor.rows_and_columns().1;
-            if g.is_differentiable(x) {
-                let dx = g.zeros(&format!("d {}", tensor.name()), tensor.shape())?;
-                place::place(g, (&dy, at), (&dx, 0), columns)?;
-                g.add_gradient(x, &dx, false)?;
-            }
-            at += columns;
-        }
-        Ok(())
-    });
-    Ok(y)
+    shape.insert(at, 1);
+    let xs = xs.iter().map(|&x| reshape(g, x, &shape)).collect::<Result<Vec<_>>>()?;
+    concat(g, &xs, axis)
 }
 
 /// What [`reverse`] does to the input of a recurrence, whose own lengths make what lies past them irrelevant: rows of a

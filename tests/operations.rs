@@ -1,0 +1,159 @@
+//! Every operation against PyTorch's in double precision: values and gradients, on the reference and on each device, by themselves and
+//! with everything around them.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Fixture, assert_close, f32_devices};
+use elman::nn::functional::{self as f, Conv1dOptions};
+use elman::{Device, Graph, Result, Var};
+
+type Case = (&'static str, fn(&mut Graph, &[Var]) -> Result<Var>);
+
+/// Of the name in the fixture, what stands before a dot is enough, if that is all there is to it.
+const CASES: &[Case] = &[
+    ("add", |g, v| f::add(g, v[0], v[1])),
+    ("sub", |g, v| f::sub(g, v[0], v[1])),
+    ("mul", |g, v| f::mul(g, v[0], v[1])),
+    ("div", |g, v| f::div(g, v[0], v[1])),
+    ("minimum", |g, v| f::minimum(g, v[0], v[1])),
+    ("maximum", |g, v| f::maximum(g, v[0], v[1])),
+    ("neg", |g, v| f::neg(g, v[0])),
+    ("scale", |g, v| f::scale(g, v[0], 0.3)),
+    ("exp", |g, v| f::exp(g, v[0])),
+    ("log", |g, v| f::log(g, v[0])),
+    ("sqrt", |g, v| f::sqrt(g, v[0])),
+    ("abs", |g, v| f::abs(g, v[0])),
+    ("square", |g, v| f::square(g, v[0])),
+    ("clamp.whole", |g, v| f::clamp(g, v[0], -1.0, 1.0)),
+    ("clamp", |g, v| f::clamp(g, v[0], -0.5, 1.0)),
+    ("relu", |g, v| f::relu(g, v[0])),
+    ("leaky_relu", |g, v| f::leaky_relu(g, v[0], 0.1)),
+    ("elu", |g, v| f::elu(g, v[0], 0.7)),
+    ("softplus", |g, v| f::softplus(g, v[0])),
+    ("tanh", |g, v| f::tanh(g, v[0])),
+    ("sigmoid", |g, v| f::sigmoid(g, v[0])),
+    ("hard_sigmoid", |g, v| f::hard_sigmoid(g, v[0])),
+    ("silu", |g, v| f::silu(g, v[0])),
+    ("gelu", |g, v| f::gelu(g, v[0])),
+    ("where", |g, v| {
+        let is_positive = f::map(g, [v[0]], |[c]| c.gt(0.0))?;
+        f::where_(g, is_positive, v[1], v[2])
+    }),
+    ("masked_fill", |g, v| {
+        let mask = f::map(g, [v[1]], |[m]| m.gt(0.0))?;
+        f::masked_fill(g, v[0], mask, -3.0)
+    }),
+    ("softmax", |g, v| f::softmax(g, v[0])),
+    ("gate", |g, v| f::map(g, [v[0], v[1], v[2]], |[x, y, z]| x.sigmoid() * y.tanh() + (1.0 - x.sigmoid()) * z)),
+    ("sum_axis.0", |g, v| f::sum_axis(g, v[0], 0)),
+    ("sum_axis.1", |g, v| f::sum_axis(g, v[0], 1)),
+    ("sum_axis.2", |g, v| f::sum_axis(g, v[0], 2)),
+    ("sum_axis.-1", |g, v| f::sum_axis(g, v[0], -1)),
+    ("mean_axis.0", |g, v| f::mean_axis(g, v[0], 0)),
+    ("mean_axis.1", |g, v| f::mean_axis(g, v[0], 1)),
+    ("mean_axis.2", |g, v| f::mean_axis(g, v[0], 2)),
+    ("mean_axis.-1", |g, v| f::mean_axis(g, v[0], -1)),
+    ("transpose.0.1", |g, v| f::transpose(g, v[0], 0, 1)),
+    ("transpose.1.2", |g, v| f::transpose(g, v[0], 1, 2)),
+    ("transpose.0.2", |g, v| f::transpose(g, v[0], 0, 2)),
+    ("transpose.-1.-2", |g, v| f::transpose(g, v[0], -1, -2)),
+    ("narrow.0", |g, v| narrow_twice(g, v[0], 0)),
+    ("narrow.1", |g, v| narrow_twice(g, v[0], 1)),
+    ("narrow.-1", |g, v| narrow_twice(g, v[0], -1)),
+    ("select.0", |g, v| f::select(g, v[0], 0, 1)),
+    ("select.1", |g, v| f::select(g, v[0], 1, 1)),
+    ("select.-1", |g, v| f::select(g, v[0], -1, 1)),
+    ("concat.0", |g, v| f::concat(g, &[v[0], v[1], v[0]], 0)),
+    ("concat.1", |g, v| f::concat(g, &[v[0], v[1], v[0]], 1)),
+    ("concat.-1", |g, v| f::concat(g, &[v[0], v[1], v[0]], -1)),
+    ("stack.0", |g, v| f::stack(g, &[v[0], v[1], v[0]], 0)),
+    ("stack.1", |g, v| f::stack(g, &[v[0], v[1], v[0]], 1)),
+    ("stack.-1", |g, v| f::stack(g, &[v[0], v[1], v[0]], -1)),
+    ("matmul", |g, v| f::matmul(g, v[0], v[1])),
+    ("attention", |g, v| {
+        let keys = f::transpose(g, v[1], -1, -2)?;
+        let scores = f::matmul(g, v[0], keys)?;
+        let scores = f::scale(g, scores, 3f32.sqrt().recip())?;
+        let shares = f::softmax(g, scores)?;
+        f::matmul(g, shares, v[2])
+    }),
+    ("layer_norm.plain", |g, v| f::layer_norm(g, v[0], None, 1e-5)),
+    ("layer_norm", |g, v| f::layer_norm(g, v[0], Some((v[1], v[2])), 1e-5)),
+    ("rms_norm", |g, v| f::rms_norm(g, v[0], Some(v[1]), 1e-5)),
+    ("batch_norm", |g, v| f::batch_norm(g, v[0], None, Some((v[1], v[2])), 1e-5)),
+    ("conv1d.settings", |g, v| {
+        let options = Conv1dOptions { stride: 2, padding: 3, dilation: 2, groups: 2 };
+        f::conv1d(g, v[0], v[1], Some(v[2]), options)
+    }),
+    ("conv1d.depthwise", |g, v| {
+        f::conv1d(g, v[0], v[1], Some(v[2]), Conv1dOptions { padding: 1, groups: 4, ..Conv1dOptions::default() })
+    }),
+    ("conv1d", |g, v| f::conv1d(g, v[0], v[1], Some(v[2]), Conv1dOptions::default())),
+];
+
+fn narrow_twice(g: &mut Graph, x: Var, axis: isize) -> Result<Var> {
+    let parts = [f::narrow(g, x, axis, 1, 2)?, f::narrow(g, x, axis, 0, 2)?];
+    let len = g.shape(parts[0]).iter().product();
+    let parts = [f::reshape(g, parts[0], &[len])?, f::reshape(g, parts[1], &[len])?];
+    f::concat(g, &parts, 0)
+}
+
+/// The case of a name in the fixture.
+fn case(name: &str) -> &'static Case {
+    let exact = CASES.iter().find(|(case, _)| *case == name);
+    let general = || CASES.iter().find(|(case, _)| name.split_once('.').is_some_and(|(start, _)| start == *case));
+    exact.or_else(general).unwrap_or_else(|| panic!("{name} is not tested"))
+}
+
+/// Values and gradients as PyTorch's.
+fn check(fixture: &Fixture, name: &str, device: &Device, tolerance: f64) {
+    let what = format!("{name} on {device:?}");
+    let get = |part: &str| fixture.get(&format!("{name}/{part}"));
+    let mut g = Graph::without_parameters(device);
+    let mut inputs = Vec::new();
+    while let Some((shape, values)) = fixture.try_get(&format!("{name}/x{}", inputs.len())) {
+        let tensor = device.zeros(&format!("x{}", inputs.len()), &shape, elman::DType::F32).unwrap();
+        tensor.write_f64(&values).unwrap();
+        inputs.push(g.input_with_gradient(&tensor).unwrap());
+    }
+    let y = case(name).1(&mut g, &inputs).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let ((shape, want), (_, dy_values)) = (get("y"), get("dy"));
+    assert_eq!(g.shape(y), if shape.is_empty() { &[1][..] } else { &shape }, "{what}");
+    let dy = device.zeros("dy", g.shape(y), elman::DType::F32).unwrap();
+    dy.write_f64(&dy_values).unwrap();
+    let result = g.tensor(y).unwrap();
+    g.backward(&[], &[(y, &dy)]).unwrap();
+    let gradients: Vec<_> = inputs.iter().map(|&x| g.gradient(x)).collect();
+    let plan = g.finish().unwrap();
+    // Twice: what a run leaves behind must not reach the next.
+    plan.run_times(2).unwrap();
+    assert_close(&what, &result.to_vec_f64().unwrap(), &want, want.len(), tolerance);
+    for (i, gradient) in gradients.iter().enumerate() {
+        let (_, want) = get(&format!("dx{i}"));
+        match gradient {
+            Some(gradient) => {
+                assert_close(&format!("{what}: dx{i}"), &gradient.to_vec_f64().unwrap(), &want, want.len(), tolerance);
+            }
+            None => assert!(want.iter().all(|&d| d == 0.0), "{what}: no gradient for x{i}"),
+        }
+    }
+}
+
+#[test]
+fn operations_are_pytorchs() {
+    let fixture = Fixture::open("operations");
+    let names: BTreeSet<_> = 
+        fixture.names().iter().filter_map(|name| Some(name.strip_suffix("/dy")?.to_owned())).collect();
+    let mut tested = BTreeSet::new();
+    for name in &names {
+        tested.insert(case(name).0);
+        // Numbers of programs are f32: 0.3 is.
+        check(&fixture, name, &Device::reference(), 3e-7);
+        for device in f32_devices() {
+            check(&fixture, name, &device, 1e-5);
+        }
+    }
+    assert_eq!(tested.len(), CASES.len(), "cases without a fixture");
+}
