@@ -1,7 +1,7 @@
 //! What a kernel is: a WGSL file, its bindings and parameters, and its CPU twin.
 
 use crate::device::memory::{Cells, Memory};
-use crate::real::Real;
+pub use crate::real::Real;
 use crate::tensor::{DType, Tensor};
 
 /// One operation: `shaders/<name>.wgsl`, its host file `src/kernels/<name>.rs`, and its CPU twin.
@@ -89,22 +89,22 @@ pub enum Access {
 }
 
 /// An f32 binding that is read.
-pub(crate) const fn reads(name: &'static str) -> Binding {
+pub const fn reads(name: &'static str) -> Binding {
     Binding { name, access: Access::Read, dtype: DType::F32 }
 }
 
 /// An f32 binding that is written.
-pub(crate) const fn writes(name: &'static str) -> Binding {
+pub const fn writes(name: &'static str) -> Binding {
     Binding { name, access: Access::Write, dtype: DType::F32 }
 }
 
 /// A u32 binding that is read.
-pub(crate) const fn reads_u32(name: &'static str) -> Binding {
+pub const fn reads_u32(name: &'static str) -> Binding {
     Binding { name, access: Access::Read, dtype: DType::U32 }
 }
 
 /// A u32 binding that is written.
-pub(crate) const fn writes_u32(name: &'static str) -> Binding {
+pub const fn writes_u32(name: &'static str) -> Binding {
     Binding { name, access: Access::Write, dtype: DType::U32 }
 }
 
@@ -113,10 +113,26 @@ pub struct Twin {
     pub(crate) f32: TwinFn<f32>,
     #[cfg(feature = "reference")]
     pub(crate) f64: TwinFn<f64>,
+    /// Whether the kernel is this crate's own, which never reads or writes beyond a tensor; of others a GPU checks it.
+    pub(crate) is_own: bool,
+}
+
+impl Twin {
+    #[doc(hidden)]
+    #[cfg(feature = "reference")]
+    pub const fn custom(f32: TwinFn<f32>, f64: TwinFn<f64>) -> Self {
+        Self { f32, f64, is_own: false }
+    }
+
+    #[doc(hidden)]
+    #[cfg(not(feature = "reference"))]
+    pub const fn custom(f32: TwinFn<f32>) -> Self {
+        Self { f32, is_own: false }
+    }
 }
 
 /// Parameters as words, then the tensors in the order of the bindings.
-pub(crate) type TwinFn<F> = fn(&[u32], Args<'_, F>);
+pub type TwinFn<F> = fn(&[u32], Args<'_, F>);
 
 /// Wraps `fn twin<F: Real>(p: &Params, args: Args<F>)` for both float types.
 macro_rules! twin {
@@ -125,6 +141,7 @@ macro_rules! twin {
             f32: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
             #[cfg(feature = "reference")]
             f64: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
+            is_own: true,
         }
     };
 }
@@ -157,13 +174,17 @@ macro_rules! wgsl {
 pub(crate) use wgsl;
 
 /// The tensors of one dispatch, as the twin sees them.
-pub(crate) struct Args<'a, F>(Vec<Arg<'a, F>>);
+pub struct Args<'a, F>(Vec<Arg<'a, F>>);
 
 /// One tensor of a dispatch.
-pub(crate) enum Arg<'a, F> {
+pub enum Arg<'a, F> {
+    /// Floats, to read.
     Read(&'a [F]),
+    /// Floats, to write.
     Write(&'a mut [F]),
+    /// Whole numbers, to read.
     ReadU32(&'a [u32]),
+    /// Whole numbers, to write.
     WriteU32(&'a mut [u32]),
 }
 
@@ -171,7 +192,7 @@ impl<'a, F: Real> Args<'a, F> {
     /// # Safety
     /// For `'a` it is the caller's turn to use these tensors, and to write those that the kernel writes; no two overlap where one of
     /// them is written.
-    pub unsafe fn new(kernel: &Kernel, tensors: &'a [Tensor]) -> Self
+    pub(crate) unsafe fn new(kernel: &Kernel, tensors: &'a [Tensor]) -> Self
     where
         Memory: AsCells<F>,
     {
@@ -197,6 +218,9 @@ impl<'a, F: Real> Args<'a, F> {
     }
 
     /// All of them, in the order of the kernel's bindings.
+    ///
+    /// # Panics
+    /// The kernel binds another number.
     pub fn all<const N: usize>(self) -> [Arg<'a, F>; N] {
         let got = self.0.len();
         self.0.try_into().unwrap_or_else(|_| unreachable!("the twin takes {N} tensors, the kernel binds {got}"))
@@ -204,18 +228,34 @@ impl<'a, F: Real> Args<'a, F> {
 }
 
 impl<'a, F> Arg<'a, F> {
+    /// The floats of a binding that is read.
+    ///
+    /// # Panics
+    /// It is bound as another kind.
     pub fn read(self) -> &'a [F] {
         let Self::Read(slice) = self else { unreachable!("bound as another kind") };
         slice
     }
+    /// The floats of a binding that is written.
+    ///
+    /// # Panics
+    /// It is bound as another kind.
     pub fn write(self) -> &'a mut [F] {
         let Self::Write(slice) = self else { unreachable!("bound as another kind") };
         slice
     }
+    /// The whole numbers of a binding that is read.
+    ///
+    /// # Panics
+    /// It is bound as another kind.
     pub fn read_u32(self) -> &'a [u32] {
         let Self::ReadU32(slice) = self else { unreachable!("bound as another kind") };
         slice
     }
+    /// The whole numbers of a binding that is written.
+    ///
+    /// # Panics
+    /// It is bound as another kind.
     pub fn write_u32(self) -> &'a mut [u32] {
         let Self::WriteU32(slice) = self else { unreachable!("bound as another kind") };
         slice

@@ -143,6 +143,7 @@
 
 mod autosave;
 mod checkpoint;
+pub mod custom;
 pub mod data;
 pub mod device;
 mod error;

@@ -8,16 +8,17 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use common::{assert_close, f32_devices, gpu, tokens, values};
-use elman::kernels::activation::Activation;
 use elman::kernels::clip::{clip_norm, clip_value};
 use elman::kernels::cross_entropy::ClassLoss;
 use elman::kernels::generate::Sizes;
+use elman::kernels::map::Operand;
 use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::row_weights::RowWeights;
 use elman::kernels::sample::{Draw, FIRST_PLACE};
 use elman::kernels::sequence::{Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
+use elman::map::{Layout, Program};
 use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
@@ -473,7 +474,8 @@ fn twins_are_what_plain_loops_give() {
     let summed = random(&device, "y", &[m, k]).unwrap();
     run(&|r| {
         kernels::squared_norm::squared_norm(r, &a, &norm)?;
-        kernels::swap_axes::swap_axes(r, &a, &swapped)?;
+        let turned = Operand::strided(&a, Layout { offset: 0, strides: vec![1, k] });
+        kernels::map::copy(r, &[k, m], turned, (&swapped).into(), false)?;
         kernels::accumulate::accumulate(r, &a, &summed)?;
         clip_norm(r, &clipped, &norm, 0.5)
     });
@@ -1073,7 +1075,7 @@ fn last_step_and_reverse() {
 }
 
 #[test]
-fn pack_and_place() {
+fn pack() {
     for (gates, hidden, padded) in [(1, 1, 4), (3, 5, 8), (4, 17, 20)] {
         for transpose in [false, true] {
             check(&format!("pack {gates} {hidden} {transpose}"), 1e-7, |device, g| {
@@ -1084,11 +1086,8 @@ fn pack_and_place() {
                 assert!(
                     kernels::pack::pack(g, &x, &y, at + 2 * padded * padded, shape, transpose, Precision::F32).is_err()
                 );
-                let wide = random(device, "wide", &[(2 * gates + 1) * padded, 40])?;
-                assert!(kernels::place::place(g, (&y, usize::MAX), (&wide, 7), 2).is_err());
                 assert!(kernels::pack::pack(g, &x, &y, usize::MAX, shape, transpose, Precision::F32).is_err());
-                kernels::place::place(g, (&y, 1), (&wide, 7), padded - 2)?;
-                Ok(vec![y, wide])
+                Ok(vec![y])
             });
         }
     }
@@ -1348,19 +1347,70 @@ fn accuracy() {
     }
 }
 
+/// Sizes around a workgroup and a block, inputs of any layout, results into parts of a tensor, added or not.
 #[test]
-fn activations() {
-    for f in [Activation::Relu, Activation::Tanh, Activation::Sigmoid] {
-        for n in [1, 255, 256, 257, 515] {
-            check(&format!("{f:?} {n}"), TOLERANCE, |device, g| {
-                let mut x: Vec<f32> = values(1, n).iter().map(|x| 4.0 * x).collect();
-                x[n / 2] = 0.0;
-                let x = device.upload("x", &[n], &x)?;
-                let (y, dx) = (zeros(device, "y", &[n])?, zeros(device, "dx", &[n])?);
-                kernels::activation::activation(g, f, &x, &y)?;
-                kernels::activation_backward::activation_backward(g, f, &y, &random(device, "dy", &[n])?, &dx)?;
-                Ok(vec![y, dx])
+fn map() {
+    let program = Program::new(|[x, y]| (x * y - 0.5).tanh() + x.abs());
+    for (rows, columns) in [(1, 1), (1, 255), (3, 86), (17, 31), (5, 257), (67, 129)] {
+        for adds in [false, true] {
+            check(&format!("map {rows} {columns} {adds}"), TOLERANCE, |device, g| {
+                let shape = [rows, columns];
+                let (x, row) = (random(device, "x", &[columns, rows])?, random(device, "row", &[columns])?);
+                let (dense, wide) = (random(device, "dense", &shape)?, random(device, "wide", &[rows, columns + 3])?);
+                let turned = || Operand::strided(&x, Layout { offset: 0, strides: vec![1, rows] });
+                let part = |offset| Operand::strided(&wide, Layout { offset, strides: vec![columns + 3, 1] });
+                let map = |g: &mut Graph, output| {
+                    kernels::map::map(g, &program, &shape, &[turned(), (&row).into()], &[(output, adds)])
+                };
+                map(g, (&dense).into())?;
+                map(g, part(2))?;
+                assert!(map(g, part(4)).is_err());
+                assert!(map(g, part(usize::MAX)).is_err());
+                assert!(map(g, (&row).into()).is_err() || rows == 1);
+                Ok(vec![dense, wide])
             });
+        }
+    }
+}
+
+/// Long sums in slices, few and many, of each shape.
+#[test]
+fn sum() {
+    for sizes in [[1, 1, 1], [3, 5, 7], [1, 4097, 1], [2, 3000, 3], [1, 700, 65], [300, 9, 1], [40, 30, 33], [1, 70_001, 1]] {
+        for accumulate in [false, true] {
+            check(&format!("sum {sizes:?} {accumulate}"), TOLERANCE, |device, g| {
+                let [a, rows, c] = sizes;
+                let (x, y) = (random(device, "x", &sizes)?, random(device, "y", &[a, c])?);
+                kernels::sum::sum(g, &x, sizes, 0.5, &y, accumulate)?;
+                assert!(kernels::sum::sum(g, &x, [a, rows + 1, c], 0.5, &y, accumulate).is_err());
+                Ok(vec![y])
+            });
+        }
+    }
+}
+
+#[test]
+fn matmul_batched() {
+    for [batch, m, n, k] in [[1, 3, 4, 5], [3, 1, 1, 1], [2, 65, 33, 17], [5, 4, 70, 130]] {
+        for (turn_a, turn_b, accumulate) in [(false, false, false), (true, false, true), (false, true, false), (true, true, true)] {
+            for shared in [0, 1, 2] {
+                let what = format!("batched {batch} {m} {n} {k} {turn_a} {turn_b} {shared}");
+                check(&what, TOLERANCE, |device, g| {
+                    let factor = |name, rows, columns, turned, is_shared| {
+                        let matrix = if turned { [columns, rows] } else { [rows, columns] };
+                        match is_shared {
+                            true => random(device, name, &matrix),
+                            false => random(device, name, &[&[batch][..], &matrix].concat()),
+                        }
+                    };
+                    let (a, b) = (factor("a", m, k, turn_a, shared == 1)?, factor("b", k, n, turn_b, shared == 2)?);
+                    let c = random(device, "c", &[batch, m, n])?;
+                    kernels::matmul::batched(g, (&a, turn_a), (&b, turn_b), &c, accumulate)?;
+                    let odd = random(device, "odd", &[batch + 1, k, n + 1])?;
+                    assert!(kernels::matmul::batched(g, (&a, turn_a), (&odd, false), &c, accumulate).is_err());
+                    Ok(vec![c])
+                });
+            }
         }
     }
 }
@@ -1371,20 +1421,21 @@ fn activations_of_special_values() {
     let inf = f32::INFINITY;
     let x = [0.0, -0.0, 20.0, -20.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4, inf, -inf, f32::NAN];
     for device in f32_devices() {
-        let of = |f: Activation| {
+        let of = |name: &str, f: fn(&mut Graph, elman::Var) -> Result<elman::Var>| {
             let mut g = Graph::without_parameters(&device);
-            let (x, y) = (device.upload("x", &[13], &x).unwrap(), zeros(&device, "y", &[13]).unwrap());
-            kernels::activation::activation(&mut g, f, &x, &y).unwrap();
+            let x = g.input(&device.upload("x", &[13], &x).unwrap()).unwrap();
+            let y = f(&mut g, x).unwrap();
+            let y = g.tensor(y).unwrap();
             g.finish().unwrap().run().unwrap();
             let y = y.to_vec().unwrap();
-            assert!(y[12].is_nan(), "{f:?} on {device:?}: {y:?}");
+            assert!(y[12].is_nan(), "{name} on {device:?}: {y:?}");
             y
         };
-        assert_eq!(of(Activation::Relu)[..12], [0.0, 0.0, 20.0, 0.0, 88.0, 0.0, 104.0, 0.0, 1e4, 0.0, inf, 0.0]);
-        let tanh = of(Activation::Tanh);
+        assert_eq!(of("relu", functional::relu)[..12], [0.0, 0.0, 20.0, 0.0, 88.0, 0.0, 104.0, 0.0, 1e4, 0.0, inf, 0.0]);
+        let tanh = of("tanh", functional::tanh);
         assert_eq!(tanh[..12], [0.0, -0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0], "{device:?}");
         assert!(tanh[0].is_sign_positive() && tanh[1].is_sign_negative(), "{device:?}");
-        let sigmoid = of(Activation::Sigmoid);
+        let sigmoid = of("sigmoid", functional::sigmoid);
         assert_eq!([0, 1, 4, 6, 8, 10].map(|i| sigmoid[i]), [0.5, 0.5, 1.0, 1.0, 1.0, 1.0], "{device:?}");
         assert_eq!([7, 9, 11].map(|i| sigmoid[i]), [0.0; 3], "{device:?}");
         let (near, far) = (f64::from(sigmoid[3]) / (-20f64).exp(), sigmoid[5]);
@@ -1486,35 +1537,12 @@ fn gather_and_segment_sum() {
 }
 
 #[test]
-fn swap_axes() {
-    for [a, b, c] in [[1, 1, 1], [3, 5, 2], [17, 4, 1], [33, 31, 1]] {
-        check(&format!("swap_axes {a} {b} {c}"), 0.0, |device, g| {
-            let (x, y) = (random(device, "x", &[a, b, c])?, random(device, "y", &[b, a, c])?);
-            kernels::swap_axes::swap_axes(g, &x, &y)?;
-            assert!(kernels::swap_axes::swap_axes(g, &x, &random(device, "y", &[b + 1, a, c])?).is_err());
-            Ok(vec![y])
-        });
-    }
-}
-
-#[test]
 fn accumulate() {
     for n in [1, 255, 256, 257, 515] {
         check(&format!("accumulate {n}"), 1e-7, |device, g| {
             let (x, y) = (random(device, "x", &[n])?, random(device, "y", &[n])?);
             kernels::accumulate::accumulate(g, &x, &y)?;
             Ok(vec![y])
-        });
-    }
-}
-
-#[test]
-fn multiply() {
-    for n in [1, 255, 256, 257, 515] {
-        check(&format!("multiply {n}"), 1e-7, |device, g| {
-            let [x, y, z] = ["x", "y", "z"].map(|name| random(device, name, &[n]).unwrap());
-            kernels::multiply::multiply(g, &x, &y, &z)?;
-            Ok(vec![z])
         });
     }
 }
@@ -2057,11 +2085,13 @@ fn every_kernel_is_tested_here() {
         || matmul_case(3, 5, 2),
         || Cell::ALL.iter().for_each(|&c| recurrence_backward(c, (2, (3, 2, 5)), (true, true))),
         last_step_and_reverse,
-        pack_and_place,
+        pack,
         dropout,
         class_losses,
         element_losses,
-        activations,
+        map,
+        sum,
+        matmul_batched,
         log_softmax,
         row_weights,
         weigh,
@@ -2070,9 +2100,7 @@ fn every_kernel_is_tested_here() {
         record_loss,
         column_sum,
         gather_and_segment_sum,
-        swap_axes,
         accumulate,
-        multiply,
         squared_norm,
         adagrad_updates,
         adam_updates,

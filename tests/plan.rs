@@ -619,7 +619,7 @@ fn targets_outside_the_classes_are_refused() {
     assert!(cross_entropy(&mut g, logits, &three, Reduction::Mean).unwrap_err().to_string().contains("[2], or [2]"));
     let error = functional::mse_loss(&mut g, logits, &zeros(&device, "y", &[3, 2]), Reduction::Mean).unwrap_err();
     assert!(error.to_string().contains("[2, 3]"), "{error}");
-    for refused in [functional::select(&mut g, logits, 2), functional::narrow(&mut g, logits, 0, 1, 2)] {
+    for refused in [functional::select(&mut g, logits, 0, 2), functional::narrow(&mut g, logits, 0, 1, 2)] {
         assert!(matches!(refused, Err(Error::Shape { .. })));
     }
     let flat = functional::reshape(&mut g, logits, &[6]).unwrap();

@@ -5,7 +5,8 @@ use elman::data::{self, Array};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::io::{self, Load};
 use elman::kernels::matmul::{Factor, matmul};
-use elman::kernels::place::place;
+use elman::kernels::map::{Operand, copy};
+use elman::map::Layout;
 use elman::nn::functional::{self, ClassReduction, InitialState, Loss, Reduction, States, WeightedReduction};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel as _, Linear, Nonlinearity, Parameters};
 use elman::nn::{Recurrent, RnnOptions, State};
@@ -606,7 +607,10 @@ proptest! {
         let left = if transposed_a { left.t() } else { left };
         let right = if transposed_b { right.t() } else { right };
         ok(matmul(&mut g, left, right, None, &z, false));
-        ok(place(&mut g, (&x, offset), (&y, rows), columns));
+        let shape = z.shape().to_vec();
+        let layout = |offset| Layout { offset, strides: (0..shape.len()).map(|d| [rows, columns, stride][d % 3]).collect() };
+        ok(copy(&mut g, &shape, Operand::strided(&x, layout(offset)), (&z).into(), true));
+        ok(copy(&mut g, &shape, (&x).into(), Operand::strided(&z, layout(rows)), is_b));
         g.finish().unwrap().run().unwrap();
         all_finite(&z.to_vec().unwrap());
     }

@@ -1,7 +1,7 @@
 //! The character networks of the tutorials, and what each is trained with.
 
 use clap::ValueEnum;
-use elman::nn::functional::{InitialState, add, concat, concat, relu, reshape, tanh, unbind};
+use elman::nn::functional::{InitialState, add, concat, relu, reshape, tanh, unbind};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Hidden, Init, LanguageModel, Linear, State};
 use elman::{DType, Device, Graph, Result, Tensor, Var};
 

@@ -218,8 +218,8 @@ impl Graph {
         Ok(var)
     }
 
-    /// The result of an operation on `parents`, already recorded.
-    pub(crate) fn result(&mut self, tensor: Tensor, parents: &[Var]) -> Var {
+    /// The result of an operation on `parents`, already recorded: for operations of one's own ([`crate::custom`]).
+    pub fn result(&mut self, tensor: Tensor, parents: &[Var]) -> Var {
         let gradient = self.gradient_like(parents);
         self.node(tensor.shape().into(), Value::Dense(tensor), gradient)
     }
@@ -329,8 +329,9 @@ impl Graph {
 
     // ---- gradients ---------------------------------------------------------------------------------------------
 
-    /// Leaves the backward commands of an operation on the tape.
-    pub(crate) fn on_backward(&mut self, backward: impl FnOnce(&mut Self) -> Result<()> + WasmNotSend + 'static) {
+    /// Leaves the backward commands of an operation on the tape: they are recorded when everything that uses its results has recorded
+    /// its own. [`Self::gradient`] is that of a result then, and [`Self::gradient_target`] where that of an input goes.
+    pub fn on_backward(&mut self, backward: impl FnOnce(&mut Self) -> Result<()> + WasmNotSend + 'static) {
         if self.differentiable {
             self.tape.push(Box::new(backward));
         }
@@ -456,8 +457,12 @@ impl Graph {
     }
 
     /// Where an operation shall write the gradient of `var`, and whether it shall add to what is there. None if no
-    /// gradient is wanted.
-    pub(crate) fn gradient_target(&mut self, var: Var) -> Result<Option<(Tensor, bool)>> {
+    /// gradient is wanted. The operation must write all of it.
+    ///
+    /// # Errors
+    /// The value is of another graph, or the device cannot hold the gradient.
+    pub fn gradient_target(&mut self, var: Var) -> Result<Option<(Tensor, bool)>> {
+        self.check([var])?;
         let (tensor, accumulate) = match &self.nodes[var.index].gradient {
             Gradient::No => return Ok(None),
             Gradient::Set { tensor, shared: false } => return Ok(Some((tensor.clone(), true))),
@@ -477,8 +482,13 @@ impl Graph {
         Ok(Some((tensor, accumulate)))
     }
 
-    /// Adds a finished tensor to the gradient of `var`. `shared` says that something else uses the tensor too.
-    pub(crate) fn add_gradient(&mut self, var: Var, gradient: &Tensor, shared: bool) -> Result<()> {
+    /// Adds a finished tensor to the gradient of `var`. `shared` says that something else uses the tensor too, so that nothing is added to
+    /// it in place.
+    ///
+    /// # Errors
+    /// The value is of another graph, the sizes differ, or the device cannot hold the gradient.
+    pub fn add_gradient(&mut self, var: Var, gradient: &Tensor, shared: bool) -> Result<()> {
+        self.check([var])?;
         let node = &mut self.nodes[var.index];
         if let Gradient::Unset { place: None } = node.gradient {
             let tensor = gradient.reshape(&node.shape)?;

@@ -47,12 +47,13 @@ pub fn map(
         }
     }
     let mut layouts = Vec::new();
-    for Operand { tensor, layout } in &operands {
+    for (i, Operand { tensor, layout }) in operands.iter().enumerate() {
         let layout = match layout {
             Some(layout) => Some(layout.clone()).filter(|layout| layout.strides.len() == shape.len()),
             None => Layout::broadcast(tensor.shape(), shape),
         };
         let layout = layout.filter(|layout| layout.end(shape) <= tensor.len());
+        let layout = layout.filter(|layout| i < inputs.len() || layout.is_injective(shape));
         let misfit = || Error::shape(what, tensor.name(), format!("that broadcasts to {shape:?}"), tensor.shape());
         layouts.push(layout.ok_or_else(misfit)?);
     }

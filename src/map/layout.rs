@@ -42,6 +42,18 @@ impl Layout {
         last.fold(self.offset, usize::saturating_add).saturating_add(1)
     }
 
+    /// Whether no two elements have one place.
+    pub(crate) fn is_injective(&self, sizes: &[usize]) -> bool {
+        let mut strides: Vec<_> = self.strides.iter().zip(sizes).filter(|(_, size)| **size > 1).collect();
+        strides.sort_unstable();
+        let mut reach = 0usize;
+        strides.into_iter().all(|(&stride, &size)| {
+            let is_beyond = stride > reach;
+            reach = reach.saturating_add(stride.saturating_mul(size - 1));
+            is_beyond
+        })
+    }
+
     fn is_dense(&self, sizes: &[usize]) -> bool {
         *self == Self::dense(sizes)
     }

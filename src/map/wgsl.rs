@@ -58,6 +58,7 @@ impl Map {
                 f32: twin::twin::<f32>,
                 #[cfg(feature = "reference")]
                 f64: twin::twin::<f64>,
+                is_own: true,
             },
         }));
         made.of_source.insert(body, kernel);

@@ -417,7 +417,7 @@ fn compile(gpu: &Live, all: &[Work]) {
     let mut wanted: Vec<(&'static Kernel, &[(&'static str, u32)])> = Vec::new();
     for work in all {
         if let Work::Dispatch { kernel, constants, .. } = work
-            && !wanted.iter().any(|(other, others)| other.name == kernel.name && others == constants)
+            && !wanted.iter().any(|(other, others)| std::ptr::eq(*other, *kernel) && others == constants)
         {
             wanted.push((kernel, constants));
         }

@@ -212,8 +212,11 @@ impl Recorder {
     }
 
     /// A new f32 tensor of the plan.
-    pub(crate) fn zeros(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.device.reserve(name, shape, DType::F32)
+    ///
+    /// # Errors
+    /// It is larger than the device's tensors may be.
+    pub fn zeros(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.device.reserve(shortened(name), shape, DType::F32)
     }
 
     /// New tokens of the plan.
@@ -299,9 +302,13 @@ impl Recorder {
         })
     }
 
-    /// Records a kernel. The kernel's own host function has checked the shapes; this checks what holds for all: element
-    /// types, devices, aliasing, alignment and limits.
-    pub(crate) fn dispatch<P: bytemuck::Pod>(
+    /// Records a kernel: with values for some of its constants, its parameters, the tensors that it binds, and how many workgroups run
+    /// in each dimension. The kernel's own host function has checked the shapes; this checks what holds for all: counts, element
+    /// types, devices, aliasing, alignment and limits. [`crate::custom`] has an example.
+    ///
+    /// # Errors
+    /// Any of that.
+    pub fn dispatch<P: bytemuck::Pod>(
         &mut self,
         kernel: &'static Kernel,
         constants: &[(&'static str, u32)],
@@ -322,9 +329,14 @@ impl Recorder {
         tensors: &[&Tensor],
         workgroups: [usize; 3],
     ) -> Result<()> {
-        assert_eq!(params.len(), kernel.params.len(), "{}: parameters", kernel.name);
-        assert_eq!(tensors.len(), kernel.bindings.len(), "{}: bindings", kernel.name);
-        assert!(constants.iter().all(|(name, _)| kernel.constants.contains(name)), "{}: constants", kernel.name);
+        let counts = [
+            ("parameters", kernel.params.len(), params.len()),
+            ("tensors", kernel.bindings.len(), tensors.len()),
+            ("constants", constants.len(), constants.iter().filter(|(name, _)| kernel.constants.contains(name)).count()),
+        ];
+        if let Some((what, expected, got)) = counts.into_iter().find(|(_, expected, got)| expected != got) {
+            return Err(Error::argument(kernel.name, what, format!("{expected}, as the kernel declares"), got));
+        }
         let limits = self.device.limits();
         for (binding, tensor) in kernel.bindings.iter().zip(tensors) {
             self.check_device(kernel.name, tensor)?;
@@ -511,6 +523,12 @@ impl fmt::Display for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         list(f, &self.device, &self.commands, &self.notes, self.count())
     }
+}
+
+/// Names are made of names: of a long chain, the end is left out.
+fn shortened(name: &str) -> &str {
+    const LONGEST: usize = 100;
+    name.char_indices().nth(LONGEST).map_or(name, |(end, _)| &name[..end])
 }
 
 fn terms(most_turns: usize, (turns, per): (usize, usize), step: usize) -> usize {

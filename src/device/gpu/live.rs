@@ -52,7 +52,8 @@ const LARGEST_KEPT: u64 = 16 << 20;
 const LARGEST_STAGING: u64 = 256 << 20;
 
 /// A kernel and the values of its constants.
-type PipelineKey = (&'static str, Vec<(&'static str, u32)>);
+/// Its address: two may have one name.
+type PipelineKey = (usize, Vec<(&'static str, u32)>);
 
 pub(crate) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
@@ -271,7 +272,7 @@ impl Live {
 
     /// The pipeline of a kernel with these constants, compiled on first use.
     pub fn pipeline(&self, kernel: &'static Kernel, constants: &[(&'static str, u32)]) -> Result<Arc<Pipeline>> {
-        let key = (kernel.name, constants.to_vec());
+        let key = (std::ptr::from_ref(kernel).addr(), constants.to_vec());
         if let Some(pipeline) = lock(&self.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
@@ -290,12 +291,12 @@ impl Live {
             source: wgpu::ShaderSource::Wgsl(kernel.source_with(constants).into()),
         };
         let checks = wgpu::ShaderRuntimeChecks {
-            bounds_checks: std::env::var("ELMAN_BOUNDS_CHECKS").is_ok_and(|value| value == "1"),
+            bounds_checks: !kernel.twin.is_own || std::env::var("ELMAN_BOUNDS_CHECKS").is_ok_and(|value| value == "1"),
             // Loop bounding has made kernels up to 100 times slower; every loop here ends by its own counter.
             force_loop_bounding: false,
             ..wgpu::ShaderRuntimeChecks::checked()
         };
-        // SAFETY: the kernels are this crate's own. Their host functions check every shape, and that every index they
+        // SAFETY: those that are not this crate's own are checked. Of its own: Their host functions check every shape, and that every index they
         // follow is a tensor whose values are checked on each write; the tests run with bounds checks on.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
         let uniform = wgpu::BufferBindingType::Uniform;

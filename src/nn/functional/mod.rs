@@ -8,6 +8,7 @@ mod normalization;
 mod product;
 mod recurrence;
 mod reduction;
+mod scan;
 mod shape;
 
 pub use convolution::*;
@@ -17,6 +18,7 @@ pub use normalization::*;
 pub use product::*;
 pub use recurrence::*;
 pub use reduction::{mean_axis, sum_axis};
+pub use scan::scan;
 pub use shape::*;
 
 use crate::device::gpu::WasmNotSend;
