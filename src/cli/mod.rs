@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Train(options) => train::run(*options),
+        Command::Train(options) => train::run(&options),
         Command::Sample(options) => sample::run(&options),
         Command::Write(options) => write::run(&options),
         Command::Eval(options) => eval::run(&options),

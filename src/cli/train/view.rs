@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::settings::Recipe;
-use super::with_separators;
+use crate::cli::model::with_separators;
 use crate::cli::shared::run::{Epoch, smooth};
 use crate::cli::shared::say;
 use crate::cli::text::Text;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use elman::Trainer;
+use elman::nn::State;
 
 use super::dashboard::Dashboard;
 use super::figures::{Figures, Observer};
@@ -55,7 +56,7 @@ impl<'a> Watch<'a> {
         &mut self,
         losses: &[f32],
         trainer: &Trainer,
-        streams: &Streams,
+        training: (&Streams, &State),
         rate: Option<view::Rate>,
     ) -> Result<bool> {
         let figures = &mut self.figures;
@@ -66,8 +67,8 @@ impl<'a> Watch<'a> {
         }
         if self.observer.is_due() {
             // Of the step that was done last.
-            let step = losses.len().saturating_sub(1) % streams.steps();
-            self.observer.look(figures, trainer, streams, step)?;
+            let step = losses.len().saturating_sub(1) % training.0.steps();
+            self.observer.look(figures, trainer, training, step)?;
             self.show(false)?;
         }
         match &mut self.dashboard {
