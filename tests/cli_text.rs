@@ -454,6 +454,21 @@ fn the_manual_and_completions_are_written() {
 }
 
 #[test]
+fn devices_are_listed_whatever_else_is_missing() {
+    for command in
+        [&["train"][..], &["train", "--resume"], &["sample"], &["write"], &["eval"], &["look"], &["doctor"], &["bench"]]
+    {
+        let said = success(&run(&[command, &["--device", "list"]].concat()));
+        assert!(said.lines().any(|line| line.starts_with("CPU")), "{command:?}: {said}");
+    }
+    assert_eq!(
+        success(&run(&["look", "--device=list"])),
+        success(&elman().arg("look").env("ELMAN_DEVICE", "list").output().unwrap())
+    );
+    fails(&["look", "--device", "cpu"], 2, &["MODEL"]);
+}
+
+#[test]
 fn a_run_is_not_replaced_unasked() {
     let folder = Folder::new();
     let text = folder.file("text.txt", text());

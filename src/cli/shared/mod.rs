@@ -12,7 +12,34 @@ pub(crate) use say;
 
 /// A line on stderr; a closed one changes nothing.
 pub fn warn(what: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "warning: {what}");
+    match &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(held) => held.push(what.to_string()),
+        None => drop(writeln!(std::io::stderr(), "warning: {what}")),
+    }
+}
+
+/// Warnings that wait for the terminal.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+
+/// Keeps warnings while something else has the terminal, and prints them when it is dropped.
+pub struct HeldWarnings(());
+
+impl HeldWarnings {
+    pub fn new() -> Self {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+        Self(())
+    }
+
+    pub fn newest(&self) -> Option<String> {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.last().cloned()
+    }
+}
+
+impl Drop for HeldWarnings {
+    fn drop(&mut self) {
+        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.into_iter().flatten().for_each(warn);
+    }
 }
 
 /// What failed beside the training, such as a print to a closed pipe: each kind is one warning, and the exit code says
@@ -41,6 +68,7 @@ pub mod run;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use clap::Args;
@@ -65,16 +93,22 @@ impl DeviceArgs {
     pub fn open(&self) -> Result<Option<Device>> {
         quiet_driver();
         match self.device.as_str() {
-            "list" => {}
-            "" => return Ok(Some(Device::open("auto")?)),
-            name => return Ok(Some(Device::open(name)?)),
+            LIST => list().map(|()| None),
+            "" => Ok(Some(Device::open("auto")?)),
+            name => Ok(Some(Device::open(name)?)),
         }
-        for adapter in Device::list() {
-            say!("{adapter}\n    {}", adapter.limits());
-        }
-        say!("{}", Device::cpu().describe());
-        Ok(None)
     }
+}
+
+/// The name of no device, by which the devices are listed.
+pub const LIST: &str = "list";
+
+fn list() -> Result<()> {
+    for adapter in Device::list() {
+        say!("{adapter}\n    {}", adapter.limits());
+    }
+    say!("{}", Device::cpu().describe());
+    Ok(())
 }
 
 /// Mesa's device-selection layer prints errors where there is no desktop session; nothing here needs the layer there.

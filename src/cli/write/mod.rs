@@ -21,7 +21,7 @@ use ratatui::crossterm::execute;
 
 use super::model::Model;
 use super::sampling::SamplingArgs;
-use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES};
+use super::shared::{DeviceArgs, INTERRUPTED, LIST, RECOVERIES};
 use super::terminal;
 use super::tokens::Unknown;
 use document::Document;
@@ -83,7 +83,7 @@ const LOOK: Duration = Duration::from_millis(250);
 static ENDS: AtomicBool = AtomicBool::new(false);
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let is_list = options.device.device == "list";
+    let is_list = options.device.device == LIST;
     ensure!(
         is_list || io::stdin().is_terminal() && io::stdout().is_terminal(),
         "elman write needs a terminal for its keys and its screen: use elman sample where there is none"
