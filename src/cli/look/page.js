@@ -155,13 +155,15 @@ function recolour() {
 // What is said of the unit, in the order of the list.
 
 let order = [];
-const best = explained => explained.reduce((most, share, f) => Math.abs(share) > Math.abs(explained[most]) ? f : most, 0);
+// What has to be remembered is of more interest than what was just read, where it explains a unit about as well.
+const worth = (explained, f) => Math.abs(explained[f]) * (f < data.remembered ? 1.5 : 1);
+const best = explained => explained.reduce((most, share, f) => worth(explained, f) > worth(explained, most) ? f : most, 0);
 const arrow = share => share < 0 ? '↓' : '↑';
 function sorted() {
   const { explained } = states[current()];
   const f = features.indexOf(now.sort), all = [...Array(hidden).keys()];
   if (now.sort === 'number' || !features.length) return all;
-  const score = unit => Math.abs(explained[unit][f >= 0 ? f : best(explained[unit])]);
+  const score = unit => worth(explained[unit], f >= 0 ? f : best(explained[unit]));
   return all.sort((a, b) => score(b) - score(a) || a - b);
 }
 function listUnits() {
@@ -186,7 +188,7 @@ function sayUnit() {
   const isUnit = now.view === 'unit';
   $('unitbar').hidden = !isUnit;
   if (isUnit) {
-    const tops = [...features.keys()].sort((a, b) => Math.abs(explained[b]) - Math.abs(explained[a])).slice(0, 3);
+    const tops = [...features.keys()].sort((a, b) => worth(explained, b) - worth(explained, a)).slice(0, 3);
     const says = tops.filter((f, k) => k === 0 || Math.abs(explained[f]) >= 0.05).flatMap((f, k) =>
       [k ? ' · ' : '', make('b', Math.abs(explained[f]).toFixed(2)), ' ' + arrow(explained[f]) + ' ' + features[f]]);
     $('why').replaceChildren('Unit ' + now.unit + (features.length ? ' goes with ' : ''), ...says);
