@@ -54,7 +54,7 @@ impl Failures {
             && !self.0.contains(&what)
         {
             self.0.push(what);
-            warn(format_args!("{what} cannot be written: {:#}", error.into()));
+            warn(format_args!("{what} cannot be written: {}", sentence(&error.into())));
         }
     }
 
@@ -122,8 +122,17 @@ pub fn quiet_driver() {
 /// Errors as one sentence, and exit code 1.
 pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
         ExitCode::FAILURE
+    })
+}
+
+/// An error with its causes, but for those that what they have caused says already.
+pub fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => said.into(),
+        said => format!("{said}: {cause}"),
     })
 }
 
