@@ -107,11 +107,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut failed = Ok(());
     let mut drawn = 0;
     generator.generate(length, |tokens| {
-        let lanes = texts.len();
-        drawn += tokens.len();
-        for (lane, text) in texts.iter_mut().enumerate() {
-            let tokens: Vec<u32> = tokens.iter().skip(lane).step_by(lanes).copied().collect();
-            text.add(&model.tokens.bytes(&tokens));
+        for row in tokens.chunks_exact(texts.len()) {
+            for (text, &token) in texts.iter_mut().zip(row).filter(|(text, _)| !text.has_ended) {
+                text.add(&model.tokens.bytes(&[token]));
+                drawn += 1;
+            }
         }
         if is_stream {
             failed = out.write_all(&texts[0].take()).and_then(|()| out.flush());
@@ -121,7 +121,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     failed?;
     if is_stream {
         out.write_all(&texts[0].rest())?;
-        writeln!(out)?;
     }
     for (lane, (text, prompt)) in texts.iter_mut().zip(&prompts).enumerate().filter(|_| !is_stream) {
         let (prompt, text) = (model.tokens.bytes(prompt), text.rest());
@@ -134,7 +133,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             out.write_all(&prompt)?;
         }
         out.write_all(&text)?;
-        out.write_all(if lane + 1 < prompts.len() { b"\n\n" } else { b"\n" })?;
+        if lane + 1 < prompts.len() {
+            out.write_all(b"\n\n")?;
+        }
+    }
+    // What comes after it on a terminal is on a line of its own; a file has the text alone.
+    if !options.json && io::stdout().is_terminal() {
+        writeln!(out)?;
     }
     out.flush()?;
     if !options.quiet {
@@ -239,8 +244,12 @@ impl<'a> Written<'a> {
         if self.has_ended {
             return;
         }
+        let known = self.waiting.len();
         self.waiting.extend_from_slice(bytes);
-        let end = |stop: &Vec<u8>| self.waiting.windows(stop.len()).position(|window| window == stop);
+        let end = |stop: &Vec<u8>| {
+            let from = known.saturating_sub(stop.len());
+            self.waiting[from..].windows(stop.len()).position(|window| window == stop).map(|at| from + at)
+        };
         if let Some(end) = self.stops.iter().filter_map(end).min() {
             self.waiting.truncate(end);
             self.has_ended = true;

@@ -16,6 +16,7 @@ use super::settings::Recipe;
 use super::view::{Evaluation, Introduction, View};
 use super::watch::{self, Watch};
 use super::{Job, Options};
+use crate::cli::is_closed_pipe;
 use crate::cli::model::{Config, describe, find};
 use crate::cli::shared::run::{BEST, Epoch, Run};
 use crate::cli::shared::{Failures, INTERRUPTED};
@@ -76,6 +77,8 @@ pub struct Session<'a> {
     view: View,
     watch: Option<Watch<'a>>,
     is_ended_by_hand: bool,
+    /// Whoever read standard output has left.
+    is_unread: bool,
 }
 
 impl<'a> Session<'a> {
@@ -153,6 +156,7 @@ impl<'a> Session<'a> {
             view,
             watch: None,
             is_ended_by_hand: false,
+            is_unread: false,
         })
     }
 
@@ -204,7 +208,7 @@ impl<'a> Session<'a> {
             out: &self.job.out,
             done,
         });
-        self.failures.note(STDOUT, introduced);
+        self.note_said(introduced);
         Ok(())
     }
 
@@ -261,9 +265,15 @@ impl<'a> Session<'a> {
             self.save_model()?;
             self.run.write(&mut self.failures);
         }
+        if self.done() == 0 {
+            self.save()?;
+        }
         let (Progress { best, has_stopped, .. }, is_interrupted) = (&self.progress, self.is_interrupted());
-        let said = self.view.ended(*best, self.run.losses().len(), *has_stopped, is_interrupted, out);
-        self.failures.note(STDOUT, said);
+        let said = self.view.ended(*best, self.done(), *has_stopped, is_interrupted, out);
+        self.note_said(said);
+        if self.is_unread {
+            return Ok(ExitCode::SUCCESS);
+        }
         Ok(if is_interrupted { ExitCode::from(INTERRUPTED) } else { self.failures.exit_code() })
     }
 
@@ -278,7 +288,14 @@ impl<'a> Session<'a> {
 
     /// Whether somebody wants it to end here.
     fn is_interrupted(&self) -> bool {
-        self.run.is_interrupted() || self.is_ended_by_hand
+        self.run.is_interrupted() || self.is_ended_by_hand || self.is_unread
+    }
+
+    fn note_said(&mut self, said: Result<()>) {
+        match said {
+            Err(error) if is_closed_pipe(&error) => self.is_unread = true,
+            said => self.failures.note("standard output", said),
+        }
     }
 
     /// Runs steps until something else is due.
@@ -334,7 +351,7 @@ impl<'a> Session<'a> {
         };
         let (sample, lr) = (self.sample()?, self.trainer.lr());
         let shown = self.view.evaluated(&Evaluation { row: &row, pass: self.pass, is_best, lr, sample: &sample });
-        self.failures.note(STDOUT, shown);
+        self.note_said(shown);
         if let Some(watch) = &mut self.watch {
             self.failures.note("the live page", watch.evaluated(step, val_loss));
         }
@@ -413,8 +430,6 @@ impl<'a> Session<'a> {
         Ok((self.tokens().text(&self.prompt), self.tokens().text(&drawn)))
     }
 }
-
-const STDOUT: &str = "standard output";
 
 fn stopping(recipe: &Recipe) -> elman::Result<EarlyStopping> {
     EarlyStopping::new(Mode::Min, recipe.patience.saturating_sub(1), 0.0)
