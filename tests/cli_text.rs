@@ -409,10 +409,10 @@ fn bad_input_is_one_sentence() {
         success(&run(&["sample", model, "-p", "li\u{2603}ne", "--unknown", "skip", "-n", "0"])).starts_with("line")
     );
     fails(&["sample", model, "-p", ""], 1, &["at least one character"]);
-    fails(&["sample", model, "-p", "l", "--temp", "-1"], 1, &["temperature"]);
-    fails(&["sample", model, "-p", "l", "--top-p", "2"], 1, &["top_p"]);
-    fails(&["sample", model, "-p", "l", "--min-p", "-0.1"], 1, &["min_p"]);
-    fails(&["sample", model, "-p", "l", "--seed", "-2"], 1, &["--seed"]);
+    fails(&["sample", model, "-p", "l", "--temp", "-1"], 2, &["--temp", "0 or above"]);
+    fails(&["sample", model, "-p", "l", "--top-p", "2"], 2, &["--top-p", "at most 1"]);
+    fails(&["sample", model, "-p", "l", "--min-p", "-0.1"], 2, &["--min-p", "from 0 to 1"]);
+    fails(&["sample", model, "-p", "l", "--seed", "-2"], 2, &["--seed"]);
     fails(&["sample", model, "-p", "l", "-n", "-2"], 1, &["--length"]);
     fails(&["sample", model, "-p", "l", "--lanes", "0"], 1, &["--lanes"]);
     fails(&["eval", model, &short, "--device", "cpu"], 1, &["short.txt", "does not know"]);

@@ -15,8 +15,8 @@ use clap::Args;
 use elman::nn::Snapshot;
 use elman::{Device, Reader};
 
-use super::model::{Model, with_separators};
-use super::shared::{DeviceArgs, RECOVERIES, say};
+use super::model::Model;
+use super::shared::{DeviceArgs, RECOVERIES, say, with_separators};
 use super::text::{By, Reading, Text};
 use super::tokens::Unknown;
 use page::Page;

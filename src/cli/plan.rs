@@ -13,8 +13,8 @@ use elman::{DType, Device, Error, Generator, PlanCount, Recorder, Tensor, Traine
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
-use super::model::{Model, with_separators};
-use super::shared::{DeviceArgs, say};
+use super::model::Model;
+use super::shared::{DeviceArgs, say, with_separators};
 use super::tokens::Tokens;
 use super::train::settings::{CellName, Recipe, Settings};
 

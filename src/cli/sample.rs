@@ -12,9 +12,9 @@ use elman::Generator;
 use elman::generate::Sampling;
 use serde_json::json;
 
-use super::model::{Model, with_separators};
-use super::sampling::SamplingArgs;
-use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES};
+use super::model::Model;
+use super::sampling::SeededArgs;
+use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES, with_separators};
 use super::tokens::{Tokens, Unknown};
 
 /// Write text with a model
@@ -51,7 +51,7 @@ pub struct Options {
     #[arg(long)]
     no_echo: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SeededArgs,
     /// One JSON object for each text, in place of the text
     #[arg(long)]
     json: bool,
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     let model = Model::load(&options.model, &device)?;
     let prompts = prompts(options, &model.tokens)?;
-    let sampling = options.sampling.sampling(&model.tokens)?;
+    let sampling = options.sampling.sampling(&model.tokens);
     if prompts.len() > 1 || options.json {
         ensure!(length < usize::MAX, "several texts, or --json, need an end: give --length");
     }

@@ -64,7 +64,9 @@ impl Failures {
 }
 
 pub mod plot;
+pub mod progress;
 pub mod run;
+pub mod sampling;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -79,6 +81,11 @@ pub const RECOVERIES: u32 = 3;
 
 /// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
+
+/// What a size may be on a command line.
+pub fn at_least_one(value: &str) -> Result<usize, String> {
+    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
+}
 
 /// `--device`, for every program.
 #[derive(Args, Clone, Debug)]
@@ -134,6 +141,19 @@ pub fn sentence(error: &anyhow::Error) -> String {
         said if said.ends_with(&cause) => said.into(),
         said => format!("{said}: {cause}"),
     })
+}
+
+/// 1234567 as 1,234,567.
+pub fn with_separators(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// One line that says where the program runs, and why.

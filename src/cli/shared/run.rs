@@ -6,10 +6,10 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use elman::{Autosave, Checkpoint};
+use elman::{Autosave, Checkpoint, Trainer};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -108,12 +108,36 @@ impl Run {
         self.folder.join(name)
     }
 
-    pub fn add_losses(&mut self, losses: &[f32]) {
-        self.losses.extend_from_slice(losses);
-    }
-
     pub fn losses(&self) -> &[f32] {
         &self.losses
+    }
+
+    /// Runs steps of a training, until a checkpoint is due; `ready` says for how many there is data. Losses are read, and shown, a few
+    /// times a second; gives whether whoever sees them has had enough.
+    pub fn train(
+        &mut self,
+        trainer: &mut Trainer,
+        steps: usize,
+        mut ready: impl FnMut() -> Result<usize>,
+        mut show: impl FnMut(&[f32], &Trainer) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut left = steps;
+        let mut last_read = Instant::now();
+        while left > 0 {
+            left -= trainer.step_up_to(ready()?.min(left))?;
+            if last_read.elapsed() > Duration::from_millis(300) {
+                last_read = Instant::now();
+                self.losses.extend(trainer.losses()?);
+                if show(&self.losses, trainer)? {
+                    return Ok(true);
+                }
+            }
+            if self.is_interrupted() || self.is_save_due() {
+                break;
+            }
+        }
+        self.losses.extend(trainer.losses()?);
+        show(&self.losses, trainer)
     }
 
     /// Step and held-out loss of each epoch so far.

@@ -14,8 +14,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Wrap};
 
 use super::figures::Figures;
-use super::view::duration;
 use crate::cli::shared::HeldWarnings;
+use crate::cli::shared::progress::duration;
 use crate::cli::terminal;
 
 /// A terminal that is given back when this is dropped.

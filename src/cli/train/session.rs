@@ -314,14 +314,19 @@ impl<'a> Session<'a> {
         let until_end = (self.pass - of_pass).min(self.steps - done);
         let most = streams.until_next_shard(of_pass).min(until_evaluation).min(until_end);
         let start = Instant::now();
-        self.is_ended_by_hand = train(&mut self.trainer, &mut self.run, most, |losses, trainer| {
-            let rate = self.view.stepped(losses, trainer.lr());
-            let Some(watch) = &mut self.watch else { return Ok(false) };
-            let mut is_enough = false;
-            let shown = watch.stepped(losses, trainer, (streams, state), rate).map(|ends| is_enough = ends);
-            self.failures.note("what shows the training", shown);
-            Ok(is_enough)
-        })?;
+        self.is_ended_by_hand = self.run.train(
+            &mut self.trainer,
+            most,
+            || Ok(usize::MAX),
+            |losses, trainer| {
+                let rate = self.view.progress.stepped(losses, trainer.lr());
+                let Some(watch) = &mut self.watch else { return Ok(false) };
+                let mut is_enough = false;
+                let shown = watch.stepped(losses, trainer, (streams, state), rate).map(|ends| is_enough = ends);
+                self.failures.note("what shows the training", shown);
+                Ok(is_enough)
+            },
+        )?;
         self.progress.seconds += start.elapsed().as_secs_f64();
         Ok(())
     }
@@ -438,30 +443,4 @@ fn stopping(recipe: &Recipe) -> elman::Result<EarlyStopping> {
 /// Whether a loss is not finite: what was best stays.
 fn is_astray(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::NotFinite { .. }))
-}
-
-/// Runs steps, until a checkpoint is due. Losses are read, and shown, a few times a second; gives whether whoever sees them has had enough.
-fn train(
-    trainer: &mut Trainer,
-    run: &mut Run,
-    steps: usize,
-    mut show: impl FnMut(&[f32], &Trainer) -> Result<bool>,
-) -> Result<bool> {
-    let mut left = steps;
-    let mut last_read = Instant::now();
-    while left > 0 {
-        left -= trainer.step_up_to(left)?;
-        if last_read.elapsed() > Duration::from_millis(300) {
-            last_read = Instant::now();
-            run.add_losses(&trainer.losses()?);
-            if show(run.losses(), trainer)? {
-                return Ok(true);
-            }
-        }
-        if run.is_interrupted() || run.is_save_due() {
-            break;
-        }
-    }
-    run.add_losses(&trainer.losses()?);
-    show(run.losses(), trainer)
 }

@@ -10,6 +10,7 @@ use elman::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::model::Model;
+use crate::cli::shared::at_least_one;
 use crate::cli::text::{By, Reading, Text};
 use crate::cli::tokens::{Tokens, Unknown};
 
@@ -107,10 +108,6 @@ pub struct Settings {
     /// How bold the samples are [default: 0.8]
     #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = TRAINING)]
     temperature: Option<f32>,
-}
-
-fn at_least_one(value: &str) -> Result<usize, String> {
-    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
 }
 
 const TEXT: &str = "Text";

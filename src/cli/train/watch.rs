@@ -10,7 +10,8 @@ use elman::nn::State;
 
 use super::dashboard::Dashboard;
 use super::figures::{Figures, Observer};
-use super::{live, view};
+use super::live;
+use crate::cli::shared::progress::Rate;
 use crate::cli::streams::Streams;
 
 #[derive(Args, Clone)]
@@ -57,7 +58,7 @@ impl<'a> Watch<'a> {
         losses: &[f32],
         trainer: &Trainer,
         training: (&Streams, &State),
-        rate: Option<view::Rate>,
+        rate: Option<Rate>,
     ) -> Result<bool> {
         let figures = &mut self.figures;
         figures.step = losses.len();

@@ -20,7 +20,7 @@ use ratatui::crossterm::event::{self, DisableBracketedPaste, EnableBracketedPast
 use ratatui::crossterm::execute;
 
 use super::model::Model;
-use super::sampling::SamplingArgs;
+use super::sampling::SeededArgs;
 use super::shared::{DeviceArgs, INTERRUPTED, LIST, RECOVERIES};
 use super::terminal;
 use super::tokens::Unknown;
@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     context: u32,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SeededArgs,
 }
 
 const HELP: &str = "\
@@ -93,7 +93,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let model = Model::load(&options.model, &device)?;
     let (document, text, left_out) = Document::open(options.file.as_deref(), &model.tokens, options.unknown)?;
     let settings = Settings {
-        sampling: options.sampling.sampling(&model.tokens)?,
+        sampling: options.sampling.sampling(&model.tokens),
         suggest: options.suggest,
         pace: options.pace as usize,
         context: options.context as usize,
