@@ -1,4 +1,4 @@
-//! What the command and the examples share: choosing a device, what goes wrong beside the work, a run's folder, charts.
+//! What the command and the examples share: choosing a device, draws, progress, what goes wrong beside the work, a run's folder, charts.
 #![allow(dead_code, reason = "each program uses a part")]
 
 /// `println!` that reports a closed pipe as an error, where the original panics.

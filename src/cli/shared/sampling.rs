@@ -7,7 +7,7 @@ use elman::generate::Sampling;
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArgs {
     /// How bold the draws are: 0 always takes the most likely token, 1 draws as the network predicts
-    #[arg(long = "temp", visible_alias = "temperature", default_value_t = 0.8, value_parser = temperature, allow_negative_numbers = true, value_name = "T", help_heading = HEADING)]
+    #[arg(long, visible_alias = "temp", default_value_t = 0.8, value_parser = temperature, allow_negative_numbers = true, value_name = "T", help_heading = HEADING)]
     pub temperature: f32,
     /// Draw among so many of the most likely tokens; 0: all
     #[arg(long, default_value_t = 0, value_name = "K", help_heading = HEADING)]
