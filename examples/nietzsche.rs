@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Parser;
 use common::corpus::Text;
-use common::data::Data;
+use common::data::{self, Data};
 use common::networks::{Model, Recipe};
-use common::run::{BEST, Epoch, MODEL, Run, smooth};
-use common::{DeviceArgs, Failures, INTERRUPTED, RECOVERIES, announce, corpus, say, warn};
-use elman::generate::{Generator, Sampling, SlidingWindow};
+use common::progress::Progress as Bar;
+use common::run::{BEST, Epoch, MODEL, Run};
+use common::sampling::SamplingArgs;
+use common::{DeviceArgs, Failures, INTERRUPTED, RECOVERIES, announce, at_least_one, corpus, say, warn};
+use elman::generate::{Generator, SlidingWindow};
 use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnnOptions, Init, LanguageModel, Parameters, State};
 use elman::optim::Adam;
 use elman::rng::{self, Rng};
 use elman::schedule::{EarlyStopping, Mode};
-use elman::text::{self, FileWindows, Vocabulary, Windows, hold_out};
-use elman::{Device, Evaluator, Trainer};
-use indicatif::{ProgressBar, ProgressStyle};
+use elman::text::Vocabulary;
+use elman::{Evaluator, Trainer};
 use serde::{Deserialize, Serialize};
 
 const STDOUT: &str = "standard output";
@@ -52,9 +53,6 @@ struct Progress {
     /// That the epoch has taken.
     seconds: f64,
 }
-
-/// Of another text than the tutorials', one character in so many is held out.
-const HELD_OUT: usize = 10;
 
 /// Epochs without a lower held-out loss that are put up with.
 const PATIENCE: usize = 2;
@@ -133,15 +131,8 @@ struct Options {
     /// Characters to sample
     #[arg(long, default_value_t = 400)]
     length: usize,
-    /// How bold the sampling is: 0 always takes the most likely character
-    #[arg(long, default_value_t = 0.8, value_parser = temperature, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Sample among so many of the most likely characters
-    #[arg(long, value_parser = at_least_one)]
-    top_k: Option<usize>,
-    /// Sample among the fewest of the most likely characters that have this share of the probability
-    #[arg(long, value_parser = share, allow_negative_numbers = true)]
-    top_p: Option<f32>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Print only the table and the texts
     #[arg(long)]
     quiet: bool,
@@ -156,7 +147,7 @@ impl Options {
             return;
         }
         (self.model, self.stateful) = (Some(Model::Gru), true);
-        let held_out: usize = held_out_stretches(text.chars().count()).iter().map(Range::len).sum();
+        let held_out: usize = data::held_out_stretches(text.chars().count()).iter().map(Range::len).sum();
         let (recipe, most) = (self.recipe(), held_out.saturating_sub(1));
         let window = recipe.window.min(most / self.batch.unwrap_or(1)).max(1);
         let window = *self.window.get_or_insert(window);
@@ -192,18 +183,6 @@ impl Options {
     }
 }
 
-fn at_least_one(value: &str) -> Result<usize, String> {
-    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
-}
-
-fn share(value: &str) -> Result<f32, String> {
-    value.parse().ok().filter(|&p: &f32| p > 0.0 && p <= 1.0).ok_or_else(|| "must be above 0, at most 1".into())
-}
-
-fn temperature(value: &str) -> Result<f32, String> {
-    value.parse().ok().filter(|&t: &f32| t >= 0.0 && t.is_finite()).ok_or_else(|| "must be 0 or above".into())
-}
-
 fn main() -> ExitCode {
     common::exit_code(run())
 }
@@ -220,7 +199,8 @@ fn run() -> Result<ExitCode> {
     let sizes = options.sizes(vocabulary.len())?;
     // The order of draws is that of the tutorial in PyTorch: split, parameters, then one order of batches an epoch.
     let mut init = Init::new(rng::manual_seed(options.seed.into()));
-    let (length, [mut training, mut held_out]) = data(&device, &corpus, &vocabulary, &options, &mut init.rng)?;
+    let (length, [mut training, mut held_out]) =
+        data::cut(&device, &corpus, &vocabulary, &recipe, options.stateful, &mut init.rng)?;
     let until_best = !corpus.published && options.epochs.is_none() && options.fine_tune_epochs.is_none();
     if options.layers == 1 && options.dropout > 0.0 {
         warn("--dropout does nothing with one layer: it lies between layers, so add --layers 2");
@@ -367,10 +347,15 @@ fn run() -> Result<ExitCode> {
                 ),
                 false => Ok(train_loss),
             };
+            let tokens = recipe.batch * recipe.window;
+            let mut bar = Bar::new(options.quiet, progress.first..all, tokens, "characters");
             while run.losses().len() < end && !run.is_interrupted() {
                 let (start, steps) = (Instant::now(), end - run.losses().len());
-                let bar = Bar { first: progress.first, all, quiet: options.quiet };
-                train_until_saved(&mut trainer, &mut training, &mut run, steps, bar)?;
+                let show = |losses: &[f32], trainer: &Trainer| {
+                    bar.stepped(losses, trainer.lr());
+                    Ok(false)
+                };
+                run.train(&mut trainer, steps, || training.before_steps(), show)?;
                 progress.seconds += start.elapsed().as_secs_f64();
                 if run.losses().len() < all {
                     check(training.mean(&run.losses()[progress.first..], recipe.batch))?;
@@ -378,12 +363,13 @@ fn run() -> Result<ExitCode> {
                     failures.note("a checkpoint", run.save(checkpoint));
                 }
             }
+            bar.end();
             let done = &run.losses()[progress.first..];
             if done.is_empty() {
                 break 'training;
             }
             let train_loss = check(training.mean(done, recipe.batch))?;
-            let losses = validate(&mut evaluator, &mut held_out, held_out_batches.min(most))?;
+            let losses = held_out.losses(&mut evaluator, held_out_batches.min(most))?;
             let characters = (done.len() * recipe.batch).min(training.len()) * recipe.window;
             let row = Epoch {
                 epoch: progress.epoch,
@@ -472,111 +458,6 @@ fn introduce_training(text: &Text, options: &Options, until_best: bool) -> Resul
     Ok(())
 }
 
-/// The length of the text, and its windows. Held out are, of the published text, a random fifth of the windows, or of
-/// streams the last fifth; of a large file, the last fifth; of another text, whole stretches.
-fn data(
-    device: &Device,
-    corpus: &corpus::Corpus,
-    vocabulary: &Vocabulary,
-    options: &Options,
-    rng: &mut Rng,
-) -> Result<(usize, [Data; 2])> {
-    let Recipe { window, stride, batch, .. } = options.recipe();
-    let tokens = match &corpus.text {
-        Text::Mapped(file) if !options.stateful && stride == 1 => {
-            let (length, split) = (file.len(), file.len() / 5 * 4);
-            let mut drawn = |stretch| {
-                let draws = rng::manual_seed(rng.next_u32().into());
-                let windows = FileWindows::new(file, device, stretch, batch, window, draws)?;
-                anyhow::Ok(Data::Drawn(Box::new(windows)))
-            };
-            return Ok((length, [drawn(0..split)?, drawn(split..length)?]));
-        }
-        Text::Loaded(text) if !corpus.published => {
-            let tokens = vocabulary.encode(text)?;
-            return Ok((tokens.len(), apart(device, &tokens, vocabulary, options)?));
-        }
-        text => text.upload(device, vocabulary)?,
-    };
-    let (length, split) = (tokens.len(), tokens.len() / 5 * 4);
-    if options.stateful {
-        let streams = |stretch| Windows::streams(&tokens, stretch, batch, window).map(Data::Streams);
-        return Ok((length, [streams(0..split)?, streams(split..length)?]));
-    }
-    let Some(count) = length.checked_sub(window).filter(|&n| n >= 5 * stride) else {
-        bail!("the corpus has {length} characters, too few for windows of {window}: use a smaller --window");
-    };
-    let windows = |starts: Vec<u32>| Windows::new(&tokens, starts, window).map(Data::Shuffled);
-    if !corpus.published {
-        let Some(end) = split.checked_sub(window).filter(|&end| end > 0 && split < count) else {
-            bail!(
-                "the last fifth of {length} characters is held out, too few for windows of {window}: use a smaller --window"
-            );
-        };
-        let starts = |from: usize, to: usize| (from as u32..to as u32).step_by(stride).collect();
-        return Ok((length, [windows(starts(0, end))?, windows(starts(split, count))?]));
-    }
-    let (training, held_out) = hold_out(&rng.randperm(count.div_ceil(stride)), 0.2);
-    let windows = |mut starts: Vec<u32>| {
-        starts.iter_mut().for_each(|start| *start *= stride as u32);
-        windows(starts)
-    };
-    Ok((length, [windows(training)?, windows(held_out)?]))
-}
-
-/// The windows of another text than the tutorials': those to train on, and those of the stretches that are held out, each a text
-/// of its own.
-fn apart(device: &Device, tokens: &[u32], vocabulary: &Vocabulary, options: &Options) -> Result<[Data; 2]> {
-    let Recipe { window, stride, batch, .. } = options.recipe();
-    let mut parts = [Vec::new(), Vec::new()];
-    let mut start = 0;
-    for stretch in held_out_stretches(tokens.len()) {
-        parts[0].extend(&tokens[start..stretch.start]);
-        parts[1].extend(&tokens[stretch.clone()]);
-        start = stretch.end;
-    }
-    if parts[1].len() <= window {
-        bail!(
-            "the corpus has {} characters, of which {} are held out; windows of {window} need {} of these: use a longer \
-             text or a smaller --window",
-            tokens.len(),
-            parts[1].len(),
-            window.saturating_add(1)
-        );
-    }
-    let windows = |part: Vec<u32>| {
-        let corpus = text::Corpus::new(device, &part, vocabulary.len())?;
-        if options.stateful {
-            return anyhow::Ok(Data::Streams(Windows::streams(&corpus, 0..part.len(), batch, window)?));
-        }
-        let starts = (0..(part.len() - window) as u32).step_by(stride).collect();
-        Ok(Data::Shuffled(Windows::new(&corpus, starts, window)?))
-    };
-    let [training, held_out] = parts;
-    Ok([windows(training)?, windows(held_out)?])
-}
-
-/// What is held out of another text than the tutorials': the last tenth of each of up to ten equal parts. The stretches
-/// make a text of their own, and the rest another, so that no window of one has a character of the other.
-fn held_out_stretches(length: usize) -> Vec<Range<usize>> {
-    let parts = (length / 10_000).clamp(1, 10);
-    let end = |part: usize| (part as u64 * length as u64 / parts as u64) as usize;
-    (0..parts).map(|part| end(part + 1) - (end(part + 1) - end(part)) / HELD_OUT..end(part + 1)).collect()
-}
-
-/// The loss of each of the first batches held out.
-fn validate(evaluator: &mut Evaluator, held_out: &mut Data, batches: usize) -> Result<Vec<f32>> {
-    if !matches!(held_out, Data::Drawn(_)) {
-        return Ok(evaluator.losses(batches)?);
-    }
-    let mut losses = Vec::new();
-    for _ in 0..batches {
-        held_out.before_steps()?;
-        losses.extend(evaluator.losses(1)?);
-    }
-    Ok(losses)
-}
-
 /// The tokens of the prompt: checked before training, not after.
 fn prompt(options: &Options, vocabulary: &Vocabulary, text: &Text) -> Result<Vec<u32>> {
     let prompt = match &options.prompt {
@@ -605,44 +486,6 @@ fn settings(options: &Options, sizes: &CharRnnOptions, text: &Text, until_best: 
         "until_best": until_best,
         "text": text.fingerprint(),
     })
-}
-
-/// Where the progress bar of an epoch starts and ends, in steps.
-struct Bar {
-    first: usize,
-    all: usize,
-    quiet: bool,
-}
-
-/// Runs steps of an epoch, until a checkpoint is due. Losses are read a few times a second, for the progress bar.
-fn train_until_saved(
-    trainer: &mut Trainer,
-    data: &mut Data,
-    run: &mut Run,
-    steps: usize,
-    Bar { first, all, quiet }: Bar,
-) -> Result<()> {
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new((all - first) as u64) };
-    bar.set_style(ProgressStyle::with_template("{bar:40} step {pos}/{len}  loss {msg}  {eta} left")?);
-    let mut last_read = Instant::now();
-    let mut step = 0;
-    while step < steps {
-        let ready = data.before_steps()?;
-        step += trainer.step_up_to(ready.min(steps - step))?;
-        if last_read.elapsed() > Duration::from_millis(300) {
-            last_read = Instant::now();
-            run.add_losses(&trainer.losses()?);
-            bar.set_position((run.losses().len() - first) as u64);
-            let recent = run.losses().len().saturating_sub(500);
-            bar.set_message(smooth(&run.losses()[recent..]).last().map_or_else(String::new, |l| format!("{l:.4}")));
-        }
-        if run.is_interrupted() || run.is_save_due() {
-            break;
-        }
-    }
-    run.add_losses(&trainer.losses()?);
-    bar.finish_and_clear();
-    Ok(())
 }
 
 fn save(
@@ -683,11 +526,9 @@ fn write_text(
     say!("get_next_n({:?}, 40):\n{}", vocabulary.decode(window), vocabulary.decode(&greedy));
 
     let mut generator = Generator::new(model, parameters, 1)?;
-    let Options { temperature, top_k, top_p, seed, .. } = *options;
-    let never = Some(Vocabulary::PADDING);
-    generator.set_sampling(Sampling { temperature, top_k, top_p, seed, never, ..Sampling::default() })?;
+    generator.set_sampling(options.sampling.sampling(options.seed, Some(Vocabulary::PADDING)))?;
     generator.prime(prompt)?;
-    say!("\n{} characters at temperature {}:", options.length, options.temperature);
+    say!("\n{} characters at temperature {}:", options.length, options.sampling.temperature);
     let mut out = std::io::stdout().lock();
     write!(out, "{}", vocabulary.decode(prompt))?;
     let mut broken = None;

@@ -196,7 +196,7 @@ fn a_run_learns_and_goes_on_to_the_bit() {
             true
         })
         .unwrap();
-    assert_eq!(success(&output), format!("line 3{}\n", vocabulary.decode(&drawn)));
+    assert_eq!(success(&output), format!("line 3{}", vocabulary.decode(&drawn)));
     let closing = String::from_utf8(output.stderr).unwrap();
     assert!(closing.contains("70 characters in") && closing.contains("seed 5"), "{closing}");
 }
@@ -210,8 +210,11 @@ fn samples_stop_and_have_lanes() {
     let whole = success(&sample(&["-p", "line", "-n", "300"]));
     // The stop is not printed, nor what is after it.
     let at = whole[4..].find("\u{201d}").map(|at| at + 4);
-    let stopped = success(&sample(&["-p", "line", "-n", "300", "--stop", "\u{201d}", "--quiet"]));
-    assert_eq!(stopped.trim_end_matches('\n'), whole[..at.expect("a quote is learned")].trim_end_matches('\n'));
+    let stopped = sample(&["-p", "line", "-n", "300", "--stop", "\u{201d}"]);
+    assert_eq!(success(&stopped), whole[..at.expect("a quote is learned")]);
+    let drawn = success(&stopped)[4..].chars().count() + 1;
+    let closing = String::from_utf8(stopped.stderr).unwrap();
+    assert!(closing.starts_with(&format!("{drawn} characters in")), "{closing}");
     let only = success(&sample(&["-p", "line", "-n", "300", "--no-echo"]));
     assert_eq!(format!("line{only}"), whole);
     // A file of prompts: each is what it is alone, but for its draws.
@@ -221,7 +224,7 @@ fn samples_stop_and_have_lanes() {
     assert_eq!(texts.len(), 3);
     for (text, prompt) in texts.iter().zip(["line 1", "the", "of \u{201c}m"]) {
         let alone = success(&sample(&["-p", prompt, "-n", "40", "--temp", "0"]));
-        assert_eq!(format!("{prompt}{}\n", text["text"].as_str().unwrap()), alone);
+        assert_eq!(format!("{prompt}{}", text["text"].as_str().unwrap()), alone);
     }
     let two = success(&sample(&["-p", "line", "-n", "60", "--lanes", "2", "--json"]));
     let texts: Vec<serde_json::Value> = two.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -286,7 +289,7 @@ fn bytes_folders_patterns_and_encodings_are_texts() {
     let (bytes, said) = folder.train("bytes", &noise, &["--max-steps", "3", "--bytes"]);
     assert!(said.contains("20,000 bytes, 256 different"), "{said}");
     let output = run(&["sample", path(&bytes), "--device", "cpu", "-n", "50", "-p", "\u{e9}", "--seed", "1"]);
-    assert!(output.status.success() && output.stdout.len() == 2 + 50 + 1);
+    assert!(output.status.success() && output.stdout.len() == 2 + 50);
     success(&run(&["eval", path(&bytes), &noise, "--device", "cpu"]));
 }
 
@@ -406,10 +409,10 @@ fn bad_input_is_one_sentence() {
         success(&run(&["sample", model, "-p", "li\u{2603}ne", "--unknown", "skip", "-n", "0"])).starts_with("line")
     );
     fails(&["sample", model, "-p", ""], 1, &["at least one character"]);
-    fails(&["sample", model, "-p", "l", "--temp", "-1"], 1, &["temperature"]);
-    fails(&["sample", model, "-p", "l", "--top-p", "2"], 1, &["top_p"]);
-    fails(&["sample", model, "-p", "l", "--min-p", "-0.1"], 1, &["min_p"]);
-    fails(&["sample", model, "-p", "l", "--seed", "-2"], 1, &["--seed"]);
+    fails(&["sample", model, "-p", "l", "--temp", "-1"], 2, &["--temp", "0 or above"]);
+    fails(&["sample", model, "-p", "l", "--top-p", "2"], 2, &["--top-p", "at most 1"]);
+    fails(&["sample", model, "-p", "l", "--min-p", "-0.1"], 2, &["--min-p", "from 0 to 1"]);
+    fails(&["sample", model, "-p", "l", "--seed", "-2"], 2, &["--seed"]);
     fails(&["sample", model, "-p", "l", "-n", "-2"], 1, &["--length"]);
     fails(&["sample", model, "-p", "l", "--lanes", "0"], 1, &["--lanes"]);
     fails(&["eval", model, &short, "--device", "cpu"], 1, &["short.txt", "does not know"]);
@@ -451,6 +454,21 @@ fn the_manual_and_completions_are_written() {
     }
     let help = success(&run(&["--help"]));
     assert!(help.contains("elman train book.txt") && help.contains("Exit codes"), "{help}");
+}
+
+#[test]
+fn devices_are_listed_whatever_else_is_missing() {
+    for command in
+        [&["train"][..], &["train", "--resume"], &["sample"], &["write"], &["eval"], &["look"], &["doctor"], &["bench"]]
+    {
+        let said = success(&run(&[command, &["--device", "list"]].concat()));
+        assert!(said.lines().any(|line| line.starts_with("CPU")), "{command:?}: {said}");
+    }
+    assert_eq!(
+        success(&run(&["look", "--device=list"])),
+        success(&elman().arg("look").env("ELMAN_DEVICE", "list").output().unwrap())
+    );
+    fails(&["look", "--device", "cpu"], 2, &["MODEL"]);
 }
 
 #[test]
@@ -564,6 +582,27 @@ fn schedules_end_with_the_training() {
         let evaluation = said.lines().rev().nth(1).unwrap();
         let evaluation: serde_json::Value = serde_json::from_str(evaluation).unwrap();
         assert!(evaluation["lr"].as_f64().unwrap() < 0.0015, "{evaluation}");
+    }
+}
+
+/// Whoever reads along may leave: it ends without a word, and goes on to the bit.
+#[test]
+fn a_closed_pipe_ends_a_run_quietly() {
+    let folder = Folder::new();
+    let text = folder.file("text.txt", text());
+    let settings = ["--epochs", "3", "--eval-every", "50", "--patience", "0"];
+    let (whole, _) = folder.train("whole", &text, &settings);
+    for (name, lines) in [("at once", 0), ("later", 12)] {
+        let parts = folder.path(name);
+        let args = [&["train", &text, "-o", path(&parts)], &QUICK[..], &settings].concat();
+        let mut child = elman().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::lines(out).take(lines).for_each(|line| drop(line.unwrap()));
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {error}");
+        success(&run(&["train", "--resume", "-o", path(&parts), "--device", "cpu"]));
+        assert_eq!(losses(&parts), losses(&whole), "{name}");
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::ceilings;
-use super::shared::{DeviceArgs, say, warn};
+use super::shared::{DeviceArgs, say, sentence, warn};
 use super::workloads::{Measured, Settings, Workload, measure};
 
 /// Time the workloads W1 to W7 beside what the device can do at most, each checked against the f64 reference first
@@ -43,7 +43,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let measured = match measure(&device, workload, &options.settings) {
             Ok(measured) => measured,
             Err(error) => {
-                warn(format_args!("{}: {error:#}", workload.name()));
+                warn(format_args!("{}: {}", workload.name(), sentence(&error)));
                 code = ExitCode::FAILURE;
                 continue;
             }

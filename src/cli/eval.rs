@@ -13,8 +13,8 @@ use elman::nn::LanguageModel as _;
 use elman::nn::functional::{InitialState, Reduction, accuracy, cross_entropy};
 use serde_json::json;
 
-use super::model::{Model, with_separators};
-use super::shared::{DeviceArgs, RECOVERIES, say};
+use super::model::Model;
+use super::shared::{DeviceArgs, RECOVERIES, say, with_separators};
 use super::text::{By, Reading, Text};
 use super::tokens::Unknown;
 

@@ -15,8 +15,8 @@ use clap::Args;
 use elman::nn::Snapshot;
 use elman::{Device, Reader};
 
-use super::model::{Model, with_separators};
-use super::shared::{DeviceArgs, RECOVERIES, say};
+use super::model::Model;
+use super::shared::{DeviceArgs, RECOVERIES, say, with_separators};
 use super::text::{By, Reading, Text};
 use super::tokens::Unknown;
 use page::Page;
@@ -80,9 +80,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let range = range(options, &model, text.len())?;
     let start = Instant::now();
     let seen = See::new(&model, &device, &text, range.clone())?;
-    let name = text.files().next().map_or("", |(name, _)| name);
     // A page may be shown to others: the folders are left out.
-    let name = Path::new(name).file_name().map_or(name.into(), |name| name.to_string_lossy());
+    let name = match options.text.as_str() {
+        "-" => "standard input".into(),
+        text => Path::new(text).file_name().map_or(text.into(), |name| name.to_string_lossy()),
+    };
     let page = Page::new(&model, &name, text.len(), range.start, &seen)?.html()?;
     elman::io::write_atomically(&options.out, page.as_bytes())
         .with_context(|| format!("the page {} cannot be written", options.out.display()))?;

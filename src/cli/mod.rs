@@ -23,7 +23,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use shared::{DeviceArgs, LIST};
 
 /// Trains recurrent networks on your own text, on any GPU or on the CPU, and writes with them.
 #[derive(Parser)]
@@ -70,7 +72,15 @@ enum Command {
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
-    let done = run(Cli::parse());
+    let done = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        // The list of devices needs nothing else.
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => match asked_for_list() {
+            Some(device) => device.open().map(|_| ExitCode::SUCCESS),
+            None => error.exit(),
+        },
+        Err(error) => error.exit(),
+    };
     match done {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         done => shared::exit_code(done),
@@ -79,7 +89,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Train(options) => train::run(*options),
+        Command::Train(options) => train::run(&options),
         Command::Sample(options) => sample::run(&options),
         Command::Write(options) => write::run(&options),
         Command::Eval(options) => eval::run(&options),
@@ -101,6 +111,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What a command line that lacks something else says of the device, if that is `list`.
+fn asked_for_list() -> Option<DeviceArgs> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let given = arguments.windows(2).find(|pair| pair[0] == "--device").map(|pair| pair[1].clone());
+    let joined = || arguments.iter().find_map(|argument| argument.to_str()?.strip_prefix("--device=").map(Into::into));
+    let device = given.or_else(joined).or_else(|| std::env::var_os(elman::device::ENVIRONMENT_VARIABLE))?;
+    (device == LIST).then(|| DeviceArgs { device: LIST.into() })
 }
 
 /// Whoever read the output wants no more of it.

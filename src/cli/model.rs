@@ -9,6 +9,7 @@ use elman::{Device, io, rng};
 use serde::{Deserialize, Serialize};
 
 use super::shared::run::{BEST, MODEL};
+use super::shared::with_separators;
 use super::tokens::Tokens;
 
 /// What a model's file says of it, beside its parameters.
@@ -128,19 +129,6 @@ pub fn describe(sizes: &CharRnnOptions, parameters: &Parameters) -> String {
     let count = with_separators(parameters.count() as u64);
     format!("{cell:?}, {layers} of {hidden} units, embedding {embedding}, {vocabulary} tokens: {count} parameters")
         .to_lowercase()
-}
-
-/// 1234567 as 1,234,567.
-pub fn with_separators(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// The model's file, where a run's folder was named.

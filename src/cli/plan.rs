@@ -10,11 +10,11 @@ use elman::nn::functional::{InitialState, Reduction, cross_entropy};
 use elman::nn::{CharRnn, CharRnnOptions, Init, LanguageModel, Parameters};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Error, Generator, PlanCount, Recorder, Tensor, Trainer};
+use indicatif::DecimalBytes;
 use serde::Serialize;
 
-use super::model::{Model, with_separators};
-use super::shared::{DeviceArgs, say};
-use super::text::{By, Text};
+use super::model::Model;
+use super::shared::{DeviceArgs, say, with_separators};
 use super::tokens::Tokens;
 use super::train::settings::{CellName, Recipe, Settings};
 
@@ -142,19 +142,16 @@ fn describe(network: CharRnnOptions) -> String {
 
 fn training(train: &Train) -> Result<Subject<'_>> {
     let (settings, last_step) = (&*train.settings, train.last_step);
-    let from = settings.init_from.as_deref().map(Model::config_of).transpose()?;
-    let (tokens, vocabulary) = match (&train.texts[..], &from) {
-        ([], Some((_, known))) => (train.tokens, known.len()),
-        ([], None) => (train.tokens, if settings.is_bytes() { Tokens::Bytes.len() } else { train.vocabulary }),
-        (texts, from) => {
-            let bytes = settings.is_bytes().then_some(Tokens::Bytes);
-            let known = from.as_ref().map(|(_, known)| known).or(bytes.as_ref());
-            let by = known.map_or(By::ItsCharacters, |known| By::Given(known, settings.unknown()));
-            let text = Text::open(texts, &settings.reading(), by)?;
-            (text.len(), text.tokens().len())
-        }
+    let from = settings.init_network()?;
+    let (vocabulary, recipe) = if train.texts.is_empty() {
+        let (tokens, sizes) = from.unzip();
+        let known = tokens.or(settings.is_bytes().then_some(Tokens::Bytes));
+        let vocabulary = known.map_or(train.vocabulary, |tokens| tokens.len());
+        (vocabulary, settings.recipe(train.tokens, sizes.as_ref())?)
+    } else {
+        let (text, recipe) = settings.text(&train.texts, from.as_ref())?;
+        (text.tokens().len(), recipe)
     };
-    let recipe = settings.recipe(tokens, from.as_ref().map(|(config, _)| &config.sizes))?;
     let network = recipe.sizes(vocabulary);
     let Recipe { window, batch, optimizer, .. } = recipe;
     let loss_on = if last_step { "the last token" } else { "every token" };
@@ -290,7 +287,11 @@ impl Shown {
         if let Some(most) = most {
             let mut beyond = largest.iter().filter(|large| large.bytes > most);
             let sentence = |Large { tensor, bytes }: &Large| {
-                format!("{tensor} takes {}, and a tensor of this device at most {}", size_of(*bytes), size_of(most))
+                format!(
+                    "{tensor} takes {}, and a tensor of this device at most {}",
+                    DecimalBytes(*bytes),
+                    DecimalBytes(most)
+                )
             };
             problems.extend(beyond.by_ref().take(SAID).map(sentence));
             let others = beyond.count();
@@ -302,7 +303,7 @@ impl Shown {
             problems.push(refused.to_string());
         }
         if let Some(free) = free.filter(|&free| memory > free) {
-            problems.push(format!("it takes {}, and {} are free", size_of(memory), size_of(free)));
+            problems.push(format!("it takes {}, and {} are free", DecimalBytes(memory), DecimalBytes(free)));
         }
         largest.truncate(SAID);
         Self {
@@ -335,17 +336,17 @@ impl Shown {
             if *submits == 1 { "submission" } else { "submissions" }
         );
         say!("  arithmetic   {}", operations(self.flops));
-        say!("  traffic      {}, and {} of weights read again", size_of(self.bytes), size_of(self.rereads));
+        say!("  traffic      {}, and {} of weights read again", DecimalBytes(self.bytes), DecimalBytes(self.rereads));
         say!(
             "  memory       {}{}",
-            size_of(self.memory),
+            DecimalBytes(self.memory),
             match self.free {
-                Some(free) => format!(" of {} that are free", size_of(free)),
+                Some(free) => format!(" of {} that are free", DecimalBytes(free)),
                 None => "; how much there is the driver does not say".into(),
             }
         );
         if let Some(most) = self.most_bytes_of_a_tensor {
-            say!("  a tensor     {} at most", size_of(most));
+            say!("  a tensor     {} at most", DecimalBytes(most));
         }
         for note in &self.notes {
             say!("  note         {note}");
@@ -356,7 +357,7 @@ impl Shown {
         }
         say!("\n  largest tensors");
         for Large { tensor, bytes } in &self.largest {
-            say!("  {:>12}  {tensor}", size_of(*bytes));
+            say!("  {:>12}  {tensor}", DecimalBytes(*bytes).to_string());
         }
         say!("");
         for problem in &self.problems {
@@ -380,15 +381,6 @@ fn operations(flops: u64) -> String {
         0..1_000_000_000 => format!("{:.1} MFLOP", flops as f64 / 1e6),
         1_000_000_000..1_000_000_000_000 => format!("{:.1} GFLOP", flops as f64 / 1e9),
         _ => format!("{:.1} TFLOP", flops as f64 / 1e12),
-    }
-}
-
-fn size_of(bytes: u64) -> String {
-    match bytes {
-        0..10_000 => format!("{bytes} bytes"),
-        10_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
     }
 }
 

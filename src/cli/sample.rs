@@ -12,9 +12,9 @@ use elman::Generator;
 use elman::generate::Sampling;
 use serde_json::json;
 
-use super::model::{Model, with_separators};
-use super::sampling::SamplingArgs;
-use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES};
+use super::model::Model;
+use super::sampling::SeededArgs;
+use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES, with_separators};
 use super::tokens::{Tokens, Unknown};
 
 /// Write text with a model
@@ -51,7 +51,7 @@ pub struct Options {
     #[arg(long)]
     no_echo: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SeededArgs,
     /// One JSON object for each text, in place of the text
     #[arg(long)]
     json: bool,
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     let model = Model::load(&options.model, &device)?;
     let prompts = prompts(options, &model.tokens)?;
-    let sampling = options.sampling.sampling(&model.tokens)?;
+    let sampling = options.sampling.sampling(&model.tokens);
     if prompts.len() > 1 || options.json {
         ensure!(length < usize::MAX, "several texts, or --json, need an end: give --length");
     }
@@ -107,11 +107,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut failed = Ok(());
     let mut drawn = 0;
     generator.generate(length, |tokens| {
-        let lanes = texts.len();
-        drawn += tokens.len();
-        for (lane, text) in texts.iter_mut().enumerate() {
-            let tokens: Vec<u32> = tokens.iter().skip(lane).step_by(lanes).copied().collect();
-            text.add(&model.tokens.bytes(&tokens));
+        for row in tokens.chunks_exact(texts.len()) {
+            for (text, &token) in texts.iter_mut().zip(row).filter(|(text, _)| !text.has_ended) {
+                text.add(&model.tokens.bytes(&[token]));
+                drawn += 1;
+            }
         }
         if is_stream {
             failed = out.write_all(&texts[0].take()).and_then(|()| out.flush());
@@ -121,7 +121,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     failed?;
     if is_stream {
         out.write_all(&texts[0].rest())?;
-        writeln!(out)?;
     }
     for (lane, (text, prompt)) in texts.iter_mut().zip(&prompts).enumerate().filter(|_| !is_stream) {
         let (prompt, text) = (model.tokens.bytes(prompt), text.rest());
@@ -134,7 +133,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             out.write_all(&prompt)?;
         }
         out.write_all(&text)?;
-        out.write_all(if lane + 1 < prompts.len() { b"\n\n" } else { b"\n" })?;
+        if lane + 1 < prompts.len() {
+            out.write_all(b"\n\n")?;
+        }
+    }
+    // What comes after it on a terminal is on a line of its own; a file has the text alone.
+    if !options.json && io::stdout().is_terminal() {
+        writeln!(out)?;
     }
     out.flush()?;
     if !options.quiet {
@@ -239,8 +244,12 @@ impl<'a> Written<'a> {
         if self.has_ended {
             return;
         }
+        let known = self.waiting.len();
         self.waiting.extend_from_slice(bytes);
-        let end = |stop: &Vec<u8>| self.waiting.windows(stop.len()).position(|window| window == stop);
+        let end = |stop: &Vec<u8>| {
+            let from = known.saturating_sub(stop.len());
+            self.waiting[from..].windows(stop.len()).position(|window| window == stop).map(|at| from + at)
+        };
         if let Some(end) = self.stops.iter().filter_map(end).min() {
             self.waiting.truncate(end);
             self.has_ended = true;

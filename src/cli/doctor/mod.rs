@@ -12,7 +12,7 @@ use elman::{Comparison, Device, Error, kernels};
 use serde::Serialize;
 
 use super::ceilings::{self, Ceilings};
-use super::shared::{DeviceArgs, quiet_driver, say};
+use super::shared::{DeviceArgs, LIST, quiet_driver, say};
 use cases::cases;
 use traps::{Finding, TRAPS};
 
@@ -104,7 +104,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         problems: Vec::new(),
         verdict: "right",
     };
-    if options.device.device == "list" {
+    if options.device.device == LIST {
         options.device.open()?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -8,6 +8,17 @@ const CHARACTERS: usize = 16;
 /// What is the same but at fewer places than this is no feature of this text.
 const LEAST: usize = 8;
 
+/// What was read some time ago, and not just now.
+const REMEMBERED: [&str; 7] = [
+    "inside quotes",
+    "inside brackets",
+    "depth of braces",
+    "indentation",
+    "position in the line",
+    "position in the sentence",
+    "position in the paragraph",
+];
+
 /// A number for each place.
 pub struct Feature {
     pub name: String,
@@ -26,6 +37,11 @@ impl Feature {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let norm = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>().sqrt();
         Some(Self { name: name.into(), values: values.iter().map(|value| ((value - mean) / norm) as f32).collect() })
+    }
+
+    /// Whether a network has to remember it.
+    pub fn is_remembered(&self) -> bool {
+        REMEMBERED.contains(&self.name.as_str())
     }
 
     /// The share of a unit's variance that it explains, r²; below 0 where the unit falls as it rises.
@@ -93,7 +109,7 @@ impl Place {
     }
 }
 
-/// What there is to say of this text. `bits` is the surprise at each character.
+/// What there is to say of this text, first what has to be remembered. `bits` is the surprise at each character.
 pub fn of(text: &[char], bits: &[Option<f64>]) -> Vec<Feature> {
     let mut place = Place::default();
     let mut columns: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -128,6 +144,7 @@ pub fn of(text: &[char], bits: &[Option<f64>]) -> Vec<Feature> {
         }
     }
     let mut features: Vec<_> = columns.into_iter().filter_map(|(name, values)| Feature::new(name, values)).collect();
+    features.sort_by_key(|feature| !feature.is_remembered());
     features.extend(Feature::new("surprise", bits.iter().map(|bits| bits.unwrap_or(0.0))));
     let mut counts: BTreeMap<char, usize> = BTreeMap::new();
     for &c in text.iter().filter(|c| !c.is_whitespace() && !c.is_control()) {
@@ -184,6 +201,7 @@ mod tests {
         let explained = |name: &str| features.iter().find(|feature| feature.name == name).unwrap().explains(&unit);
         assert!((explained("inside quotes") + 1.0).abs() < 1e-5);
         assert!(explained("vowel").abs() < 0.5);
+        assert!(features[0].is_remembered() && features.is_sorted_by_key(|feature| !feature.is_remembered()));
         assert!(features.iter().all(|feature| feature.name != "digit" && feature.name != "surprise"));
         assert_eq!(features[0].explains(&vec![0.3; text.len()]), 0.0);
     }

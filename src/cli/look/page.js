@@ -46,7 +46,7 @@ function write() {
     if (!line) {
       line = make('div');
       line.dir = 'auto';
-      lines.push({ element: line, start: i, end: i, version: -1 });
+      lines.push({ element: line, start: i, end: i });
     }
     const span = document.createElement('span'), c = data.vocabulary[tokens[i]];
     if (isBytes && tokens[i] > 127) {
@@ -81,11 +81,16 @@ function first(n, holds) {
   }
   return low;
 }
+// The tokens in view and somewhat around it: by lines, then within the first and the last, of which there may be one alone.
 function inView() {
-  const top = box.scrollTop - 200, bottom = box.scrollTop + box.clientHeight + 200;
-  const bottomOf = k => lines[k].element.offsetTop + lines[k].element.offsetHeight;
-  const from = first(lines.length, k => bottomOf(k) >= top);
-  return [from, Math.max(from + 1, first(lines.length, k => lines[k].element.offsetTop > bottom))];
+  const { top, bottom } = box.getBoundingClientRect();
+  const reaches = element => element.getBoundingClientRect().bottom >= top - 200;
+  const isPast = element => element.getBoundingClientRect().top > bottom + 200;
+  const from = Math.min(first(lines.length, k => reaches(lines[k].element)), lines.length - 1);
+  const to = Math.max(from + 1, first(lines.length, k => isPast(lines[k].element)));
+  const within = ({ start, end }, holds) => start + first(end - start, i => holds(spans[start + i]));
+  const start = Math.min(within(lines[from], reaches), T - 1);
+  return [start, Math.max(start + 1, within(lines[to - 1], isPast))];
 }
 
 // States: a byte for each value, unit by unit.
@@ -127,16 +132,15 @@ function range() {
   return low < 0 && high > 0 || low === high ? [-STEPS, STEPS] : [low, high];
 }
 let colours = [], version = 0, ends = [-STEPS, STEPS];
+const painted = new Uint32Array(T);
 function paint() {
   const [from, to] = inView(), column = now.view === 'unit' ? values(current()) : null, offset = now.unit * T;
   const scale = 2 * STEPS / (ends[1] - ends[0]);
-  for (const line of lines.slice(from, to)) {
-    if (line.version === version) continue;
-    line.version = version;
-    for (let i = line.start; i < line.end; i++) {
-      const level = column ? Math.round((column[offset + i] - ends[0]) * scale) : Math.round(2 * STEPS * clamp((bits[i] ?? 0) / MOST_BITS, 0, 1));
-      spans[i].style.backgroundColor = colours[level];
-    }
+  for (let i = from; i < to; i++) {
+    if (painted[i] === version) continue;
+    painted[i] = version;
+    const level = column ? Math.round((column[offset + i] - ends[0]) * scale) : Math.round(2 * STEPS * clamp((bits[i] ?? 0) / MOST_BITS, 0, 1));
+    spans[i].style.backgroundColor = colours[level];
   }
 }
 function recolour() {
@@ -151,13 +155,15 @@ function recolour() {
 // What is said of the unit, in the order of the list.
 
 let order = [];
-const best = explained => explained.reduce((most, share, f) => Math.abs(share) > Math.abs(explained[most]) ? f : most, 0);
+// What has to be remembered is of more interest than what was just read, where it explains a unit about as well.
+const worth = (explained, f) => Math.abs(explained[f]) * (f < data.remembered ? 1.5 : 1);
+const best = explained => explained.reduce((most, share, f) => worth(explained, f) > worth(explained, most) ? f : most, 0);
 const arrow = share => share < 0 ? '↓' : '↑';
 function sorted() {
   const { explained } = states[current()];
   const f = features.indexOf(now.sort), all = [...Array(hidden).keys()];
   if (now.sort === 'number' || !features.length) return all;
-  const score = unit => Math.abs(explained[unit][f >= 0 ? f : best(explained[unit])]);
+  const score = unit => worth(explained[unit], f >= 0 ? f : best(explained[unit]));
   return all.sort((a, b) => score(b) - score(a) || a - b);
 }
 function listUnits() {
@@ -182,7 +188,7 @@ function sayUnit() {
   const isUnit = now.view === 'unit';
   $('unitbar').hidden = !isUnit;
   if (isUnit) {
-    const tops = [...features.keys()].sort((a, b) => Math.abs(explained[b]) - Math.abs(explained[a])).slice(0, 3);
+    const tops = [...features.keys()].sort((a, b) => worth(explained, b) - worth(explained, a)).slice(0, 3);
     const says = tops.filter((f, k) => k === 0 || Math.abs(explained[f]) >= 0.05).flatMap((f, k) =>
       [k ? ' · ' : '', make('b', Math.abs(explained[f]).toFixed(2)), ' ' + arrow(explained[f]) + ' ' + features[f]]);
     $('why').replaceChildren('Unit ' + now.unit + (features.length ? ' goes with ' : ''), ...says);
@@ -250,8 +256,7 @@ function drawNorms() {
   const sizes = Float64Array.from(norms).sort(), low = sizes[Math.floor(T / 500)], high = sizes[T - 1];
   const x = i => i / Math.max(T - 1, 1) * width, y = norm => 5 + (height - 14) * (1 - Math.max(norm - low, 0) / (high - low || 1));
   const band = (from, to, fill, top, tall) => { pen.fillStyle = fill; pen.fillRect(x(from), top, Math.max(x(to) - x(from), 2), tall); };
-  const [a, b] = inView();
-  band(lines[a].start, lines[Math.min(b, lines.length) - 1].end, colour('--line'), 0, height);
+  band(...inView(), colour('--line'), 0, height);
   pen.strokeStyle = colour('--accent');
   pen.lineWidth = 1;
   pen.beginPath();

@@ -50,6 +50,8 @@ pub struct Page<'a> {
     likeliest: Vec<u32>,
     shares: Vec<u32>,
     features: Vec<String>,
+    /// So many of them, the first, have to be remembered.
+    remembered: usize,
     states: Vec<States>,
     gates: Vec<Gate>,
 }
@@ -113,6 +115,7 @@ impl<'a> Page<'a> {
             most,
             likeliest,
             shares,
+            remembered: features.iter().filter(|feature| feature.is_remembered()).count(),
             features: features.into_iter().map(|feature| feature.name).collect(),
             states,
             gates,

@@ -1,4 +1,4 @@
-//! What the command and the examples share: choosing a device, what goes wrong beside the work, a run's folder, charts.
+//! What the command and the examples share: choosing a device, draws, progress, what goes wrong beside the work, a run's folder, charts.
 #![allow(dead_code, reason = "each program uses a part")]
 
 /// `println!` that reports a closed pipe as an error, where the original panics.
@@ -12,7 +12,34 @@ pub(crate) use say;
 
 /// A line on stderr; a closed one changes nothing.
 pub fn warn(what: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "warning: {what}");
+    match &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(held) => held.push(what.to_string()),
+        None => drop(writeln!(std::io::stderr(), "warning: {what}")),
+    }
+}
+
+/// Warnings that wait for the terminal.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+
+/// Keeps warnings while something else has the terminal, and prints them when it is dropped.
+pub struct HeldWarnings(());
+
+impl HeldWarnings {
+    pub fn new() -> Self {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+        Self(())
+    }
+
+    pub fn newest(&self) -> Option<String> {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.last().cloned()
+    }
+}
+
+impl Drop for HeldWarnings {
+    fn drop(&mut self) {
+        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.into_iter().flatten().for_each(warn);
+    }
 }
 
 /// What failed beside the training, such as a print to a closed pipe: each kind is one warning, and the exit code says
@@ -27,7 +54,7 @@ impl Failures {
             && !self.0.contains(&what)
         {
             self.0.push(what);
-            warn(format_args!("{what} cannot be written: {:#}", error.into()));
+            warn(format_args!("{what} cannot be written: {}", sentence(&error.into())));
         }
     }
 
@@ -37,10 +64,13 @@ impl Failures {
 }
 
 pub mod plot;
+pub mod progress;
 pub mod run;
+pub mod sampling;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use clap::Args;
@@ -51,6 +81,11 @@ pub const RECOVERIES: u32 = 3;
 
 /// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
+
+/// What a size may be on a command line.
+pub fn at_least_one(value: &str) -> Result<usize, String> {
+    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
+}
 
 /// `--device`, for every program.
 #[derive(Args, Clone, Debug)]
@@ -65,16 +100,22 @@ impl DeviceArgs {
     pub fn open(&self) -> Result<Option<Device>> {
         quiet_driver();
         match self.device.as_str() {
-            "list" => {}
-            "" => return Ok(Some(Device::open("auto")?)),
-            name => return Ok(Some(Device::open(name)?)),
+            LIST => list().map(|()| None),
+            "" => Ok(Some(Device::open("auto")?)),
+            name => Ok(Some(Device::open(name)?)),
         }
-        for adapter in Device::list() {
-            say!("{adapter}\n    {}", adapter.limits());
-        }
-        say!("{}", Device::cpu().describe());
-        Ok(None)
     }
+}
+
+/// The name of no device, by which the devices are listed.
+pub const LIST: &str = "list";
+
+fn list() -> Result<()> {
+    for adapter in Device::list() {
+        say!("{adapter}\n    {}", adapter.limits());
+    }
+    say!("{}", Device::cpu().describe());
+    Ok(())
 }
 
 /// Mesa's device-selection layer prints errors where there is no desktop session; nothing here needs the layer there.
@@ -88,9 +129,31 @@ pub fn quiet_driver() {
 /// Errors as one sentence, and exit code 1.
 pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error with its causes, but for those that what they have caused says already.
+pub fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => said.into(),
+        said => format!("{said}: {cause}"),
+    })
+}
+
+/// 1234567 as 1,234,567.
+pub fn with_separators(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// One line that says where the program runs, and why.

@@ -6,10 +6,10 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use elman::{Autosave, Checkpoint};
+use elman::{Autosave, Checkpoint, Trainer};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +29,9 @@ pub struct Run {
     epochs: Vec<Epoch>,
     losses: Vec<f32>,
     autosave: Autosave,
-    /// Epochs whose lines are in `metrics.jsonl`; none before it is this run's.
+    /// Epochs whose lines are in `metrics.jsonl`, and steps whose are in `losses.csv`; none before that is this run's.
     appended: Option<usize>,
+    appended_losses: Option<usize>,
     config: Option<serde_json::Value>,
     _lock: File,
 }
@@ -97,6 +98,7 @@ impl Run {
             losses: Vec::new(),
             autosave,
             appended: None,
+            appended_losses: None,
             config: None,
             _lock: lock,
         })
@@ -106,12 +108,36 @@ impl Run {
         self.folder.join(name)
     }
 
-    pub fn add_losses(&mut self, losses: &[f32]) {
-        self.losses.extend_from_slice(losses);
-    }
-
     pub fn losses(&self) -> &[f32] {
         &self.losses
+    }
+
+    /// Runs steps of a training, until a checkpoint is due; `ready` says for how many there is data. Losses are read, and shown, a few
+    /// times a second; gives whether whoever sees them has had enough.
+    pub fn train(
+        &mut self,
+        trainer: &mut Trainer,
+        steps: usize,
+        mut ready: impl FnMut() -> Result<usize>,
+        mut show: impl FnMut(&[f32], &Trainer) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut left = steps;
+        let mut last_read = Instant::now();
+        while left > 0 {
+            left -= trainer.step_up_to(ready()?.min(left))?;
+            if last_read.elapsed() > Duration::from_millis(300) {
+                last_read = Instant::now();
+                self.losses.extend(trainer.losses()?);
+                if show(&self.losses, trainer)? {
+                    return Ok(true);
+                }
+            }
+            if self.is_interrupted() || self.is_save_due() {
+                break;
+            }
+        }
+        self.losses.extend(trainer.losses()?);
+        show(&self.losses, trainer)
     }
 
     /// Step and held-out loss of each epoch so far.
@@ -183,8 +209,8 @@ impl Run {
     /// Writes the settings, the metrics, the losses and their picture.
     pub fn write(&mut self, failures: &mut Failures) {
         failures.note("the settings", self.write_config());
-        let appended = self.append_metrics();
-        failures.note("the metrics", self.write_losses().and(appended));
+        let (metrics, losses) = (self.append_metrics(), self.append_losses());
+        failures.note("the metrics", losses.and(metrics));
         let curve = self.plot();
         let curve = curve.and_then(|svg| Ok(elman::io::write_atomically(self.file("loss.svg"), svg.as_bytes())?));
         failures.note("the loss curve", curve);
@@ -193,31 +219,28 @@ impl Run {
     /// Appends the epochs that the file does not have. The first of a run begins the file anew, for what is there is another run's.
     /// An epoch that was cut short, or that a killed run had ended but not saved, has another line later: the last counts.
     fn append_metrics(&mut self) -> Result<()> {
-        let path = self.file(METRICS);
         let mut lines = String::new();
         for epoch in &self.epochs[self.appended.unwrap_or(0)..] {
             let epoch = Epoch { steps_so_far: None, ..epoch.clone() };
             writeln!(lines, "{}", serde_json::to_string(&epoch)?)?;
         }
-        match self.appended {
-            None => elman::io::write_atomically(&path, lines.as_bytes())?,
-            Some(_) => {
-                let mut file = File::options().append(true).open(&path)?;
-                let before = file.metadata()?.len();
-                // Half a line would spoil the next.
-                file.write_all(lines.as_bytes()).inspect_err(|_| drop(file.set_len(before)))?;
-            }
-        }
+        append(&self.file(METRICS), &lines, self.appended.is_none())?;
         self.appended = Some(self.epochs.len());
         Ok(())
     }
 
-    fn write_losses(&self) -> Result<()> {
-        let mut csv = CSV_HEADER.to_owned();
-        for (step, loss) in self.losses.iter().enumerate() {
-            writeln!(csv, "{step},{loss}")?;
+    /// Likewise; a run that goes on writes them anew, for a killed one may have written more.
+    fn append_losses(&mut self) -> Result<()> {
+        let mut lines = String::new();
+        if self.appended_losses.is_none() {
+            lines += CSV_HEADER;
         }
-        Ok(elman::io::write_atomically(self.file("losses.csv"), csv.as_bytes())?)
+        for (step, loss) in self.losses.iter().enumerate().skip(self.appended_losses.unwrap_or(0)) {
+            writeln!(lines, "{step},{loss}")?;
+        }
+        append(&self.file("losses.csv"), &lines, self.appended_losses.is_none())?;
+        self.appended_losses = Some(self.losses.len());
+        Ok(())
     }
 
     /// The loss curve: training loss of each step, smoothed, and validation loss of each epoch.
@@ -257,6 +280,17 @@ impl Run {
         }
         Ok(svg)
     }
+}
+
+/// Adds lines to a file, or begins it anew.
+fn append(path: &Path, lines: &str, is_new: bool) -> Result<()> {
+    if is_new {
+        return Ok(elman::io::write_atomically(path, lines.as_bytes())?);
+    }
+    let mut file = File::options().append(true).open(path)?;
+    let before = file.metadata()?.len();
+    // Half a line would spoil the next.
+    Ok(file.write_all(lines.as_bytes()).inspect_err(|_| drop(file.set_len(before)))?)
 }
 
 /// The debiased exponential mean that the tutorials print beside their progress bar.

@@ -14,13 +14,16 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Wrap};
 
 use super::figures::Figures;
-use super::view::duration;
+use crate::cli::shared::HeldWarnings;
+use crate::cli::shared::progress::duration;
 use crate::cli::terminal;
 
 /// A terminal that is given back when this is dropped.
 pub struct Dashboard {
     terminal: DefaultTerminal,
     title: String,
+    /// Dropped when the terminal has been given back.
+    warnings: HeldWarnings,
 }
 
 impl Dashboard {
@@ -36,12 +39,13 @@ impl Dashboard {
 
     pub fn open(title: String) -> Result<Self> {
         let terminal = ratatui::try_init().context("the terminal cannot be taken for --dashboard")?;
-        Ok(Self { terminal, title })
+        Ok(Self { terminal, title, warnings: HeldWarnings::new() })
     }
 
     /// Draws, and says whether the user wants the training to end.
     pub fn draw(&mut self, figures: &Figures) -> Result<bool> {
-        self.terminal.draw(|frame| draw(frame, &self.title, figures))?;
+        let warning = self.warnings.newest();
+        self.terminal.draw(|frame| draw(frame, &self.title, figures, warning.as_deref()))?;
         let mut ends = false;
         while terminal::poll(Duration::ZERO)? {
             if let Event::Key(key) = event::read()?
@@ -65,12 +69,13 @@ fn colored(color: Color) -> Style {
     if terminal::has_colors() { Style::new().fg(color) } else { Style::new() }
 }
 
-fn draw(frame: &mut Frame, title: &str, figures: &Figures) {
-    let [head, facts, charts, samples, foot] = Layout::vertical([
+fn draw(frame: &mut Frame, title: &str, figures: &Figures, warning: Option<&str>) {
+    let [head, facts, charts, samples, warned, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(2),
         Constraint::Fill(3),
         Constraint::Fill(2),
+        Constraint::Length(u16::from(warning.is_some())),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -100,6 +105,9 @@ fn draw(frame: &mut Frame, title: &str, figures: &Figures) {
         let shown: String = text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
         let block = Block::bordered().title(format!(" at temperature {temperature} "));
         frame.render_widget(Paragraph::new(shown).wrap(Wrap { trim: false }).block(block), *area);
+    }
+    if let Some(warning) = warning {
+        frame.render_widget(Line::from(format!("warning: {warning}")).style(colored(Color::Yellow)), warned);
     }
     let keys = Line::from("q ends the training, with everything saved").style(Style::new().add_modifier(Modifier::DIM));
     frame.render_widget(keys, foot);
@@ -200,6 +208,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
+    use crate::cli::shared::warn;
 
     #[test]
     fn it_fits_terminals_of_any_size() {
@@ -219,7 +228,7 @@ mod tests {
         for (width, height) in [(120, 40), (80, 24), (40, 10), (1, 1)] {
             for figures in [&figures, &Figures::default()] {
                 let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-                terminal.draw(|frame| draw(frame, "a run", figures)).unwrap();
+                terminal.draw(|frame| draw(frame, "a run", figures, None)).unwrap();
                 if width == 120 && figures.step == 70 {
                     let shown = format!("{:?}", terminal.backend().buffer());
                     for part in ["step 70 of 100", "1234", "90% of the gradient", "at temperature 0.5", "three"] {
@@ -228,5 +237,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_newest_warning_is_shown() {
+        let warnings = HeldWarnings::new();
+        warn("the first");
+        warn("the metrics cannot be written: no space");
+        let newest = warnings.newest();
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, "a run", &Figures::default(), newest.as_deref())).unwrap();
+        let shown = format!("{:?}", terminal.backend().buffer());
+        assert!(shown.contains("warning: the metrics cannot be written: no space"), "{shown}");
+        drop(warnings);
+        assert_eq!(HeldWarnings::new().newest(), None, "those before were printed");
     }
 }

@@ -44,7 +44,6 @@ const STREAMS: usize = 8;
 /// Makes the figures.
 pub struct Observer<'a> {
     text: &'a Text,
-    training: &'a State,
     tokens: Tokens,
     batch: (Tensor, Tensor),
     lags: Plan,
@@ -60,8 +59,7 @@ impl<'a> Observer<'a> {
     pub fn new(
         device: &Device,
         text: &'a Text,
-        (network, parameters, kept): (&'a CharRnn, &Parameters, &Parameters),
-        training: &'a State,
+        (network, parameters, kept): (&CharRnn, &Parameters, &Parameters),
         recipe: &Recipe,
         prompt: &[u32],
         every: Duration,
@@ -100,7 +98,6 @@ impl<'a> Observer<'a> {
         generator.set_sampling_of_lanes(&TEMPERATURES.map(of))?;
         Ok(Self {
             text,
-            training,
             tokens: text.tokens().clone(),
             batch: (tokens, targets),
             lags,
@@ -119,7 +116,13 @@ impl<'a> Observer<'a> {
     }
 
     /// Looks at a training that is at this step of a pass.
-    pub fn look(&mut self, figures: &mut Figures, trainer: &Trainer, streams: &Streams, step: usize) -> Result<()> {
+    pub fn look(
+        &mut self,
+        figures: &mut Figures,
+        trainer: &Trainer,
+        (streams, state): (&Streams, &State),
+        step: usize,
+    ) -> Result<()> {
         self.last = Some(Instant::now());
         figures.gradients.push((figures.step, trainer.lr(), trainer.gradient_norm()?.into()));
         // The windows that the step is at.
@@ -137,7 +140,7 @@ impl<'a> Observer<'a> {
         let norms: Vec<f64> = self.squares.to_vec()?.iter().rev().map(|&square| f64::from(square).sqrt()).collect();
         let sum: f64 = norms.iter().sum();
         figures.lags = norms.iter().map(|norm| if sum > 0.0 { norm / sum } else { 0.0 }).collect();
-        let state = self.training.save()?;
+        let state = state.save()?;
         let h = state.get("h").map_or(&[][..], |h| h);
         let (squares, beyond) = h.iter().fold((0.0, 0), |(squares, beyond), &h| {
             (squares + f64::from(h) * f64::from(h), beyond + usize::from(h.abs() > 0.9))

@@ -7,8 +7,8 @@ use anyhow::Result;
 use plotters::style::{BLUE, RED, RGBColor};
 
 use super::figures::Figures;
-use super::view::duration;
 use crate::cli::shared::plot::{Line, lines};
+use crate::cli::shared::progress::duration;
 
 /// Seconds until a browser reads the page again.
 const EVERY: u32 = 3;

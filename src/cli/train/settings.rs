@@ -9,8 +9,13 @@ use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::text::Reading;
-use crate::cli::tokens::Unknown;
+use crate::cli::model::Model;
+use crate::cli::shared::at_least_one;
+use crate::cli::text::{By, Reading, Text};
+use crate::cli::tokens::{Tokens, Unknown};
+
+/// What a network reads, and its sizes.
+pub type Network = (Tokens, CharRnnOptions);
 
 /// Settings of a training, each of which may be left out.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -103,10 +108,6 @@ pub struct Settings {
     /// How bold the samples are [default: 0.8]
     #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = TRAINING)]
     temperature: Option<f32>,
-}
-
-fn at_least_one(value: &str) -> Result<usize, String> {
-    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".into())
 }
 
 const TEXT: &str = "Text";
@@ -230,18 +231,36 @@ const HELD_OUT: f64 = 0.1;
 const MOST_HELD_OUT: usize = 1_000_000;
 
 impl Settings {
-    /// How the texts are read.
-    pub fn reading(&self) -> Reading {
-        Reading { encoding: self.encoding.clone(), normalize_newlines: self.normalize_newlines.unwrap_or(false) }
-    }
-
     pub fn unknown(&self) -> Unknown {
         self.unknown.unwrap_or_default()
     }
 
-    /// Whether bytes or characters were asked for.
-    pub fn bytes(&self) -> Option<bool> {
-        self.bytes
+    /// What a model that is started from reads, and its sizes.
+    pub fn init_network(&self) -> Result<Option<Network>> {
+        let Some(path) = &self.init_from else { return Ok(None) };
+        let (config, tokens) = Model::config_of(path)?;
+        Ok(Some((tokens, config.sizes)))
+    }
+
+    /// The texts, read as a network that is there does, as bytes if these are asked for, or by the characters that they have; and what
+    /// suits them.
+    pub fn text(&self, texts: &[String], network: Option<&Network>) -> Result<(Text, Recipe)> {
+        let known = network.map(|(tokens, _)| tokens);
+        if let (Some(tokens), Some(bytes)) = (known, self.bytes) {
+            let is_bytes = *tokens == Tokens::Bytes;
+            ensure!(
+                bytes == is_bytes,
+                "the model is of {}, which --bytes={bytes} contradicts: leave that out",
+                tokens.unit()
+            );
+        }
+        let known = known.or(self.is_bytes().then_some(&Tokens::Bytes));
+        let by = known.map_or(By::ItsCharacters, |tokens| By::Given(tokens, self.unknown()));
+        let normalize_newlines = self.normalize_newlines.unwrap_or(false);
+        let text = Text::open(texts, &Reading { encoding: self.encoding.clone(), normalize_newlines }, by)?;
+        let recipe = self.recipe(text.len(), network.map(|(_, sizes)| sizes))?;
+        let bytes = *text.tokens() == Tokens::Bytes;
+        Ok((text, Recipe { bytes, ..recipe }))
     }
 
     /// What goes on where these were, with these passes: a number of steps that ended them ends no more.

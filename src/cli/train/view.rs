@@ -1,18 +1,15 @@
 //! What is seen of a training: lines, a bar, JSON.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
 use anyhow::Result;
 use clap::Args;
 use elman::Device;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::path::Path;
 
 use super::settings::Recipe;
-use super::with_separators;
-use crate::cli::shared::run::{Epoch, smooth};
-use crate::cli::shared::say;
+use crate::cli::shared::progress::{Progress, duration};
+use crate::cli::shared::run::Epoch;
+use crate::cli::shared::{say, with_separators};
 use crate::cli::text::Text;
 
 #[derive(Args, Clone)]
@@ -52,43 +49,21 @@ pub struct Evaluation<'a> {
     pub sample: &'a (String, String),
 }
 
-/// How fast it goes.
-#[derive(Clone, Copy)]
-pub struct Rate {
-    pub tokens_per_second: f64,
-    pub seconds_left: f64,
-}
-
 /// What is printed.
 pub struct View {
     options: Options,
     /// That something else has the terminal.
     is_covered: bool,
     has_header: bool,
-    bar: ProgressBar,
-    steps: usize,
-    tokens_of_a_step: usize,
     unit: &'static str,
-    /// Steps done when it was started, and since when.
-    first: Option<(usize, Instant)>,
+    pub progress: Progress,
 }
 
 impl View {
     pub fn new(options: &Options, is_covered: bool, steps: usize, tokens_of_a_step: usize, unit: &'static str) -> Self {
-        let hidden = options.quiet || options.json || is_covered;
-        let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
-        let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}").expect("a good template");
-        bar.set_style(style);
-        Self {
-            options: options.clone(),
-            is_covered,
-            has_header: false,
-            bar,
-            steps,
-            tokens_of_a_step,
-            unit,
-            first: None,
-        }
+        let is_hidden = options.quiet || options.json || is_covered;
+        let progress = Progress::new(is_hidden, 0..steps, tokens_of_a_step, unit);
+        Self { options: options.clone(), is_covered, has_header: false, unit, progress }
     }
 
     pub fn introduce(&mut self, all: &Introduction) -> Result<()> {
@@ -151,31 +126,10 @@ impl View {
         Ok(())
     }
 
-    /// The losses of all steps so far, and the learning rate now. Gives how fast it goes, when that is known.
-    pub fn stepped(&mut self, losses: &[f32], lr: f64) -> Option<Rate> {
-        let (first, since) = *self.first.get_or_insert((losses.len(), Instant::now()));
-        let done = losses.len() - first;
-        let recent = &losses[losses.len().saturating_sub(500)..];
-        let loss = smooth(recent).last().unwrap_or(f64::NAN);
-        let seconds = since.elapsed().as_secs_f64() / done.max(1) as f64;
-        let rate = (done > 0).then(|| Rate {
-            tokens_per_second: self.tokens_of_a_step as f64 / seconds,
-            seconds_left: seconds * (self.steps - losses.len()) as f64,
-        });
-        let speed = rate.map_or_else(String::new, |rate| {
-            let (speed, left) = (with_separators(rate.tokens_per_second as u64), duration(rate.seconds_left));
-            format!("  {speed} {}/s  {left} left", self.unit)
-        });
-        self.bar.set_position(losses.len() as u64);
-        let bits = loss / std::f64::consts::LN_2;
-        self.bar.set_message(format!("loss {loss:.4}  {bits:.3} bits  lr {lr:.1e}{speed}"));
-        rate
-    }
-
-    pub fn evaluated(&mut self, Evaluation { row, pass, is_best, lr, sample }: &Evaluation) -> Result<()> {
-        let step = row.steps_so_far.unwrap_or(0);
-        let bits = row.val_loss / std::f64::consts::LN_2;
+    pub fn evaluated(&mut self, evaluation: &Evaluation) -> Result<()> {
         if self.options.json {
+            let Evaluation { row, pass, is_best, lr, sample } = evaluation;
+            let step = row.steps_so_far.unwrap_or(0);
             say!(
                 "{}",
                 json!({
@@ -184,13 +138,13 @@ impl View {
                     "pass": step as f64 / *pass as f64,
                     "train_loss": row.train_loss,
                     "val_loss": row.val_loss,
-                    "bits": bits,
+                    "bits": row.val_loss / std::f64::consts::LN_2,
                     "is_best": is_best,
                     "lr": lr,
                     "seconds": row.seconds,
                     "tokens_per_second": row.chars_per_second,
                     "prompt": sample.0,
-                "sample": sample.1,
+                    "sample": sample.1,
                 })
             );
             return Ok(());
@@ -198,30 +152,21 @@ impl View {
         if self.is_covered {
             return Ok(());
         }
-        let mut done = Ok(());
-        let bar = self.bar.clone();
-        bar.suspend(|| done = self.print(row, step, *pass, bits, *is_best, sample));
-        done
+        let is_first = !std::mem::replace(&mut self.has_header, true);
+        self.progress.suspend(|| self.print(evaluation, is_first))
     }
 
-    fn print(
-        &mut self,
-        row: &Epoch,
-        step: usize,
-        pass: usize,
-        bits: f64,
-        is_best: bool,
-        sample: &(String, String),
-    ) -> Result<()> {
-        if !std::mem::replace(&mut self.has_header, true) {
+    fn print(&self, Evaluation { row, pass, is_best, sample, .. }: &Evaluation, is_first: bool) -> Result<()> {
+        if is_first {
             say!("  step    pass  train loss  held-out loss   bits  seconds  {}/s", self.unit);
         }
-        let pass = step as f64 / pass as f64;
+        let step = row.steps_so_far.unwrap_or(0);
+        let (pass, bits) = (step as f64 / *pass as f64, row.val_loss / std::f64::consts::LN_2);
         let Epoch { train_loss, val_loss, seconds, chars_per_second, .. } = row;
-        let best = if is_best { "  best" } else { "" };
+        let best = if *is_best { "  best" } else { "" };
         let speed = with_separators(*chars_per_second as u64);
         say!("{step:6}  {pass:6.2}  {train_loss:10.4}  {val_loss:13.4}  {bits:5.3}  {seconds:7.1}  {speed:>12}{best}");
-        let (prompt, drawn) = sample;
+        let (prompt, drawn) = *sample;
         if !drawn.is_empty() && !self.options.quiet {
             say!("\n{prompt}|{drawn}\n");
         }
@@ -236,7 +181,7 @@ impl View {
         is_interrupted: bool,
         out: &Path,
     ) -> Result<()> {
-        self.bar.finish_and_clear();
+        self.progress.end();
         if self.options.json {
             let (loss, at) = best.unzip();
             say!(
@@ -261,10 +206,4 @@ impl View {
         say!("write with it: elman sample {out}");
         Ok(())
     }
-}
-
-/// Seconds in words.
-pub fn duration(seconds: f64) -> String {
-    let formatted = indicatif::HumanDuration(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
-    format!("{formatted}")
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use elman::Trainer;
+use elman::nn::State;
 
 use super::dashboard::Dashboard;
 use super::figures::{Figures, Observer};
-use super::{live, view};
+use super::live;
+use crate::cli::shared::progress::Rate;
 use crate::cli::streams::Streams;
 
 #[derive(Args, Clone)]
@@ -55,8 +57,8 @@ impl<'a> Watch<'a> {
         &mut self,
         losses: &[f32],
         trainer: &Trainer,
-        streams: &Streams,
-        rate: Option<view::Rate>,
+        training: (&Streams, &State),
+        rate: Option<Rate>,
     ) -> Result<bool> {
         let figures = &mut self.figures;
         figures.step = losses.len();
@@ -66,8 +68,8 @@ impl<'a> Watch<'a> {
         }
         if self.observer.is_due() {
             // Of the step that was done last.
-            let step = losses.len().saturating_sub(1) % streams.steps();
-            self.observer.look(figures, trainer, streams, step)?;
+            let step = losses.len().saturating_sub(1) % training.0.steps();
+            self.observer.look(figures, trainer, training, step)?;
             self.show(false)?;
         }
         match &mut self.dashboard {

@@ -20,8 +20,8 @@ use ratatui::crossterm::event::{self, DisableBracketedPaste, EnableBracketedPast
 use ratatui::crossterm::execute;
 
 use super::model::Model;
-use super::sampling::SamplingArgs;
-use super::shared::{DeviceArgs, INTERRUPTED, RECOVERIES};
+use super::sampling::SeededArgs;
+use super::shared::{DeviceArgs, INTERRUPTED, LIST, RECOVERIES};
 use super::terminal;
 use super::tokens::Unknown;
 use document::Document;
@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     context: u32,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SeededArgs,
 }
 
 const HELP: &str = "\
@@ -83,7 +83,7 @@ const LOOK: Duration = Duration::from_millis(250);
 static ENDS: AtomicBool = AtomicBool::new(false);
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let is_list = options.device.device == "list";
+    let is_list = options.device.device == LIST;
     ensure!(
         is_list || io::stdin().is_terminal() && io::stdout().is_terminal(),
         "elman write needs a terminal for its keys and its screen: use elman sample where there is none"
@@ -93,7 +93,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let model = Model::load(&options.model, &device)?;
     let (document, text, left_out) = Document::open(options.file.as_deref(), &model.tokens, options.unknown)?;
     let settings = Settings {
-        sampling: options.sampling.sampling(&model.tokens)?,
+        sampling: options.sampling.sampling(&model.tokens),
         suggest: options.suggest,
         pace: options.pace as usize,
         context: options.context as usize,

@@ -8,7 +8,7 @@ use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
 
 use super::editor::Editor;
 use super::layout::{Row, find, rows};
-use crate::cli::model::with_separators;
+use crate::cli::shared::with_separators;
 
 /// From this width on, the model's thoughts stand at the side.
 const WIDE: u16 = 72;
