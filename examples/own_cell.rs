@@ -46,7 +46,8 @@ impl OwnGru {
         let mut draw = |kind: &str, shape: &[usize]| init.uniform(format!("{name}.{kind}_l0"), shape, bound);
         let weights = [draw("weight_ih", &[3 * HIDDEN, INPUTS])?, draw("weight_hh", &[3 * HIDDEN, HIDDEN])?];
         let biases = [draw("bias_ih", &[3 * HIDDEN])?, draw("bias_hh", &[3 * HIDDEN])?];
-        let mut add = |kind: &str, value: f32| init.add(format!("{name}.{kind}"), &[3 * HIDDEN], vec![value; 3 * HIDDEN]);
+        let mut add =
+            |kind: &str, value: f32| init.add(format!("{name}.{kind}"), &[3 * HIDDEN], vec![value; 3 * HIDDEN]);
         let norm = if is_normed { Some([add("norm.weight", 1.0)?, add("norm.bias", 0.0)?]) } else { None };
         Ok(Self { weights, biases, norm })
     }
@@ -101,7 +102,8 @@ fn run() -> Result<ExitCode> {
     compare(&device, &x, options.seed)?;
     for is_normed in [false, true] {
         let mut init = Init::new(rng::manual_seed(options.seed.into()));
-        let (cell, output) = (OwnGru::new(&mut init, "gru", is_normed)?, Linear::new(&mut init, "output", HIDDEN, INPUTS)?);
+        let (cell, output) =
+            (OwnGru::new(&mut init, "gru", is_normed)?, Linear::new(&mut init, "output", HIDDEN, INPUTS)?);
         let parameters = init.upload(&device)?;
         let mut trainer = Trainer::new(&parameters, Adam::new(5e-3).clip(Clip::Norm(1.0)), |g| {
             let x = g.input(&x)?;
@@ -114,7 +116,8 @@ fn run() -> Result<ExitCode> {
         }
         let losses = trainer.losses()?;
         let name = if is_normed { "with layer norm" } else { "as it is" };
-        let (first, last) = (losses.first().copied().unwrap_or(f32::NAN), mean(&losses[losses.len().saturating_sub(10)..]));
+        let (first, last) =
+            (losses.first().copied().unwrap_or(f32::NAN), mean(&losses[losses.len().saturating_sub(10)..]));
         say!("a GRU of operations, {name}: loss {first:.4} -> {last:.4} in {} steps", losses.len());
     }
     Ok(ExitCode::SUCCESS)

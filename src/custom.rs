@@ -65,9 +65,7 @@
 //! # Ok::<(), elman::Error>(())
 //! ```
 
-pub use crate::kernel::{
-    Access, Arg, Args, Binding, Field, Kernel, Real, Twin, reads, reads_u32, writes, writes_u32,
-};
+pub use crate::kernel::{Access, Arg, Args, Binding, Field, Kernel, Real, Twin, reads, reads_u32, writes, writes_u32};
 #[doc(inline)]
 pub use crate::twin;
 
@@ -77,10 +75,7 @@ pub use crate::twin;
 #[macro_export]
 macro_rules! twin {
     ($function:path) => {
-        $crate::custom::Twin::custom(
-            |params, args| $function(params, args),
-            |params, args| $function(params, args),
-        )
+        $crate::custom::Twin::custom(|params, args| $function(params, args), |params, args| $function(params, args))
     };
 }
 
@@ -126,10 +121,13 @@ pub fn check(kernel: &Kernel, constants: &[(&str, u32)]) -> crate::Result<()> {
         _ => "another type",
     };
     let of = |binding: usize| {
-        let is = |binding: usize| move |at: &wgpu::naga::ResourceBinding| at.group == 0 && at.binding as usize == binding;
-        module.global_variables.iter().map(|(_, global)| global).find(|global| {
-            global.binding.as_ref().is_some_and(is(binding))
-        })
+        let is =
+            |binding: usize| move |at: &wgpu::naga::ResourceBinding| at.group == 0 && at.binding as usize == binding;
+        module
+            .global_variables
+            .iter()
+            .map(|(_, global)| global)
+            .find(|global| global.binding.as_ref().is_some_and(is(binding)))
     };
     let bound = module.global_variables.iter().filter(|(_, global)| global.binding.is_some()).count();
     if bound != 1 + kernel.bindings.len() {
@@ -137,16 +135,18 @@ pub fn check(kernel: &Kernel, constants: &[(&str, u32)]) -> crate::Result<()> {
         return refuse("bindings", expected, bound.to_string());
     }
     let declared: Vec<_> = kernel.params.iter().map(|field| format!("{}: {}", field.name, field.ty)).collect();
-    let found = of(0).filter(|global| global.space == AddressSpace::Uniform).map(|global| match &module.types[global.ty].inner {
-        TypeInner::Struct { members, .. } => {
-            let field = |member: &wgpu::naga::StructMember| {
-                let ty = &module.types[member.ty].inner;
-                let ty = if matches!(ty, TypeInner::Scalar(_)) { scalar(ty) } else { "another type" };
-                format!("{}: {ty}", member.name.as_deref().unwrap_or(""))
-            };
-            members.iter().map(field).collect()
+    let found = of(0).filter(|global| global.space == AddressSpace::Uniform).map(|global| {
+        match &module.types[global.ty].inner {
+            TypeInner::Struct { members, .. } => {
+                let field = |member: &wgpu::naga::StructMember| {
+                    let ty = &module.types[member.ty].inner;
+                    let ty = if matches!(ty, TypeInner::Scalar(_)) { scalar(ty) } else { "another type" };
+                    format!("{}: {ty}", member.name.as_deref().unwrap_or(""))
+                };
+                members.iter().map(field).collect()
+            }
+            _ => Vec::new(),
         }
-        _ => Vec::new(),
     });
     if found.as_ref() != Some(&declared) {
         return refuse("params", format!("{declared:?}, a uniform struct at binding 0"), format!("{found:?}"));
@@ -165,7 +165,8 @@ pub fn check(kernel: &Kernel, constants: &[(&str, u32)]) -> crate::Result<()> {
             (global.name.clone().unwrap_or_default(), element, access)
         });
         let access = if binding.access == Access::Write { "read_write" } else { "read" };
-        let declared = (binding.name.to_owned(), if binding.dtype == crate::DType::F32 { "f32" } else { "u32" }, access);
+        let declared =
+            (binding.name.to_owned(), if binding.dtype == crate::DType::F32 { "f32" } else { "u32" }, access);
         if found.as_ref() != Some(&declared) {
             return refuse("bindings", format!("{declared:?} at binding {}", i + 1), format!("{found:?}"));
         }

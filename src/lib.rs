@@ -58,7 +58,8 @@
 //! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
 //! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
 //! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu (`live` is what dies with a device, `recovery` what makes it anew), and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
-//! | | [`kernel`] | what a kernel is |
+//! | | [`kernel`], [`custom`] | what a kernel is, and one of the user's own |
+//! | | [`map`] | programs of elementwise operations: expressions, their gradients, their WGSL, their twin |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
 //! | | [`Plan`], [`Profile`], [`Comparison`] | the list of commands, ready to run, the loop that runs it, where its time goes, and whether each command computes what its twin does; `passes` for a GPU, `stretches` for the CPU |
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
@@ -94,6 +95,9 @@
 //!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
 //!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are
 //!   added up within subgroups. Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`](Recorder::set_precision).
+//! * **What acts on each element is a program** ([`map`]): a few instructions, from which come the WGSL, the gradient (another program), and what
+//!   the one twin walks. A kernel is made for each, and differs with the instructions, not with sizes and numbers. Any layout of inputs
+//!   and results is part of it, so broadcasting, transposes, slices and joins are programs that copy.
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side.

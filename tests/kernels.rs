@@ -1376,7 +1376,9 @@ fn map() {
 /// Long sums in slices, few and many, of each shape.
 #[test]
 fn sum() {
-    for sizes in [[1, 1, 1], [3, 5, 7], [1, 4097, 1], [2, 3000, 3], [1, 700, 65], [300, 9, 1], [40, 30, 33], [1, 70_001, 1]] {
+    for sizes in
+        [[1, 1, 1], [3, 5, 7], [1, 4097, 1], [2, 3000, 3], [1, 700, 65], [300, 9, 1], [40, 30, 33], [1, 70_001, 1]]
+    {
         for accumulate in [false, true] {
             check(&format!("sum {sizes:?} {accumulate}"), TOLERANCE, |device, g| {
                 let [a, rows, c] = sizes;
@@ -1392,7 +1394,9 @@ fn sum() {
 #[test]
 fn matmul_batched() {
     for [batch, m, n, k] in [[1, 3, 4, 5], [3, 1, 1, 1], [2, 65, 33, 17], [5, 4, 70, 130]] {
-        for (turn_a, turn_b, accumulate) in [(false, false, false), (true, false, true), (false, true, false), (true, true, true)] {
+        for (turn_a, turn_b, accumulate) in
+            [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
+        {
             for shared in [0, 1, 2] {
                 let what = format!("batched {batch} {m} {n} {k} {turn_a} {turn_b} {shared}");
                 check(&what, TOLERANCE, |device, g| {
@@ -1431,7 +1435,10 @@ fn activations_of_special_values() {
             assert!(y[12].is_nan(), "{name} on {device:?}: {y:?}");
             y
         };
-        assert_eq!(of("relu", functional::relu)[..12], [0.0, 0.0, 20.0, 0.0, 88.0, 0.0, 104.0, 0.0, 1e4, 0.0, inf, 0.0]);
+        assert_eq!(
+            of("relu", functional::relu)[..12],
+            [0.0, 0.0, 20.0, 0.0, 88.0, 0.0, 104.0, 0.0, 1e4, 0.0, inf, 0.0]
+        );
         let tanh = of("tanh", functional::tanh);
         assert_eq!(tanh[..12], [0.0, -0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0], "{device:?}");
         assert!(tanh[0].is_sign_positive() && tanh[1].is_sign_negative(), "{device:?}");

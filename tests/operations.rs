@@ -144,7 +144,7 @@ fn check(fixture: &Fixture, name: &str, device: &Device, tolerance: f64) {
 #[test]
 fn operations_are_pytorchs() {
     let fixture = Fixture::open("operations");
-    let names: BTreeSet<_> = 
+    let names: BTreeSet<_> =
         fixture.names().iter().filter_map(|name| Some(name.strip_suffix("/dy")?.to_owned())).collect();
     let mut tested = BTreeSet::new();
     for name in &names {

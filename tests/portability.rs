@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use elman::kernel::{Access, Kernel};
 use elman::kernels::generate::Sizes;
 use elman::kernels::sample::Draw;
-use elman::nn::functional::{InitialState, Reduction, cross_entropy};
+use elman::nn::functional::{self, InitialState, Reduction, cross_entropy};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel};
 use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
@@ -245,6 +245,39 @@ fn every_file_parses_and_matches_its_host() {
         matches_host(kernel, &module)
             .and_then(|()| conditions_are_constants(kernel, kernel.source))
             .unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
+    }
+}
+
+/// Every instruction, with inputs that lie as the results do, others, and results in parts.
+fn programs() -> Vec<&'static Kernel> {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let [x, y, row] = [("x", &[3, 4][..]), ("y", &[3, 4]), ("row", &[4])].map(|(name, shape)| {
+        let x = device.zeros(name, shape, DType::F32).unwrap();
+        g.input_with_gradient(&x).unwrap()
+    });
+    let z = functional::map(&mut g, [x, y, row], |[x, y, row]| {
+        let smooth = (-x).exp() + x.abs().log() + y.sqrt() + y.tanh() * x.sigmoid() + x.softplus() / y.erf() + x.sign();
+        let picked = x.minimum(y) - x.maximum(row) + x.lt(y) * x.le(row) + x.eq(y);
+        picked.then(smooth, 0.25)
+    });
+    let joined = functional::concat(&mut g, &[z.unwrap(), y], -1).unwrap();
+    let ones = device.zeros("ones", &[3, 8], DType::F32).unwrap();
+    g.backward(&[], &[(joined, &ones)]).unwrap();
+    let plan = g.finish().unwrap();
+    let kernels: Vec<_> =
+        plan.dispatches().map(elman::Dispatch::kernel).filter(|k| k.name.starts_with("map_")).collect();
+    assert!(kernels.len() >= 5, "{plan}");
+    kernels
+}
+
+#[test]
+fn every_program_parses_translates_and_matches_its_host() {
+    for kernel in programs() {
+        let (module, info) = parse(kernel, &[]);
+        matches_host(kernel, &module).and_then(|()| within_limits(&module)).unwrap_or_else(|error| panic!("{error}"));
+        elman::custom::check(kernel, &[]).unwrap();
+        translate(kernel.name, kernel.name, &module, &info, false);
     }
 }
 

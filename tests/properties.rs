@@ -4,8 +4,8 @@
 use elman::data::{self, Array};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::io::{self, Load};
-use elman::kernels::matmul::{Factor, matmul};
 use elman::kernels::map::{Operand, copy};
+use elman::kernels::matmul::{Factor, matmul};
 use elman::map::Layout;
 use elman::nn::functional::{self, ClassReduction, InitialState, Loss, Reduction, States, WeightedReduction};
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel as _, Linear, Nonlinearity, Parameters};

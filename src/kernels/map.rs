@@ -67,12 +67,7 @@ pub fn map(
 ///
 /// # Errors
 /// The shapes differ.
-pub fn unary(
-    r: &mut Recorder,
-    f: impl for<'a> FnOnce(Expr<'a>) -> Expr<'a>,
-    x: &Tensor,
-    y: &Tensor,
-) -> Result<()> {
+pub fn unary(r: &mut Recorder, f: impl for<'a> FnOnce(Expr<'a>) -> Expr<'a>, x: &Tensor, y: &Tensor) -> Result<()> {
     map(r, &Program::new(|[x]| f(x)), y.shape(), &[x.into()], &[(y.into(), false)])
 }
 

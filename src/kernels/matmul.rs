@@ -250,7 +250,8 @@ pub fn batched(
     let vectors = vectors(r, m, n, k);
     let [down, across] = [m, n].map(|size| size.div_ceil(32 * vectors));
     let constants = [("VECTORS", vectors as u32), ("SHARES", shares(r, k) as u32)];
-    let of_flops = usize::try_from(r.most_flops() / flops(batch * m, n, 1).max(1)).unwrap_or(usize::MAX) / DEPTH * DEPTH;
+    let of_flops =
+        usize::try_from(r.most_flops() / flops(batch * m, n, 1).max(1)).unwrap_or(usize::MAX) / DEPTH * DEPTH;
     let slice = k.next_multiple_of(DEPTH).min(r.terms_at_once((25, DEPTH), DEPTH)).min(of_flops.max(DEPTH));
     for first in 0..k.div_ceil(slice) {
         let params = Params {

@@ -62,17 +62,8 @@ pub(crate) enum Binary {
 }
 
 impl Binary {
-    const ALL: &[Self] = &[
-        Self::Add,
-        Self::Sub,
-        Self::Mul,
-        Self::Div,
-        Self::Minimum,
-        Self::Maximum,
-        Self::Lt,
-        Self::Le,
-        Self::Eq,
-    ];
+    const ALL: &[Self] =
+        &[Self::Add, Self::Sub, Self::Mul, Self::Div, Self::Minimum, Self::Maximum, Self::Lt, Self::Le, Self::Eq];
 }
 
 /// An instruction, whose operands are earlier ones.

@@ -9,11 +9,8 @@ use crate::kernel::{Access, Binding, Field, Kernel, Twin};
 use crate::tensor::DType;
 
 /// What programs call.
-const FUNCTIONS: &str = concat!(
-    include_str!("../../shaders/lib/map.wgsl"),
-    "\n",
-    include_str!("../../shaders/lib/math.wgsl")
-);
+const FUNCTIONS: &str =
+    concat!(include_str!("../../shaders/lib/map.wgsl"), "\n", include_str!("../../shaders/lib/math.wgsl"));
 
 /// Characters of a kernel's name, at most, before its number.
 const LONGEST_NAME: usize = 40;

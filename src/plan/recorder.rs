@@ -332,7 +332,11 @@ impl Recorder {
         let counts = [
             ("parameters", kernel.params.len(), params.len()),
             ("tensors", kernel.bindings.len(), tensors.len()),
-            ("constants", constants.len(), constants.iter().filter(|(name, _)| kernel.constants.contains(name)).count()),
+            (
+                "constants",
+                constants.len(),
+                constants.iter().filter(|(name, _)| kernel.constants.contains(name)).count(),
+            ),
         ];
         if let Some((what, expected, got)) = counts.into_iter().find(|(_, expected, got)| expected != got) {
             return Err(Error::argument(kernel.name, what, format!("{expected}, as the kernel declares"), got));

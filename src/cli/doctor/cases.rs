@@ -3,8 +3,8 @@
 use elman::kernels::generate::{Layer, Network, Sizes, generate};
 use elman::kernels::sample::Draw;
 use elman::nn::functional::{
-    self, InitialState, Reduction, absolute_error, accuracy, binary_cross_entropy_with_logits, concat,
-    cross_entropy, mse_loss, nll_loss,
+    self, InitialState, Reduction, absolute_error, accuracy, binary_cross_entropy_with_logits, concat, cross_entropy,
+    mse_loss, nll_loss,
 };
 use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Recurrent, RnnOptions};
 use elman::optim::{Adagrad, Adam, AdamW, Clip, NotFinite, Optimizer, RmsProp, Sgd};
@@ -268,7 +268,13 @@ fn elements(device: &Device) -> Result<Vec<Comparison>> {
         let gated = functional::mul(g, gate, value)?;
         let sum = functional::add(g, gated, positive)?;
         let dropped = functional::dropout(g, sum, 0.3, 5)?;
-        let turned: Var = functional::transpose(g, dropped, 0, 1)?;
+        let keys = functional::transpose(g, dropped, -1, -2)?;
+        let scores = functional::matmul(g, dropped, keys)?;
+        let shares = functional::softmax(g, scores)?;
+        let attended = functional::matmul(g, shares, dropped)?;
+        let mean = functional::mean_axis(g, attended, 0)?;
+        let bent = functional::map(g, [attended, mean], |[x, mean]| (x - mean).gelu() + x.softplus().log())?;
+        let turned: Var = functional::transpose(g, bent, 0, 1)?;
         let squares = mse_loss(g, turned, &targets, Reduction::Sum)?;
         let distances = absolute_error(g, turned, &targets, Reduction::Mean)?;
         let of_labels = binary_cross_entropy_with_logits(g, turned, &labels, Reduction::Mean)?;

@@ -34,7 +34,12 @@ pub fn conv1d(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>, options: Co
     g.check([x, weight])?;
     let Conv1dOptions { stride, padding, dilation, groups } = options;
     if stride == 0 || dilation == 0 || groups == 0 {
-        return Err(Error::argument("conv1d", "options", "stride, dilation and groups of 1 or more", format!("{options:?}")));
+        return Err(Error::argument(
+            "conv1d",
+            "options",
+            "stride, dilation and groups of 1 or more",
+            format!("{options:?}"),
+        ));
     }
     let &[n, c, l] = g.shape(x) else {
         return Err(Error::shape("conv1d", g.name(x), "[N, C, L]", g.shape(x)));

@@ -70,7 +70,12 @@ pub(super) fn broadcast(g: &Graph, op: &'static str, values: &[Var]) -> Result<V
 fn record(g: &mut Graph, op: &'static str, program: Program, values: &[Var]) -> Result<Var> {
     g.check(values.iter().copied())?;
     if program.len() > MOST_INSTRUCTIONS {
-        return Err(Error::argument(op, "expression", format!("of at most {MOST_INSTRUCTIONS} operations"), program.len()));
+        return Err(Error::argument(
+            op,
+            "expression",
+            format!("of at most {MOST_INSTRUCTIONS} operations"),
+            program.len(),
+        ));
     }
     let mut different: Vec<Var> = Vec::new();
     for (i, value) in values.iter().enumerate() {
@@ -123,7 +128,8 @@ fn backward(
         let together = (1..=wanted.len()).rev().flat_map(|n| [(n, true), (n, false)]).find_map(|(n, reads_output)| {
             let (gradients, places) = program.gradients(&wanted[..n], reads_output);
             let read = (0..given.len()).filter(|&i| gradients.reads(i)).count();
-            (read + gradients.outputs().len() <= MOST_BOUND || n == 1 && !reads_output).then_some((n, gradients, places))
+            (read + gradients.outputs().len() <= MOST_BOUND || n == 1 && !reads_output)
+                .then_some((n, gradients, places))
         });
         let Some((n, gradients, places)) = together else { unreachable!("one at a time is always found") };
         let now: Vec<_> = wanted.drain(..n).collect();

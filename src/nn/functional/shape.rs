@@ -107,9 +107,9 @@ fn part_of(shape: &[usize], axis: usize, start: usize) -> Layout {
 fn scatter(g: &mut Graph, x: Var, parts: &[(Tensor, Layout)]) -> Result<()> {
     if g.gradient(x).is_some() {
         let Some((dx, adds)) = g.gradient_target(x)? else { return Ok(()) };
-        return parts.iter().try_for_each(|(dy, layout)| {
-            copy(g, dy.shape(), dy.into(), Operand::strided(&dx, layout.clone()), adds)
-        });
+        return parts
+            .iter()
+            .try_for_each(|(dy, layout)| copy(g, dy.shape(), dy.into(), Operand::strided(&dx, layout.clone()), adds));
     }
     // Each run writes the parts, and the rest stays 0: so nothing else may be added to this tensor.
     let (name, shape) = (g.gradient_name(x), g.shape(x).to_vec());
@@ -170,9 +170,8 @@ pub fn unbind(g: &mut Graph, x: Var) -> Result<Vec<Var>> {
     }
     let entries = ys.clone();
     g.on_backward(move |g| {
-        let part = |(i, &y): (usize, &Var)| {
-            Some((g.gradient(y)?, Layout { offset: i * inner, ..Layout::dense(&rest) }))
-        };
+        let part =
+            |(i, &y): (usize, &Var)| Some((g.gradient(y)?, Layout { offset: i * inner, ..Layout::dense(&rest) }));
         let parts: Vec<_> = entries.iter().enumerate().filter_map(part).collect();
         if !g.is_differentiable(x) || parts.is_empty() {
             return Ok(());
