@@ -56,7 +56,11 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
             for &precision in precision {
                 let trainer = char_rnn_trainer(cell, hidden, layers, batch, wide, precision);
                 for dispatch in trainer.plan().dispatches() {
-                    let i = kernels::ALL.iter().position(|k| k.name == dispatch.kernel().name).unwrap();
+                    let name = dispatch.kernel().name;
+                    let Some(i) = kernels::ALL.iter().position(|k| k.name == name) else {
+                        assert!(name.starts_with("map_"), "{name}");
+                        continue;
+                    };
                     let constants = dispatch.constants().to_vec();
                     found.extend(in_subgroups(&constants).into_iter().map(|constants| (i, constants)));
                     found.insert((i, constants));
