@@ -82,6 +82,7 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool, ba
             x: random(device, "x", &[1, 85, width])?,
             index: tokens(device, &[1, steps, batch], 85)?,
             lengths: device.lengths("lengths", batch, steps)?,
+            resets: None,
             w: vec![device.upload("w", &[width, hidden], &w)?],
             w_ih: Vec::new(),
             biases: gru.then(|| random(device, "bias", &[1, width])).transpose()?,

@@ -40,7 +40,8 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                             let z = saved[at + p.H];
                             let n = saved[at + 2u * p.H];
                             let m = saved[at + 3u * p.H];
-                            let before = states[slot * p.H + column + j];
+                            var before = states[slot * p.H + column + j];
+                            @if(RESETS) if is_reset(place, t - 1u, entry) { before = 0.0; }
                             dn = dh[j] * (1.0 - z) * (1.0 - n * n);
                             dz = dh[j] * (before - n) * z * (1.0 - z);
                             dr = dn * m * r * (1.0 - r);
@@ -57,6 +58,7 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     }
                 }
             }
+            @if(RESETS) if is_reset(place, t - 1u, entry) { rest = vec4<f32>(); }
             carried[part][row] = rest;
         }
         pass_on(place, t - 1u, &carried);
@@ -67,6 +69,7 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
 // dr[t], dz[t] or dm[t] of an entry; of the layer above, dr[t], dz[t] or dn[t].
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    @if(RESETS) if place.matrix < p.D && is_reset(place, t, entry) { return value; }
     let row = row_of(place, p.T, t, entry);
     let at = (row * 4u + gate) * p.H + column;
     let at_dx = (row * GATES + gate) * p.H + column;

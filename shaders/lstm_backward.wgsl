@@ -38,7 +38,8 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                             let f = saved[at + p.H];
                             let g = saved[at + 2u * p.H];
                             let o = saved[at + 3u * p.H];
-                            let before = states[slot * p.H + column + j];
+                            var before = states[slot * p.H + column + j];
+                            @if(RESETS) if is_reset(place, t - 1u, entry) { before = 0.0; }
                             let u = tanh4(vec4<f32>(states[(slot + p.B) * p.H + column + j])).x;
                             let d = dc[j] + dh[j] * o * (1.0 - u * u);
                             d4[0][j] = d * g * i * (1.0 - i);
@@ -48,6 +49,7 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                             dc[j] = d * f;
                         }
                     }
+                    @if(RESETS) if is_reset(place, t - 1u, entry) { dc = vec4<f32>(); }
                     carried_c[part][r] = dc;
                 }
                 for (var gate = 0u; gate < GATES; gate++) {
@@ -67,6 +69,7 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
 // dx[t] of an entry and gate.
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    @if(RESETS) if place.matrix < p.D && is_reset(place, t, entry) { return value; }
     let at = (row_of(place, p.T, t, entry) * GATES + gate) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
         if entry < p.B && column + j < p.H { value[j] = dx[at + j]; }

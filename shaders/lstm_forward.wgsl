@@ -40,7 +40,9 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            cell[j] = f[j] * states[at_c + j] + i[j] * g[j];
+                            var before = states[at_c + j];
+                            @if(RESETS) if is_reset(place, t, entry) { before = 0.0; }
+                            cell[j] = f[j] * before + i[j] * g[j];
                             if p.save != 0u {
                                 saved[at + j] = i[j];
                                 saved[at + p.H + j] = f[j];
@@ -60,6 +62,7 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     }
                 }
             }
+            @if(RESETS) if is_reset(place, t + 1u, entry) { state = vec4<f32>(); }
             keep(place, k, state);
         }
     }

@@ -39,6 +39,7 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     if column + j < p.H { dx[to + j] = d[j]; }
                 }
             }
+            @if(RESETS) if is_reset(place, t - 1u, entry) { d = vec4<f32>(); }
             keep(place, i, d);
         }
         carried = Sums();
@@ -53,6 +54,7 @@ fn rnn_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
 // dx[t] of an entry.
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    @if(RESETS) if place.matrix < p.D && is_reset(place, t, entry) { return value; }
     let at = row_of(place, p.T, t, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
         if entry < p.B && column + j < p.H { value[j] = dx[at + j]; }

@@ -39,6 +39,7 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     if column + j < p.H { states[to + j] = state[j]; }
                 }
             }
+            @if(RESETS) if is_reset(place, t + 1u, entry) { state = vec4<f32>(); }
             keep(place, i, state);
         }
     }

@@ -96,7 +96,7 @@
 //!   added up within subgroups. Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`](Recorder::set_precision).
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
-//!   layer are one dispatch, side by side.
+//!   layer are one dispatch, side by side. Resets are marks behind the lengths, in the same binding.
 //! * **Weights of rows are passes of their own** around a loss's kernel: one makes the weights from tensors, lengths and
 //!   targets, one multiplies; what has weight 0 is 0, whatever was computed there. Without weights, the kernel alone.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.

@@ -286,6 +286,7 @@ fn recurrence(r: &mut Recorder, baseline: bool, precision: Precision) -> Result<
         x: random("x", 3, &[1, B, H], 1.0)?,
         index,
         lengths: device.lengths("lengths", B, T)?,
+        resets: None,
         w: vec![random("w", 4, &[H, H], 0.15)?],
         w_ih: Vec::new(),
         biases: None,

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, tokens, values};
-use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, States};
+use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, RunOptions, States};
 use elman::nn::{
     Cell, CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Nonlinearity, Recurrent, Rnn, RnnOptions,
 };
@@ -193,16 +193,23 @@ fn recurrences() {
                 Cell::Lstm => shapes[..4].to_vec(),
                 _ => shapes[..3].to_vec(),
             };
-            for (with_lengths, stepwise) in [(false, false), (true, false), (false, true), (true, true)] {
-                check_leaves(&format!("{cell:?} {with_lengths} {stepwise}"), &keep, |g, v| {
+            for bits in 0..8 {
+                let [with_lengths, stepwise, with_resets] = [1, 2, 4].map(|bit| bits & bit != 0);
+                check_leaves(&format!("{cell:?} {with_lengths} {stepwise} {with_resets}"), &keep, |g, v| {
                     g.set_stepwise(stepwise);
+                    let marks: Vec<_> = (0..steps * batch).map(|i| u32::from(i % 4 == 2)).collect();
+                    let resets = g.device().upload_u32("resets", &[steps, batch], &marks)?;
                     let lengths = g.device().lengths("lengths", batch, steps)?;
                     lengths.write_u32(&tokens(2, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
                     let c = (cell == Cell::Lstm).then(|| v[3]);
                     let bias = (cell == Cell::Gru).then(|| v[3]);
                     let start = Some(States { h: v[2], c });
-                    let lengths = with_lengths.then_some(&lengths);
-                    let (output, end) = functional::recurrence(g, cell, v[0], v[1], bias, start, lengths)?;
+                    let mut run = RunOptions::from(with_lengths.then_some(&lengths));
+                    if with_resets {
+                        run = run.resets(&resets);
+                    }
+                    let direction = Direction { bias, start, ..Direction::new(v[0], v[1]) };
+                    let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
                     Ok(Output::Values([Some(output), Some(end.h), end.c].into_iter().flatten().collect()))
                 });
             }
@@ -237,10 +244,9 @@ fn directions_side_by_side() {
                     let directions: Vec<_> = v
                         .chunks(of_one.len())
                         .map(|v| Direction {
-                            x: v[0],
-                            weight: v[1],
                             bias: (cell == Cell::Gru).then(|| v[3]),
                             start: Some(States { h: v[2], c: (cell == Cell::Lstm).then(|| v[3]) }),
+                            ..Direction::new(v[0], v[1])
                         })
                         .collect();
                     let lengths = with_lengths.then_some(&lengths);

@@ -185,6 +185,7 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
         x: random(device, "x", &[directions, 11, width])?,
         index: indices(device, "index", &[directions, steps, batch], 11)?,
         lengths,
+        resets: None,
         w: (0..directions).map(w).collect::<Result<_>>()?,
         w_ih: Vec::new(),
         biases: cell.kind().separate_bias.then(|| random(device, "bias", &[directions, width])).transpose()?,
@@ -246,6 +247,55 @@ fn recurrence_backward(cell: Cell, size: Recurrence, given @ (has_dy, has_dend):
     });
 }
 
+/// Marks of a third of the steps, in a recurrence of `flows` inputs, the last of them reversed.
+fn with_resets(g: &mut Graph, flows: usize, s: Sequence) -> Result<Sequence> {
+    let (device, batch, steps) = (s.x.device().clone(), s.lengths.len(), s.index.shape()[1]);
+    let third: Vec<_> = tokens(6, steps * batch, 3).iter().map(|&token| u32::from(token == 0)).collect();
+    let marks = device.upload_u32("marks", &[steps, batch], &third)?;
+    let resets = device.zeros("resets", &[batch * (1 + flows * steps)], DType::U32)?;
+    let reversed: Vec<_> = (0..flows).map(|flow| flow + 1 == flows).collect();
+    kernels::resets::resets(g, &s.lengths, &marks, &reversed, &resets)?;
+    Ok(Sequence { resets: Some(resets), ..s })
+}
+
+/// States become 0 before some steps: all steps at once, in dispatches of few, step by step, and as stacked layers.
+#[test]
+fn recurrences_with_resets() {
+    let sizes = [(1, (1, 1, 1)), (2, (5, 5, 37))];
+    for (&cell, size @ (directions, (steps, batch, hidden))) in Cell::ALL.iter().flat_map(|c| sizes.map(|s| (c, s))) {
+        for (stepwise, turns) in [(false, usize::MAX), (false, 90), (true, usize::MAX)] {
+            check(&format!("{cell:?} {size:?} {stepwise} {turns}"), TOLERANCE, |device, g| {
+                if !is_reference(device) {
+                    g.set_stepwise(stepwise);
+                    g.set_most_work(turns, u64::MAX);
+                }
+                let s = sequence(device, cell, size)?;
+                let s = with_resets(g, directions, s)?;
+                let d = gradients(device, cell, size, (true, true))?;
+                kernels::sequence::forward(g, cell.kind(), &s)?;
+                kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+                Ok([&[s.states.clone(), s.resets.clone().unwrap()], &d.parts(&s)[..]].concat())
+            });
+        }
+        check(&format!("{cell:?} {size:?} stacked"), TOLERANCE, |device, g| {
+            let size = (3, size.1);
+            let s = stack(device, cell, size)?;
+            let s = with_resets(g, 1, s)?;
+            let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+            let d = SequenceGradients { dy, ..gradients(device, cell, size, (false, true))? };
+            kernels::sequence::forward(g, cell.kind(), &s)?;
+            kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+            Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+        });
+    }
+    check("reset_rows", 0.0, |device, g| {
+        let (x, y) = (random(device, "x", &[5, 67])?, random(device, "y", &[5, 67])?);
+        let marks = device.upload_u32("marks", &[7], &[9, 9, 0, 1, 0, 0, 2])?;
+        kernels::reset_rows::reset_rows(g, &x, &marks, 2, &y)?;
+        Ok(vec![y])
+    });
+}
+
 /// Two directions side by side are each what it is alone, bit for bit, in both modes.
 #[test]
 fn directions_do_not_touch_each_other() {
@@ -281,6 +331,7 @@ fn directions_do_not_touch_each_other() {
                         x: half(&s.x, i),
                         index,
                         lengths: s.lengths.clone(),
+                        resets: None,
                         w: vec![s.w[i].clone()],
                         w_ih: Vec::new(),
                         biases: of(&s.biases),
@@ -393,6 +444,7 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             x,
             index,
             lengths: s.lengths.clone(),
+            resets: None,
             w: vec![s.w[layer].clone()],
             w_ih: Vec::new(),
             biases: (of_inputs > 0).then(|| upload("bias", &[1, width], &part(biases, biases.len() / width, layer))),

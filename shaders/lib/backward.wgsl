@@ -8,7 +8,7 @@
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
 //          variant            which of the forms that a cell has
 // w        [D, GATES, HP, HP / 4]   W of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
-// lengths  [B]
+// lengths  [B], and marks behind them with RESETS
 // states   [D, STATES, T + 1, B, H]
 // saved    [D, T, B, ..]      what the forward pass saved; a dummy if that is nothing
 // dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's

@@ -9,7 +9,7 @@
 //          variant            which of the forms that a cell has
 // x        [D, N, GATES H]    what comes in from below
 // index    [D, T, B]          the row of x for each step and entry; of stacked layers x and index are the first one's
-// lengths  [B]
+// lengths  [B], and marks behind them with RESETS
 // w        [D, GATES, HP, HP / 4]   Wᵀ of each gate, zero-padded (pack makes it); W_ihᵀ of stacked layers 1 .. D - 1 behind them
 // biases   [D, GATES H] inside the products, with SEPARATE_BIAS; behind them [D - 1, GATES H], what x has in it of biases, for
 //          stacked layers 1 .. D - 1. A dummy if there are none of either
@@ -90,6 +90,7 @@ fn bias4(row: u32, gate: u32, column: u32) -> vec4<f32> {
 // h[t] of an entry.
 fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
+    @if(RESETS) if place.matrix < p.D && is_reset(place, t, entry) { return value; }
     let at = state_row(place, 0u, t, entry) * p.H + column;
     for (var j = 0u; j < 4u; j++) {
         if entry < p.B && column + j < p.H { value[j] = states[at + j]; }

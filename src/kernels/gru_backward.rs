@@ -2,8 +2,8 @@
 
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
-    split_mut, tiles, to_carry,
+    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction,
+    split_gradients, split_mut, tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -15,6 +15,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, saved, dy, dend, dx] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (sizes, span) = p.sizes(w, 3, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
@@ -24,10 +25,10 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let [h, dend] = of_direction([h, dend], direction, sizes);
         let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
-        let mut copy = Vec::new();
+        let (mut copy, mut row_copy) = (Vec::new(), Vec::new());
         let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = saved.get(steps.end).map(|next| &**next);
-        carry_in(carried, (next, p.pending), (3, w), (above.get(direction), start), hidden);
+        carry_in(carried, (next, p.pending), (3, w), above.get(direction), (resets, (direction, steps.end, start)));
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
@@ -46,7 +47,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if let Some(dy) = dy {
                     add_in_place(carried, &dy[at..]);
                 }
-                let h = &h[at..][..hidden];
+                let h = resets.before((direction, t, entry), &h[at..][..hidden], &mut row_copy);
                 let ([r, z, n, m], [dr, dz, dn]) = (split_mut(saved, hidden), split_mut(dx, hidden));
                 // The saved gates make place for the gradient of the recurrent product.
                 F::vectorize(|| {
@@ -64,6 +65,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             if t > steps.start || p.complete != 0 {
                 add_gradients(carried, saved[t], 3, w, hidden);
             }
+            resets.clear((direction, t, start), carried);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! The gated recurrent unit, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
+use super::sequence::twin::{Below, Resets, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
@@ -13,6 +13,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, saved] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 3, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
     let (biases, of_inputs) = biases.read().split_at(sizes.directions * 3 * hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, of_inputs));
@@ -20,11 +21,13 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let (w, [bias]) = (matrix(w, direction, sizes), of_direction([biases], direction, sizes));
+        let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
         for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
-            let (previous, next) = (&*past[t], &mut *future[0]);
+            let next = &mut *future[0];
+            let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (gate, sum) in gates.iter_mut().enumerate() {
                 for row in sum.chunks_exact_mut(hidden) {
                     row.copy_from_slice(&bias[gate * hidden..][..hidden]);

@@ -2,7 +2,7 @@
 
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split,
+    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split,
     split_gradients, split_mut, tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
@@ -17,6 +17,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (w, lengths, states, saved) = (w.read(), lengths.read_u32(), states.read(), &*saved.write());
     let (dy, dend, one) = (dy.read(), dend.read(), F::one());
     let (sizes, span) = p.sizes(w, 4, 2);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
@@ -35,8 +36,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         if next.is_none() {
             carried_c.fill(F::zero());
         }
-        carry_in(carried, (next, p.pending), (4, w), (above.get(direction), start), hidden);
-        let mut u = vec![F::zero(); carried.len()];
+        carry_in(carried, (next, p.pending), (4, w), above.get(direction), (resets, (direction, steps.end, start)));
+        let (mut u, mut copy) = (vec![F::zero(); carried.len()], Vec::new());
         for t in steps.clone().rev() {
             u.copy_from_slice(&c[((t + 1) * batch + start) * hidden..][..carried.len()]);
             F::tanh_in_place(&mut u);
@@ -56,7 +57,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if let Some(dy) = dy {
                     add_in_place(dh, &dy[at..]);
                 }
-                let (c, [i, f, g, o]) = (&c[at..][..hidden], split(&saved[4 * at..], hidden));
+                let c = resets.before((direction, t, entry), &c[at..][..hidden], &mut copy);
+                let [i, f, g, o] = split(&saved[4 * at..], hidden);
                 let [di, df, dg, d_o] = split_mut(d, hidden);
                 F::vectorize(|| {
                     for j in 0..hidden.min(u.len()).min(dh.len()).min(dc.len()) {
@@ -73,6 +75,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             if t > steps.start || p.complete != 0 {
                 add_gradients(carried, dx[t], 4, w, hidden);
             }
+            resets.clear((direction, t, start), carried);
+            resets.clear((direction, t, start), carried_c);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Long short-term memory, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
+use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
@@ -13,6 +13,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, saved] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 4, 2);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
     let [states, saved] =
@@ -21,11 +22,13 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let (h, c) = states.split_at_mut(sizes.steps + 1);
         let w = matrix(w, direction, sizes);
+        let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
         for t in steps {
             let (past, future) = h.split_at_mut(t + 1);
-            let (previous, next) = (&*past[t], &mut *future[0]);
+            let next = &mut *future[0];
+            let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (gate, sum) in gates.iter_mut().enumerate() {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
                     sum.copy_from_slice(below.row(direction, t, start + row, gate));
@@ -36,7 +39,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if gate == 2 { F::tanh_in_place(sum) } else { F::sigmoid_in_place(sum) }
             }
             let (past, future) = c.split_at_mut(t + 1);
-            let (before, cell) = (&*past[t], &mut *future[0]);
+            let cell = &mut *future[0];
+            let before = resets.before((direction, t, start), &*past[t], &mut copy);
             for (row, cell) in cell.chunks_exact_mut(hidden).enumerate() {
                 let at = row * hidden..(row + 1) * hidden;
                 let [i, f, g, o] = std::array::from_fn(|gate| &gates[gate][at.clone()]);

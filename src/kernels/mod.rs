@@ -37,6 +37,8 @@ pub mod nll_loss;
 pub mod pack;
 pub mod place;
 pub mod record_loss;
+pub mod reset_rows;
+pub mod resets;
 pub mod reverse;
 pub mod reverse_index;
 pub mod rms_prop;
@@ -91,6 +93,8 @@ pub const ALL: &[&Kernel] = &[
     &pack::KERNEL,
     &place::KERNEL,
     &record_loss::KERNEL,
+    &reset_rows::KERNEL,
+    &resets::KERNEL,
     &reverse::KERNEL,
     &reverse_index::KERNEL,
     &rms_prop::KERNEL,

@@ -3,8 +3,8 @@
 use super::rnn_forward::RELU;
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
-    tiles, to_carry,
+    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction,
+    split_gradients, tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -16,6 +16,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, _, dy, dend, dx] = args.all();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (sizes, span) = p.sizes(w, 1, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
@@ -28,7 +29,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let mut copy = Vec::new();
         let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = dx.get(steps.end).map(|next| &**next);
-        carry_in(carried, (next, p.pending), (1, w), (above.get(direction), start), hidden);
+        carry_in(carried, (next, p.pending), (1, w), above.get(direction), (resets, (direction, steps.end, start)));
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
@@ -56,6 +57,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             if t > steps.start || p.complete != 0 {
                 add_gradients(carried, dx[t], 1, w, hidden);
             }
+            resets.clear((direction, t, start), carried);
         }
     });
 }

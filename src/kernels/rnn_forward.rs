@@ -1,7 +1,7 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
+use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
@@ -16,16 +16,19 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, _] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 1, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
     let per_tile = tiles(states, sizes, hidden).into_iter();
     for_each_tile(per_tile, batch, |direction, start, mut slots| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let w = matrix(w, direction, sizes);
+        let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
-            let (previous, next) = (&*past[t], &mut *future[0]);
+            let next = &mut *future[0];
+            let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
                 next.copy_from_slice(below.row(direction, t, start + row, 0));
             }

@@ -1,7 +1,7 @@
 //! `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells: layers, directions and lengths are the same for all of them.
 
 use super::State;
-use super::functional::{self, Above, Direction, InitialState, States};
+use super::functional::{self, Above, Direction, InitialState, RunOptions, States};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Init, ParameterId, Var};
@@ -187,16 +187,18 @@ impl Layer {
         x: Var,
         start: Option<States>,
         place: Option<Tensor>,
+        (resets, reversed): (Option<&Tensor>, bool),
     ) -> Result<Direction> {
         let (below, bias) = self.biases(g, cell)?;
         let weight_ih = g.parameter(self.weight_ih)?;
         let x = functional::linear_with_biases(g, x, weight_ih, &below, place)?;
         let weight = g.parameter(self.weight_hh)?;
         match self.weight_hr {
-            None => Ok(Direction { x, weight, bias, start }),
+            None => Ok(Direction { bias, start, reversed, ..Direction::new(x, weight) }),
             Some(weight_hr) => {
                 let weight_hr = g.parameter(weight_hr)?;
-                projected_direction(g, x, weight, weight_hr, start)
+                let marks = resets.filter(|_| !reversed);
+                Ok(Direction { reversed, ..projected_direction(g, x, weight, weight_hr, start, marks)? })
             }
         }
     }
@@ -225,7 +227,7 @@ fn run_layer(
     layer: &[Layer],
     x: Var,
     input: impl Fn(&mut Graph, usize) -> Result<(Var, Option<States>)>,
-    lengths: Option<&Tensor>,
+    run: RunOptions<'_>,
 ) -> Result<Vec<(Var, States)>> {
     let weight_hh = g.parameter(layer[0].weight_hh)?;
     let shape = functional::linear_shape(g, x, g.shape(weight_hh)[0]);
@@ -233,9 +235,9 @@ fn run_layer(
     let mut directions = Vec::new();
     for (d, (direction, place)) in layer.iter().zip(places).enumerate() {
         let (x, start) = input(g, d)?;
-        directions.push(direction.direction(g, cell, x, start, place)?);
+        directions.push(direction.direction(g, cell, x, start, place, (run.resets, d == 1))?);
     }
-    let results = functional::recurrences(g, cell, &directions, lengths)?;
+    let results = functional::recurrences(g, cell, &directions, run)?;
     layer.iter().zip(results).map(|(direction, result)| direction.project(g, result)).collect()
 }
 
@@ -246,10 +248,10 @@ fn run_stack(
     layers: &[Layer],
     x: Var,
     start: impl Fn(&mut Graph, usize) -> Result<Option<States>>,
-    lengths: Option<&Tensor>,
+    run: RunOptions<'_>,
 ) -> Result<(Var, Vec<States>)> {
     let start_of_lowest = start(g, 0)?;
-    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None)?;
+    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None, (None, false))?;
     let mut above = Vec::new();
     for (l, layer) in layers.iter().enumerate().skip(1) {
         let (below, bias) = layer.biases(g, cell)?;
@@ -260,7 +262,7 @@ fn run_stack(
         let (weight_ih, weight) = (g.parameter(layer.weight_ih)?, g.parameter(layer.weight_hh)?);
         above.push(Above { weight_ih, bias_below, weight, bias, start: start(g, l)? });
     }
-    functional::stacked_recurrence(g, cell, lowest, &above, lengths)
+    functional::stacked_recurrence(g, cell, lowest, &above, run)
 }
 
 /// An LSTM whose hidden state is `h = h' W_hrᵀ`, for `h' = σ(o) tanh(c)`: `x` `[T, B, 4 H]`, `weight_hh` `[4 H, P]`,
@@ -274,10 +276,14 @@ fn projected_direction(
     weight_hh: Var,
     weight_hr: Var,
     mut start: Option<States>,
+    resets: Option<&Tensor>,
 ) -> Result<Direction> {
     let transposed = functional::swap_axes(g, weight_hr)?;
     let weight = functional::linear(g, weight_hh, transposed, None)?;
-    if let Some(States { h, c }) = start {
+    if let Some(States { mut h, c }) = start {
+        if let Some(marks) = resets {
+            h = functional::reset_state(g, h, marks)?;
+        }
         // The incoming state is projected already: its product joins the first step's input.
         let product = functional::linear(g, h, weight_hh, None)?;
         let steps = g.shape(x)[0];
@@ -290,7 +296,7 @@ fn projected_direction(
         let zero = g.zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]])?;
         start = Some(States { h: g.input(&zero)?, c });
     }
-    Ok(Direction { x, weight, bias: None, start })
+    Ok(Direction { start, ..Direction::new(x, weight) })
 }
 
 impl Recurrent {
@@ -355,10 +361,24 @@ impl Recurrent {
     /// # Errors
     /// The shapes do not fit.
     pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<(Var, States)> {
-        self.run(g, x, initial, None)
+        self.run(g, x, initial, RunOptions::new())
     }
 
-    /// [`Self::forward`] for sequences of different lengths; see [`Rnn::forward_with_lengths`].
+    /// [`Self::forward`] for sequences of different lengths, or with states that become 0 before some steps.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward_with(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        initial: InitialState<'_>,
+        run: RunOptions<'_>,
+    ) -> Result<(Var, States)> {
+        self.run(g, x, initial, run)
+    }
+
+    /// [`Self::forward`] for sequences of different lengths; see [`RunOptions::lengths`].
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -369,11 +389,11 @@ impl Recurrent {
         initial: InitialState<'_>,
         lengths: &Tensor,
     ) -> Result<(Var, States)> {
-        self.run(g, x, initial, Some(lengths))
+        self.run(g, x, initial, RunOptions::new().lengths(lengths))
     }
 
-    fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, lengths: Option<&Tensor>) -> Result<(Var, States)> {
-        let results = self.record(g, x, initial, lengths).map_err(|error| error.in_module(&self.name))?;
+    fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, run: RunOptions<'_>) -> Result<(Var, States)> {
+        let results = self.record(g, x, initial, run).map_err(|error| error.in_module(&self.name))?;
         let (output, States { h, c }) = results;
         for (var, of) in [(Some(output), "output"), (Some(h), "h_n"), (c, "c_n")] {
             if let Some(var) = var {
@@ -383,13 +403,7 @@ impl Recurrent {
         Ok(results)
     }
 
-    fn record(
-        &self,
-        g: &mut Graph,
-        x: Var,
-        initial: InitialState<'_>,
-        lengths: Option<&Tensor>,
-    ) -> Result<(Var, States)> {
+    fn record(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, run: RunOptions<'_>) -> Result<(Var, States)> {
         let op = op(self.cell);
         let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
@@ -405,9 +419,11 @@ impl Recurrent {
         }
         let mut x = if batch_first { functional::swap_axes(g, x)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
+        let lengths = run.lengths;
         if let Some(lengths) = lengths {
             kernels::expect_lengths(op, lengths, batch, steps)?;
         }
+        run.check_resets(op, steps, batch)?;
         let shapes = self.state_shapes(batch);
         if let Some(States { h, c }) = given {
             functional::check_states(self.cell.kind(), States { h, c })?;
@@ -439,7 +455,7 @@ impl Recurrent {
             && !drops
             && sequence::shall_stack(g, self.cell.kind(), training, above.len(), rows, size)
         {
-            (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), lengths)?;
+            (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
             above = &[];
         }
         for (l, layer) in above.chunks(directions).enumerate() {
@@ -452,7 +468,7 @@ impl Recurrent {
                 Ok((x, self.start(g, initial, &shapes, l * directions + d)?))
             };
             let mut outputs = Vec::new();
-            for (d, (output, end)) in run_layer(g, self.cell, layer, x, input, lengths)?.into_iter().enumerate() {
+            for (d, (output, end)) in run_layer(g, self.cell, layer, x, input, run)?.into_iter().enumerate() {
                 outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }
@@ -567,14 +583,27 @@ macro_rules! module {
             /// # Errors
             /// The shapes do not fit.
             pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<$output> {
-                let ($out, $states) = self.0.run(g, x, initial, None)?;
+                let ($out, $states) = self.0.run(g, x, initial, RunOptions::new())?;
                 Ok($made)
             }
 
-            /// [`Self::forward`] for sequences of different lengths, in any order: `lengths` `[B]` u32 from
-            /// [`Device::lengths`]. Equal to PyTorch's `pack_padded_sequence(enforce_sorted=False)`: outputs past a
-            /// sequence's length are 0, its last state is that of its last step, the reverse direction starts there, and
-            /// no gradient comes from padding. What the padding holds does not matter, but it must be finite.
+            /// [`Self::forward`] for sequences of different lengths, or with states that become 0 before some steps: see
+            /// [`RunOptions`].
+            ///
+            /// # Errors
+            /// The shapes do not fit.
+            pub fn forward_with(
+                &self,
+                g: &mut Graph,
+                x: Var,
+                initial: InitialState<'_>,
+                run: RunOptions<'_>,
+            ) -> Result<$output> {
+                let ($out, $states) = self.0.run(g, x, initial, run)?;
+                Ok($made)
+            }
+
+            /// [`Self::forward_with`] lengths: `[B]` u32 from [`Device::lengths`]; see [`RunOptions::lengths`].
             ///
             /// # Errors
             /// The shapes do not fit.
@@ -585,7 +614,7 @@ macro_rules! module {
                 initial: InitialState<'_>,
                 lengths: &Tensor,
             ) -> Result<$output> {
-                let ($out, $states) = self.0.run(g, x, initial, Some(lengths))?;
+                let ($out, $states) = self.0.run(g, x, initial, RunOptions::new().lengths(lengths))?;
                 Ok($made)
             }
         }
@@ -736,7 +765,7 @@ impl SingleStep {
             }
         };
         let layer = std::slice::from_ref(&self.layer);
-        let (_, States { h, c }) = run_layer(g, self.cell, layer, x, |_, _| Ok((x, start)), None)?[0];
+        let (_, States { h, c }) = run_layer(g, self.cell, layer, x, |_, _| Ok((x, start)), RunOptions::new())?[0];
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
     }

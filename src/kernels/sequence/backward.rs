@@ -43,7 +43,7 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         _ => packed(r, s, sizes, &tile, false)?,
     };
     let [dy, dend] = [&d.dy, &d.dend].map(|given| given.as_ref().unwrap_or(&none));
-    let tensors = [&w, &s.lengths, &s.states, s.saved.as_ref().unwrap_or(&nowhere), dy, dend, &d.dx];
+    let tensors = [&w, s.lengths_and_resets(), &s.states, s.saved.as_ref().unwrap_or(&nowhere), dy, dend, &d.dx];
 
     let state = sizes.state();
     // All steps in one, or several in each of some dispatches: those before go on with the whole gradient of a state.
@@ -85,7 +85,7 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
             of.len().saturating_sub(1)
                 + [!tile.fused() && of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
         };
-        let launch = Launch { sizes, tile: &tile, span };
+        let launch = Launch { sizes, tile: &tile, span, s };
         launch.record(r, cell.backward, params, (&tensors, &w), products, &of_steps)?;
     }
     Ok(())

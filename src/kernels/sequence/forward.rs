@@ -43,7 +43,7 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
     let w = packed(r, s, sizes, &tile, true)?;
     let biases = s.biases.as_ref().unwrap_or(&none);
     let saved = s.saved.as_ref().unwrap_or(&nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, &w, biases, &s.states, saved];
+    let tensors = [&s.x, &s.index, s.lengths_and_resets(), &w, biases, &s.states, saved];
 
     let (state, rows_of_x) = (sizes.state(), rows.min(batch));
     let of_states = |of: &Range<usize>| {
@@ -73,7 +73,7 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
             let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
         };
-        let launch = Launch { sizes, tile: &tile, span };
+        let launch = Launch { sizes, tile: &tile, span, s };
         launch.record(r, cell.forward, params, (&tensors, &w), products, &of_steps)?;
     }
     Ok(())

@@ -70,6 +70,9 @@ pub struct Sequence {
     pub index: Tensor,
     /// `[B]` u32, from [`crate::Device::lengths`].
     pub lengths: Tensor,
+    /// `[B + D T B]` u32, if states become 0 before some steps: the lengths, and behind them, other than 0, the marks of those steps
+    /// ([`super::resets`] makes it); `[B + T B]` of stacked layers.
+    pub resets: Option<Tensor>,
     /// `[G H, H]`, of each direction or layer.
     pub w: Vec<Tensor>,
     /// `[G H, H]`, of each of stacked layers but the first; none of directions.
@@ -164,6 +167,18 @@ impl Sizes {
     }
 }
 
+impl Sequence {
+    /// What the kernels bind as lengths.
+    fn lengths_and_resets(&self) -> &Tensor {
+        self.resets.as_ref().unwrap_or(&self.lengths)
+    }
+
+    /// What shapes the kernels beside their tile.
+    fn constants(&self) -> [(&'static str, u32); 1] {
+        [("RESETS", self.resets.is_some().into())]
+    }
+}
+
 /// Where the gradient of the incoming states begins behind so many elements of dx: where every device can bind it;
 /// `at_dstart` in `shaders/lib/backward.wgsl`.
 pub(crate) fn start_of_dstart(of_dx: usize) -> usize {
@@ -203,6 +218,9 @@ fn check(cell: &CellKind, s: &Sequence) -> Result<Sizes> {
     expect("recurrence", &s.index, &[inputs, steps, batch])?;
     expect_indices("recurrence", &s.index, rows)?;
     expect_lengths("recurrence", &s.lengths, batch, steps)?;
+    if let Some(resets) = &s.resets {
+        expect_len("recurrence", resets, batch + inputs * steps * batch)?;
+    }
     expect("recurrence", &s.states, &[directions, states, steps + 1, batch, hidden])?;
     match (&s.biases, if cell.separate_bias { directions } else { 0 } + s.w_ih.len()) {
         (Some(biases), of) => expect_len("recurrence", biases, of * width)?,

@@ -74,6 +74,7 @@ impl RowTile {
         "SUBGROUPS",
         "KEPT",
         "F16",
+        "RESETS",
     ];
 
     /// The layout for these sizes. A thread multiplies with so many gates at once.

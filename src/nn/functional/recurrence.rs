@@ -1,13 +1,14 @@
 //! Recurrences over a sequence, alone, side by side, or stacked.
 
+use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::cell::Cell;
 use crate::kernels::matmul::{Factor, matmul};
 use crate::kernels::sequence::{self, CellKind, Sequence, SequenceGradients, start_of_dstart};
-use crate::kernels::{column_sum, expect_indices, last_step};
+use crate::kernels::{column_sum, expect_indices, last_step, reset_rows, resets};
 use crate::nn::State;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// The incoming state of a recurrence, and its last one: `h`, and `c` for the LSTM, each `[1, B, H]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,79 @@ pub enum InitialState<'a> {
     Carried(&'a State),
 }
 
+/// What a recurrence runs with, beside its input and its incoming state.
+///
+/// ```
+/// use elman::nn::functional::{InitialState, RunOptions};
+/// use elman::{Device, Graph, nn, rng};
+///
+/// // Four steps of two streams; in the first one, an episode ends after two of them.
+/// let device = Device::cpu();
+/// let mut init = nn::Init::new(rng::manual_seed(0));
+/// let gru = nn::Gru::new(&mut init, "gru", nn::RnnOptions::new(3, 5))?;
+/// let parameters = init.upload(&device)?;
+/// let resets = device.upload_u32("resets", &[4, 2], &[0, 0, 0, 0, 1, 0, 0, 0])?;
+///
+/// let mut g = Graph::inference(&parameters);
+/// let x = g.input(&device.upload("x", &[4, 2, 3], &[0.5; 24])?)?;
+/// let out = gru.forward_with(&mut g, x, InitialState::Zero, RunOptions::new().resets(&resets))?;
+/// let y = g.tensor(out.output)?;
+/// g.finish()?.run()?;
+/// // The same input, from zero: what came out of the first step comes out of the third.
+/// let y = y.to_vec()?;
+/// assert_eq!(y[..5], y[2 * 10..][..5]);
+/// assert_ne!(y[5..10], y[2 * 10 + 5..][..5]);
+/// # Ok::<(), elman::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct RunOptions<'a> {
+    /// The lengths of the sequences; all of them have all steps without.
+    pub lengths: Option<&'a Tensor>,
+    /// The steps before which states become 0.
+    pub resets: Option<&'a Tensor>,
+}
+
+impl<'a> RunOptions<'a> {
+    /// All steps, nothing reset.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the lengths of the sequences, in any order: `[B]` u32 from [`crate::Device::lengths`]. Equal to PyTorch's
+    /// `pack_padded_sequence(enforce_sorted=False)`: outputs past a sequence's length are 0, its last state is that of its last step,
+    /// the reverse direction starts there, and no gradient comes from padding. What the padding holds does not matter, but it
+    /// must be finite.
+    pub fn lengths(self, lengths: &'a Tensor) -> Self {
+        Self { lengths: Some(lengths), ..self }
+    }
+
+    /// Sets marks `[T, B]` u32 (of modules that are batch first too): where other than 0, something begins at that step, an episode
+    /// or a stream. The states of that entry, h and c, become 0 before it, and no gradient crosses; at the first step, the incoming
+    /// state is left out. The reverse direction is cut at the same places: what begins there is run as if it were alone. The marks
+    /// may be written anew before each run.
+    pub fn resets(self, resets: &'a Tensor) -> Self {
+        Self { resets: Some(resets), ..self }
+    }
+
+    /// Refuses marks of another shape or type.
+    pub(crate) fn check_resets(self, op: &'static str, steps: usize, batch: usize) -> Result<()> {
+        match self.resets {
+            Some(resets) if resets.dtype() != DType::U32 || resets.shape() != [steps, batch] => {
+                let expected = format!("[{steps}, {batch}], of u32");
+                Err(Error::shape(op, resets.name(), expected, resets.shape()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> From<Option<&'a Tensor>> for RunOptions<'a> {
+    fn from(lengths: Option<&'a Tensor>) -> Self {
+        Self { lengths, resets: None }
+    }
+}
+
 /// The state of some cells is h and c, the others' h alone.
 pub(crate) fn check_states(cell: &CellKind, states: States) -> Result<()> {
     let (expected, got) = match (cell.states, states.c) {
@@ -69,7 +143,7 @@ pub fn recurrence(
     start: Option<States>,
     lengths: Option<&Tensor>,
 ) -> Result<(Var, States)> {
-    let results = recurrences(g, cell, &[Direction { x, weight, bias, start }], lengths)?;
+    let results = recurrences(g, cell, &[Direction { bias, start, ..Direction::new(x, weight) }], lengths)?;
     Ok(results[0])
 }
 
@@ -84,19 +158,29 @@ pub struct Direction {
     pub bias: Option<Var>,
     /// The incoming state; 0 if there is none.
     pub start: Option<States>,
+    /// Whether `x` was reversed ([`super::reverse`]): marks of [`RunOptions::resets`] then are at the same places of the sequence.
+    pub reversed: bool,
 }
 
-/// [`recurrence`] in several directions of the same shapes and lengths, side by side: all in one dispatch, or in one for
+impl Direction {
+    /// Without a bias of its own, from zero, not reversed.
+    pub fn new(x: Var, weight: Var) -> Self {
+        Self { x, weight, bias: None, start: None, reversed: false }
+    }
+}
+
+/// [`recurrence`] in several directions of the same shapes, lengths and resets, side by side: all in one dispatch, or in one for
 /// each step. Each direction is from first step to last; see [`super::reverse`].
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn recurrences(
+pub fn recurrences<'a>(
     g: &mut Graph,
     cell: Cell,
     directions: &[Direction],
-    lengths: Option<&Tensor>,
+    run: impl Into<RunOptions<'a>>,
 ) -> Result<Vec<(Var, States)>> {
+    let run = run.into();
     let count = directions.len();
     g.check(directions.iter().flat_map(|direction| [direction.x, direction.weight]))?;
     if let [Direction { x, weight, .. }, others @ ..] = directions
@@ -115,10 +199,10 @@ pub fn recurrences(
     {
         let limits = "directions one after the other, since together they pass the device's limits";
         g.note(format!("{cell:?}, H {hidden}: {limits}"));
-        let alone = |direction: &Direction| Ok(Together::new(g, cell, &[*direction], &[])?.record(g, lengths)?[0]);
+        let alone = |direction: &Direction| Ok(Together::new(g, cell, &[*direction], &[])?.record(g, run)?[0]);
         return directions.iter().map(alone).collect();
     }
-    Together::new(g, cell, directions, &[])?.record(g, lengths)
+    Together::new(g, cell, directions, &[])?.record(g, run)
 }
 
 /// The rows that a recurrence on `x` `[T, B, G H]` reads: of a table, or all.
@@ -154,9 +238,9 @@ pub(crate) fn stacked_recurrence(
     cell: Cell,
     lowest: Direction,
     above: &[Above],
-    lengths: Option<&Tensor>,
+    run: RunOptions<'_>,
 ) -> Result<(Var, Vec<States>)> {
-    let results = Together::new(g, cell, &[lowest], above)?.record(g, lengths)?;
+    let results = Together::new(g, cell, &[lowest], above)?.record(g, run)?;
     Ok((results[above.len()].0, results.into_iter().map(|(_, end)| end).collect()))
 }
 
@@ -222,18 +306,19 @@ impl Together {
     }
 
     /// Records the recurrences, and leaves their backward pass on the tape: the outputs and the last states of each.
-    fn record(self, g: &mut Graph, lengths: Option<&Tensor>) -> Result<Vec<(Var, States)>> {
-        let s = self.sequence(g, lengths)?;
+    fn record(self, g: &mut Graph, run: RunOptions<'_>) -> Result<Vec<(Var, States)>> {
+        run.check_resets("recurrence", self.steps, self.batch)?;
+        let s = self.sequence(g, run)?;
         self.start(g, &s)?;
         sequence::forward(g, self.cell, &s)?;
-        let results = self.results(g, &s, lengths)?;
+        let results = self.results(g, &s, run.lengths)?;
         let ends = results.clone();
         g.on_backward(move |g| self.backward(g, &s, &ends));
         Ok(results)
     }
 
     /// The tensors of the recurrences.
-    fn sequence(&self, g: &mut Graph, lengths: Option<&Tensor>) -> Result<Sequence> {
+    fn sequence(&self, g: &mut Graph, run: RunOptions<'_>) -> Result<Sequence> {
         let (count, steps, batch) = (self.count(), self.steps, self.batch);
         let (x, index) = self.rows(g)?;
         let biases = self.biases(g)?;
@@ -243,10 +328,13 @@ impl Together {
         let w = tensors(g, &mut self.own().map(|(weight, ..)| weight))?;
         let saves = self.cell.saved > 0 && g.is_training();
         let saved = [count, steps, batch, self.cell.saved * self.hidden];
+        let lengths = run.lengths.cloned().map_or_else(|| g.device().lengths("all steps", batch, steps), Ok)?;
+        let resets = run.resets.map(|marks| self.resets(g, &lengths, marks)).transpose()?;
         Ok(Sequence {
             x,
             index,
-            lengths: lengths.cloned().map_or_else(|| g.device().lengths("all steps", batch, steps), Ok)?,
+            lengths,
+            resets,
             w_ih: tensors(g, &mut self.above.iter().map(|layer| layer.weight_ih))?,
             biases,
             states: g.zeros(
@@ -258,6 +346,15 @@ impl Together {
             has_h_0: self.own().any(|(_, _, start)| start.is_some()),
             precision: g.precision(),
         })
+    }
+
+    /// The marks of each direction, behind the lengths.
+    fn resets(&self, g: &mut Graph, lengths: &Tensor, marks: &Tensor) -> Result<Tensor> {
+        let reversed: Vec<_> = self.inputs.iter().map(|direction| direction.reversed).collect();
+        let all = self.batch * (1 + reversed.len() * self.steps);
+        let made = g.device().reserve("lengths and resets", &[all], DType::U32)?;
+        resets::resets(g, lengths, marks, &reversed, &made)?;
+        Ok(made)
     }
 
     /// What comes in from below, and the row of it for each step and entry. Rows of tables are left to the kernel to look up.
@@ -408,7 +505,13 @@ impl Together {
             let skips = !s.has_h_0 && self.steps > 1 && g.can_view(h + state);
             let first = if skips { self.batch } else { 0 };
             let count = rows - first;
-            let before = g.view(&s.states, "h[..T]", h + first * self.hidden, &[count, self.hidden])?;
+            let mut before = g.view(&s.states, "h[..T]", h + first * self.hidden, &[count, self.hidden])?;
+            if let Some(marks) = &s.resets {
+                let flow = if self.is_stacked() { 0 } else { i };
+                let from = g.zeros("h[..T], reset", before.shape())?;
+                reset_rows::reset_rows(g, &before, marks, self.batch + flow * rows + first, &from)?;
+                before = from;
+            }
             let rows = Factor::block(gradient, start_of_product + first * stride, count, width, stride);
             matmul(g, rows.t(), &before, None, &dw, accumulate)?;
         }
@@ -451,4 +554,13 @@ impl Together {
         }
         Ok(())
     }
+}
+
+/// A state `[1, B, H]`, 0 where the first of these steps is marked.
+pub(crate) fn reset_state(g: &mut Graph, h: Var, marks: &Tensor) -> Result<Var> {
+    let before = g.tensor(h)?;
+    let after = g.zeros(&format!("{}, reset", before.name()), before.shape())?;
+    reset_rows::reset_rows(g, &before, marks, 0, &after)?;
+    let marks = marks.clone();
+    Ok(result_of_one(g, h, after, move |r, dy, dx| reset_rows::reset_rows(r, dy, &marks, 0, dx)))
 }
