@@ -88,6 +88,8 @@ fn recurrence(cell: Cell, [steps, batch, hidden]: [usize; 3], backward: bool, ba
             biases: gru.then(|| random(device, "bias", &[1, width])).transpose()?,
             states: zeros(device, "states", &states)?,
             saved: saves.then(|| zeros(device, "saved", &[1, steps, batch, cell.saved() * hidden])).transpose()?,
+            form: None,
+            peepholes: None,
             has_h_0: false,
             precision: Precision::F32,
         };

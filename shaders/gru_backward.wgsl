@@ -1,11 +1,11 @@
 // The gradient of gru_forward. With dh = dy[t] + carried (+ dend at an entry's last step):
 //   dn = dh (1 - z)(1 - n²)    dz = dh (h - n) z (1 - z)    dr = dn m r (1 - r)    dm = dn r
 //   dx[t] = dr, dz, dn         carried = dh z + dr W_r + dz W_z + dm W_n            t = last - 1 .. first
-// Steps, lengths and complete as in rnn_backward.
+// With functions that are asked for, their derivatives, at what was saved. Steps, lengths and complete as in rnn_backward.
 //
 // saved    [D, T, B, 4 H]     r, z, n, m; becomes dr, dz, dm (and m), the gradient of h Wᵀ + b
 // dx       [D, T, B, 3 H], and dstart [D, B, H]
-// grid     entries, columns, directions or layers   joins lib/rows, lib/backward
+// grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/activations, lib/math
 const GATES: u32 = 3u;
 const STATES: u32 = 1u;
 
@@ -36,15 +36,24 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                         var dn = 0.0;
                         var dm = 0.0;
                         if valid {
-                            let r = saved[at];
-                            let z = saved[at + p.H];
-                            let n = saved[at + 2u * p.H];
+                            @if(!ACTIVATIONS) let r = saved[at];
+                            @if(ACTIVATIONS) let a_r = saved[at];
+                            @if(ACTIVATIONS) let r = activate(0u, a_r);
+                            @if(!ACTIVATIONS) let z = saved[at + p.H];
+                            @if(ACTIVATIONS) let a_z = saved[at + p.H];
+                            @if(ACTIVATIONS) let z = activate(1u, a_z);
+                            @if(!ACTIVATIONS) let n = saved[at + 2u * p.H];
+                            @if(ACTIVATIONS) let a_n = saved[at + 2u * p.H];
+                            @if(ACTIVATIONS) let n = activate(2u, a_n);
                             let m = saved[at + 3u * p.H];
                             var before = states[slot * p.H + column + j];
                             @if(RESETS) if is_reset(place, t - 1u, entry) { before = 0.0; }
-                            dn = dh[j] * (1.0 - z) * (1.0 - n * n);
-                            dz = dh[j] * (before - n) * z * (1.0 - z);
-                            dr = dn * m * r * (1.0 - r);
+                            @if(!ACTIVATIONS) dn = dh[j] * (1.0 - z) * (1.0 - n * n);
+                            @if(ACTIVATIONS) dn = dh[j] * (1.0 - z) * slope(2u, a_n, n);
+                            @if(!ACTIVATIONS) dz = dh[j] * (before - n) * z * (1.0 - z);
+                            @if(ACTIVATIONS) dz = dh[j] * (before - n) * slope(1u, a_z, z);
+                            @if(!ACTIVATIONS) dr = dn * m * r * (1.0 - r);
+                            @if(ACTIVATIONS) dr = dn * m * slope(0u, a_r, r);
                             dm = dn * r;
                             rest[j] = dh[j] * z;
                         }

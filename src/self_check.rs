@@ -292,6 +292,8 @@ fn recurrence(r: &mut Recorder, baseline: bool, precision: Precision) -> Result<
         biases: None,
         states: random("states", 5, &[1, 1, T + 1, B, H], 1.0)?,
         saved: None,
+        form: None,
+        peepholes: None,
         has_h_0: true,
         precision,
     };

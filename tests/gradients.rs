@@ -5,7 +5,8 @@ mod common;
 use common::{assert_close, tokens, values};
 use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, RunOptions, States};
 use elman::nn::{
-    Cell, CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Nonlinearity, Recurrent, Rnn, RnnOptions,
+    Activation, Cell, CellForm, CharRnn, CharRnnOptions, Embedding, Form, Gru, Init, LanguageModel, Nonlinearity,
+    Recurrent, Rnn, RnnOptions,
 };
 use elman::{Device, Graph, NO_TARGET, Result, Tensor, Var, rng};
 
@@ -218,6 +219,59 @@ fn recurrences() {
                 Ok(Output::Values(vec![end.h]))
             });
         }
+    }
+}
+
+/// Every function of a gate, bound or not, peepholes and coupled gates, with lengths and resets.
+#[test]
+fn forms_of_cells() {
+    let (steps, batch, hidden) = (4, 3, 5);
+    let functions = [
+        Activation::Affine { alpha: 0.5, beta: 0.1 },
+        Activation::Relu,
+        Activation::LeakyRelu { alpha: 0.2 },
+        Activation::ThresholdedRelu { alpha: 0.1 },
+        Activation::Tanh,
+        Activation::ScaledTanh { alpha: 1.7, beta: 0.7 },
+        Activation::Sigmoid,
+        Activation::HardSigmoid { alpha: 0.7, beta: 0.4 },
+        Activation::Elu { alpha: 0.6 },
+        Activation::Softsign,
+        Activation::Softplus,
+    ];
+    for (&cell, first) in Cell::ALL.iter().flat_map(|cell| (0..functions.len()).map(move |first| (cell, first))) {
+        let own = Form::new(cell.kind().functions);
+        let mut form = Form { activations: std::array::from_fn(|i| functions[(first + 3 * i) % 11]), ..own };
+        form.clip = if first % 2 == 0 { 0.7 } else { form.clip };
+        form.coupled = cell == Cell::Lstm && first % 3 == 0;
+        let (width, state) = (cell.gates() * hidden, [1, batch, hidden]);
+        let mut shapes: Vec<(&str, &[usize])> =
+            vec![("x", &[steps, batch, 0]), ("weight", &[0, hidden]), ("h_0", &state)];
+        let (x, weight, bias) = ([steps, batch, width], [width, hidden], [width]);
+        (shapes[0].1, shapes[1].1) = (&x, &weight);
+        match cell {
+            Cell::Gru => shapes.push(("bias", &bias)),
+            Cell::Lstm => shapes.extend([("c_0", &state[..]), ("peepholes", &[15])]),
+            _ => {}
+        }
+        check_leaves(&format!("{cell:?} {form:?}"), &shapes, |g, v| {
+            g.set_stepwise(first % 2 == 1);
+            let lengths = g.device().lengths("lengths", batch, steps)?;
+            lengths.write_u32(&[4, 2, 3])?;
+            let marks: Vec<_> = (0..steps * batch).map(|i| u32::from(i % 4 == 2)).collect();
+            let resets = g.device().upload_u32("resets", &[steps, batch], &marks)?;
+            let run = RunOptions::from(Some(&lengths)).resets(&resets);
+            let is_lstm = cell == Cell::Lstm;
+            let direction = Direction {
+                bias: (cell == Cell::Gru).then(|| v[3]),
+                peepholes: is_lstm.then(|| v[4]),
+                start: Some(States { h: v[2], c: is_lstm.then(|| v[3]) }),
+                ..Direction::new(v[0], v[1])
+            };
+            let cell = CellForm { cell, form: Some(form) };
+            let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
+            Ok(Output::Values([Some(output), Some(end.h), end.c].into_iter().flatten().collect()))
+        });
     }
 }
 

@@ -16,7 +16,7 @@ use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::row_weights::RowWeights;
 use elman::kernels::sample::{Draw, FIRST_PLACE};
-use elman::kernels::sequence::{Sequence, SequenceGradients};
+use elman::kernels::sequence::{Activation as Function, Form, Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
 use elman::nn::Cell;
 use elman::nn::LanguageModel;
@@ -193,6 +193,8 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
         saved: (cell.saved() > 0)
             .then(|| zeros(device, "saved", &[directions, steps, batch, cell.saved() * hidden]))
             .transpose()?,
+        form: None,
+        peepholes: None,
         has_h_0: true,
         precision: Precision::F32,
     })
@@ -288,12 +290,92 @@ fn recurrences_with_resets() {
             Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
         });
     }
-    check("reset_rows", 0.0, |device, g| {
+}
+
+#[test]
+fn resets() {
+    check("resets", 0.0, |device, g| {
         let (x, y) = (random(device, "x", &[5, 67])?, random(device, "y", &[5, 67])?);
         let marks = device.upload_u32("marks", &[7], &[9, 9, 0, 1, 0, 0, 2])?;
         kernels::reset_rows::reset_rows(g, &x, &marks, 2, &y)?;
-        Ok(vec![y])
+        let s = sequence(device, Cell::Tanh, (3, (5, 61, 2)))?;
+        Ok(vec![y, with_resets(g, 3, s)?.resets.unwrap()])
     });
+}
+
+/// Forms of a cell: other functions, bound; of the LSTM with peepholes and coupled gates too.
+fn forms(cell: Cell) -> Vec<Form> {
+    let mixed = [
+        Function::HardSigmoid { alpha: 0.3, beta: 0.5 },
+        Function::Sigmoid,
+        Function::ScaledTanh { alpha: 1.2, beta: 0.7 },
+        Function::Softplus,
+        Function::Softsign,
+    ];
+    let others = [
+        Function::Elu { alpha: 0.7 },
+        Function::LeakyRelu { alpha: 0.1 },
+        Function::Affine { alpha: 0.5, beta: 0.1 },
+        Function::ThresholdedRelu { alpha: 0.2 },
+        Function::Relu,
+    ];
+    let own = Form::new(cell.kind().functions);
+    let coupled = cell == Cell::Lstm;
+    vec![Form { activations: mixed, clip: 0.8, ..own }, Form { activations: others, clip: 1.5, coupled }]
+}
+
+/// Forward and backward, side by side and stacked, with resets in one of them.
+#[test]
+fn recurrences_of_forms() {
+    let (steps, batch, hidden) = (4, 5, 37);
+    for (&cell, i) in Cell::ALL.iter().flat_map(|cell| [(cell, 0), (cell, 1)]) {
+        let with_form = |device: &Device, s: Sequence| {
+            let form = Some(forms(cell)[i]);
+            let (count, blocks) = (s.w.len(), Sequence { form, ..s.clone() }.saved_blocks(cell.kind()));
+            let peepholes = (cell == Cell::Lstm).then(|| random(device, "peepholes", &[count, 3 * hidden]));
+            let saved = Some(zeros(device, "saved", &[count, steps, batch, blocks * hidden])?);
+            Ok::<_, Error>(Sequence { form, saved, peepholes: peepholes.transpose()?, ..s })
+        };
+        for (stepwise, turns) in [(false, usize::MAX), (false, 90), (true, usize::MAX)] {
+            check(&format!("{cell:?} {i} {stepwise} {turns}"), TOLERANCE, |device, g| {
+                if !is_reference(device) {
+                    g.set_stepwise(stepwise);
+                    g.set_most_work(turns, u64::MAX);
+                }
+                let size = (2, (steps, batch, hidden));
+                let mut s = with_form(device, sequence(device, cell, size)?)?;
+                if i == 1 {
+                    s = with_resets(g, 2, s)?;
+                }
+                let d = gradients(device, cell, size, (true, true))?;
+                kernels::sequence::forward(g, cell.kind(), &s)?;
+                kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+                Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+            });
+        }
+        check(&format!("{cell:?} {i} stacked"), TOLERANCE, |device, g| {
+            let size = (3, (steps, batch, hidden));
+            let s = with_form(device, stack(device, cell, size)?)?;
+            let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+            let d = SequenceGradients { dy, ..gradients(device, cell, size, (false, true))? };
+            kernels::sequence::forward(g, cell.kind(), &s)?;
+            kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+            Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+        });
+    }
+}
+
+#[test]
+fn peephole_products() {
+    for first in [None, Some(2)] {
+        check(&format!("peephole_products {first:?}"), TOLERANCE, |device, g| {
+            let (d, c) = (random(device, "d", &[3, 5, 4 * 17])?, random(device, "c", &[4, 5, 17])?);
+            let (marks, y) = (indices(device, "marks", &[17], 2)?, random(device, "y", &[15, 51])?);
+            let marks = first.map(|first| (&marks, first));
+            kernels::peephole_products::peephole_products(g, (&d, &c), marks, &y)?;
+            Ok(vec![y])
+        });
+    }
 }
 
 /// Two directions side by side are each what it is alone, bit for bit, in both modes.
@@ -337,6 +419,8 @@ fn directions_do_not_touch_each_other() {
                         biases: of(&s.biases),
                         states: half(&s.states, i),
                         saved: of(&s.saved),
+                        form: None,
+                        peepholes: None,
                         has_h_0: true,
                         precision: Precision::F32,
                     };
@@ -450,6 +534,8 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             biases: (of_inputs > 0).then(|| upload("bias", &[1, width], &part(biases, biases.len() / width, layer))),
             states: upload("states", &[1, states, steps + 1, batch, hidden], &start),
             saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, cell.saved() * hidden]).unwrap()),
+            form: None,
+            peepholes: None,
             has_h_0: true,
             precision: Precision::F32,
         };
@@ -2109,6 +2195,8 @@ fn every_kernel_is_tested_here() {
         || matmul_case(3, 5, 2),
         || Cell::ALL.iter().for_each(|&c| recurrence_backward(c, (2, (3, 2, 5)), (true, true))),
         last_step_and_reverse,
+        resets,
+        peephole_products,
         pack_and_place,
         dropout,
         class_losses,

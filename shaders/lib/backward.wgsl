@@ -7,6 +7,9 @@
 //          pending            whether that of dx[last], if there is one, is still to be made: not FUSED
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
 //          variant            which of the forms that a cell has
+//          activations        the functions that are asked for, as ACTIVATIONS of lib/activations has them
+//          clip               the bound of what comes into them
+//          alpha_0, beta_0 .. of those of the first, and so on: alpha_1, beta_1, alpha_2, beta_2, alpha_3, beta_3, alpha_4, beta_4
 // w        [D, GATES, HP, HP / 4]   W of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
 // lengths  [B], and marks behind them with RESETS
 // states   [D, STATES, T + 1, B, H]
@@ -27,6 +30,18 @@ struct Params {
     has_dy: u32,
     has_dend: u32,
     variant: u32,
+    activations: u32,
+    clip: f32,
+    alpha_0: f32,
+    beta_0: f32,
+    alpha_1: f32,
+    beta_1: f32,
+    alpha_2: f32,
+    beta_2: f32,
+    alpha_3: f32,
+    beta_3: f32,
+    alpha_4: f32,
+    beta_4: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

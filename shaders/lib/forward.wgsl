@@ -7,6 +7,9 @@
 //          has_h_0            whether the incoming state may be other than 0
 //          save               whether gates are saved for the backward pass; a dummy is bound otherwise
 //          variant            which of the forms that a cell has
+//          activations        the functions that are asked for, as ACTIVATIONS of lib/activations has them
+//          clip               the bound of what comes into them
+//          alpha_0, beta_0 .. of those of the first, and so on: alpha_1, beta_1, alpha_2, beta_2, alpha_3, beta_3, alpha_4, beta_4
 // x        [D, N, GATES H]    what comes in from below
 // index    [D, T, B]          the row of x for each step and entry; of stacked layers x and index are the first one's
 // lengths  [B], and marks behind them with RESETS
@@ -26,6 +29,18 @@ struct Params {
     has_h_0: u32,
     save: u32,
     variant: u32,
+    activations: u32,
+    clip: f32,
+    alpha_0: f32,
+    beta_0: f32,
+    alpha_1: f32,
+    beta_1: f32,
+    alpha_2: f32,
+    beta_2: f32,
+    alpha_3: f32,
+    beta_3: f32,
+    alpha_4: f32,
+    beta_4: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -76,6 +91,13 @@ fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> 
         if column + j < p.H { value[j] = x[at + j]; }
     }
     return value;
+}
+
+// A vec4 of what is saved, from a row's first element on.
+@if(ACTIVATIONS) fn save4(row: u32, column: u32, value: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if p.save != 0u && column + j < p.H { saved[row + column + j] = value[j]; }
+    }
 }
 
 // A vec4 of a row of the biases.

@@ -125,9 +125,9 @@ fn state_row(place: Place, state: u32, t: u32, entry: u32) -> u32 {
 
 // Is the state of an entry 0 before step t, whatever the step before it left?
 @if(RESETS) fn is_reset(place: Place, t: u32, entry: u32) -> bool {
-@if(RESETS)     let at = p.B + ((1u - STACKED) * place.direction * p.T + t) * p.B + entry;
-@if(RESETS)     return entry < p.B && t < p.T && lengths[at] != 0u;
-@if(RESETS) }
+    let at = p.B + ((1u - STACKED) * place.direction * p.T + t) * p.B + entry;
+    return entry < p.B && t < p.T && lengths[at] != 0u;
+}
 
 // The batch entry and the first column of the i-th of the OWNED COLUMNS vec4 that a thread owns, sums[i / OWNED][i % OWNED].
 fn entry_of(place: Place, i: u32) -> u32 {

@@ -9,7 +9,12 @@ use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/gru_backward.wgsl`.
-pub static KERNEL: Kernel = backward::kernel("gru_backward", wgsl!("gru_backward", "rows", "backward"), twin!(twin));
+pub static KERNEL: Kernel = backward::kernel(
+    "gru_backward",
+    wgsl!("gru_backward", "rows", "backward", "activations", "math"),
+    false,
+    twin!(twin),
+);
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [w, lengths, h, saved, dy, dend, dx] = args.all();
@@ -17,6 +22,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (sizes, span) = p.sizes(w, 3, 1);
     let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
+    let functions = p.functions();
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
     let [dx, saved, dstart] = [(dx, 3 * hidden), (saved.write(), 4 * hidden), (dstart, hidden)]
@@ -49,7 +55,20 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
                 let h = resets.before((direction, t, entry), &h[at..][..hidden], &mut row_copy);
                 let ([r, z, n, m], [dr, dz, dn]) = (split_mut(saved, hidden), split_mut(dx, hidden));
-                // The saved gates make place for the gradient of the recurrent product.
+                // What was saved makes place for the gradient of the recurrent product.
+                if let Some(functions) = functions {
+                    for j in 0..hidden {
+                        let (dh, [a_r, a_z, a_n]) = (carried[j], [r[j], z[j], n[j]]);
+                        let gates = [(0, a_r), (1, a_z), (2, a_n)].map(|(which, a)| functions.apply(which, a));
+                        let slope = |which, a| functions.slope(which, a, gates[which]);
+                        dn[j] = dh * (one - gates[1]) * slope(2, a_n);
+                        dz[j] = dh * (h[j] - gates[2]) * slope(1, a_z);
+                        dr[j] = dn[j] * m[j] * slope(0, a_r);
+                        carried[j] = dh * gates[1];
+                        (r[j], z[j], n[j]) = (dr[j], dz[j], dn[j] * gates[0]);
+                    }
+                    continue;
+                }
                 F::vectorize(|| {
                     for j in 0..hidden.min(carried.len()) {
                         let dh = carried[j];

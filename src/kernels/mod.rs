@@ -35,6 +35,7 @@ pub mod mse_loss;
 pub mod multiply;
 pub mod nll_loss;
 pub mod pack;
+pub mod peephole_products;
 pub mod place;
 pub mod record_loss;
 pub mod reset_rows;
@@ -91,6 +92,7 @@ pub const ALL: &[&Kernel] = &[
     &multiply::KERNEL,
     &nll_loss::KERNEL,
     &pack::KERNEL,
+    &peephole_products::KERNEL,
     &place::KERNEL,
     &record_loss::KERNEL,
     &reset_rows::KERNEL,
@@ -119,7 +121,7 @@ fn expect(op: &'static str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
 }
 
 /// One line per argument whose shape is free but whose size is not.
-fn expect_len(op: &'static str, tensor: &Tensor, len: usize) -> Result<()> {
+pub(crate) fn expect_len(op: &'static str, tensor: &Tensor, len: usize) -> Result<()> {
     if tensor.len() == len {
         return Ok(());
     }

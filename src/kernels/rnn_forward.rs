@@ -7,20 +7,21 @@ use crate::real::Real;
 
 /// See `shaders/rnn_forward.wgsl`.
 pub static KERNEL: Kernel =
-    forward::kernel("rnn_forward", wgsl!("rnn_forward", "rows", "forward", "math"), twin!(twin));
+    forward::kernel("rnn_forward", wgsl!("rnn_forward", "rows", "forward", "activations", "math"), false, twin!(twin));
 
 /// The variant with `max(0, ·)` in place of `tanh`.
 pub const RELU: u32 = 1;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, biases, states, _] = args.all();
+    let [x, index, lengths, w, biases, states, saved] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 1, 1);
     let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
-    let per_tile = tiles(states, sizes, hidden).into_iter();
-    for_each_tile(per_tile, batch, |direction, start, mut slots| {
+    let functions = p.functions();
+    let [states, saved] = [states, saved.write()].map(|values| tiles(values, sizes, hidden).into_iter());
+    for_each_tile(states.zip(saved), batch, |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let w = matrix(w, direction, sizes);
         let mut copy = Vec::new();
@@ -35,7 +36,12 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             if has_state(t) {
                 add_product(next, previous, w, 0, hidden);
             }
-            if p.variant == RELU {
+            if let Some(functions) = functions {
+                if p.save != 0 {
+                    saved[t].copy_from_slice(next);
+                }
+                next.iter_mut().for_each(|next| *next = functions.apply(0, *next));
+            } else if p.variant == RELU {
                 // Not `max`, which hides a NaN.
                 next.iter_mut().filter(|next| **next < F::zero()).for_each(|next| *next = F::zero());
             } else {

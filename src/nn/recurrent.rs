@@ -6,9 +6,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Init, ParameterId, Var};
 use crate::kernels;
-use crate::kernels::cell::Cell;
+use crate::kernels::cell::{Cell, CellForm};
 use crate::kernels::generate;
-use crate::kernels::sequence;
+use crate::kernels::sequence::{self, Activation, Form, MOST_FUNCTIONS};
 use crate::rng::threefry2x32;
 use crate::tensor::{MOST_ELEMENTS, Tensor};
 
@@ -38,6 +38,21 @@ pub struct RnnOptions {
     pub bidirectional: bool,
     /// P, of [`Lstm`] alone: outputs and hidden states are projected to this size (Sak et al. 2014); 0 if they are not.
     pub proj_size: usize,
+    /// What the gates apply in place of their own functions; see [`Self::activations`].
+    pub activations: Option<Activations>,
+    /// The bound of what comes into the functions of gates, if there is one.
+    pub clip: Option<f32>,
+    /// Whether c reaches the gates, of [`Lstm`] alone.
+    pub peepholes: bool,
+    /// Whether the forget gate is 1 - i, of [`Lstm`] alone.
+    pub coupled: bool,
+}
+
+/// The functions of a cell's gates, made by [`RnnOptions::activations`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Activations {
+    given: usize,
+    functions: [Activation; MOST_FUNCTIONS],
 }
 
 /// What an [`Rnn`] applies at each step.
@@ -63,6 +78,10 @@ impl RnnOptions {
             dropout: 0.0,
             bidirectional: false,
             proj_size: 0,
+            activations: None,
+            clip: None,
+            peepholes: false,
+            coupled: false,
         }
     }
 
@@ -101,6 +120,56 @@ impl RnnOptions {
         Self { proj_size, ..self }
     }
 
+    /// Sets what is applied in place of tanh and σ: one function of an [`Rnn`], three of a [`Gru`] (r, z, n), five of an [`Lstm`]
+    /// (i, f, g, o, and what c goes through on its way to h); of all layers and directions. As ONNX's `activations`, with its `alpha`
+    /// and `beta`. Their gradients are PyTorch's; the backward pass computes the functions anew.
+    ///
+    /// ```
+    /// use elman::nn::{Activation, Gru, Init, RnnOptions};
+    /// use elman::rng;
+    ///
+    /// let mut init = Init::new(rng::manual_seed(0));
+    /// let hard = Activation::HardSigmoid { alpha: 0.2, beta: 0.5 };
+    /// let options = RnnOptions::new(3, 5).activations(&[hard, hard, Activation::Softsign]).clip(4.0);
+    /// Gru::new(&mut init, "gru", options)?;
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    pub fn activations(self, functions: &[Activation]) -> Self {
+        let of = |i: usize| functions.get(i).copied().unwrap_or(Activation::Tanh);
+        let activations = Activations { given: functions.len(), functions: std::array::from_fn(of) };
+        Self { activations: Some(activations), ..self }
+    }
+
+    /// Bounds what comes into the functions of gates, and c on its way to h, to `[-clip, clip]`, as ONNX's `clip`; beyond it their
+    /// gradient is 0. c itself is not bound.
+    pub fn clip(self, clip: f32) -> Self {
+        Self { clip: Some(clip), ..self }
+    }
+
+    /// Sets whether an LSTM has peepholes (Gers and Schmidhuber 2000): parameters `weight_ph_l{k}` `[3 H]`, `p_i, p_f, p_o`, drawn like
+    /// the others and after them. `i = σ(.. + p_i c)`, `f = σ(.. + p_f c)`, `o = σ(.. + p_o c')`, elementwise, c the cell before the
+    /// step and c' the one after it. ONNX's `P` has them as i, o, f.
+    pub fn peepholes(self, peepholes: bool) -> Self {
+        Self { peepholes, ..self }
+    }
+
+    /// Sets whether the forget gate of an LSTM is `f = 1 - i`, as ONNX's `input_forget`. The parameters are of all four gates; those of f
+    /// are not looked at, and their gradient is 0.
+    pub fn coupled(self, coupled: bool) -> Self {
+        Self { coupled, ..self }
+    }
+
+    /// What its cell is asked for.
+    fn form(&self, cell: Cell) -> CellForm {
+        let own = Form::new(cell.kind().functions);
+        let form = Form {
+            activations: self.activations.map_or(own.activations, |activations| activations.functions),
+            clip: self.clip.unwrap_or(own.clip),
+            coupled: self.coupled,
+        };
+        CellForm { cell, form: (form != own || self.peepholes).then_some(form) }
+    }
+
     /// The size of an output and of a hidden state, in one direction.
     fn output_size(&self) -> usize {
         if self.proj_size > 0 { self.proj_size } else { self.hidden_size }
@@ -111,6 +180,29 @@ impl RnnOptions {
     }
 
     fn check(&self, cell: Cell) -> Result<()> {
+        if let Some(Activations { given, functions }) = self.activations {
+            let most = cell.kind().functions.len();
+            if given != most {
+                let expected = format!("as many as {cell:?} has, {most}");
+                return Err(Error::argument("rnn", "activations", expected, given));
+            }
+            if self.nonlinearity == Nonlinearity::Relu {
+                return Err(Error::argument("rnn", "nonlinearity", "left alone where activations are given", "Relu"));
+            }
+            if let Some(odd) = functions.iter().find(|function| function.parts().1.iter().any(|n| !n.is_finite())) {
+                return Err(Error::argument("rnn", "activations", "of finite numbers", format!("{odd:?}")));
+            }
+        }
+        if let Some(clip) = self.clip
+            && (clip.is_nan() || clip <= 0.0)
+        {
+            return Err(Error::argument("rnn", "clip", "above 0", clip));
+        }
+        for (name, is_set) in [("peepholes", self.peepholes), ("coupled", self.coupled)] {
+            if is_set && cell != Cell::Lstm {
+                return Err(Error::argument("rnn", name, "left alone, but for an LSTM", true));
+            }
+        }
         if self.nonlinearity == Nonlinearity::Relu && cell != Cell::Relu {
             return Err(Error::argument("rnn", "nonlinearity", format!("left alone for {cell:?}"), "Relu"));
         }
@@ -159,6 +251,8 @@ struct Layer {
     biases: Option<[ParameterId; 2]>,
     /// `[P, H]`
     weight_hr: Option<ParameterId>,
+    /// `[3 H]`
+    weight_ph: Option<ParameterId>,
 }
 
 impl Layer {
@@ -176,6 +270,7 @@ impl Layer {
                 0 => None,
                 projected => Some(draw("weight_hr", &[projected, hidden])?),
             },
+            weight_ph: options.peepholes.then(|| draw("weight_ph", &[3 * hidden])).transpose()?,
         })
     }
 
@@ -193,14 +288,19 @@ impl Layer {
         let weight_ih = g.parameter(self.weight_ih)?;
         let x = functional::linear_with_biases(g, x, weight_ih, &below, place)?;
         let weight = g.parameter(self.weight_hh)?;
+        let peepholes = self.peepholes(g)?;
         match self.weight_hr {
-            None => Ok(Direction { bias, start, reversed, ..Direction::new(x, weight) }),
+            None => Ok(Direction { bias, peepholes, start, reversed, ..Direction::new(x, weight) }),
             Some(weight_hr) => {
                 let weight_hr = g.parameter(weight_hr)?;
                 let marks = resets.filter(|_| !reversed);
-                Ok(Direction { reversed, ..projected_direction(g, x, weight, weight_hr, start, marks)? })
+                Ok(Direction { peepholes, reversed, ..projected_direction(g, x, weight, weight_hr, start, marks)? })
             }
         }
+    }
+
+    fn peepholes(&self, g: &mut Graph) -> Result<Option<Var>> {
+        self.weight_ph.map(|weight_ph| g.parameter(weight_ph)).transpose()
     }
 
     /// The biases that are in the recurrence's input, and the one that is not: the GRU's b_hh is inside the product that its
@@ -223,7 +323,7 @@ impl Layer {
 /// A layer on `x`: its directions side by side, each from the first step of its own `input` to the last.
 fn run_layer(
     g: &mut Graph,
-    cell: Cell,
+    cell: CellForm,
     layer: &[Layer],
     x: Var,
     input: impl Fn(&mut Graph, usize) -> Result<(Var, Option<States>)>,
@@ -235,7 +335,7 @@ fn run_layer(
     let mut directions = Vec::new();
     for (d, (direction, place)) in layer.iter().zip(places).enumerate() {
         let (x, start) = input(g, d)?;
-        directions.push(direction.direction(g, cell, x, start, place, (run.resets, d == 1))?);
+        directions.push(direction.direction(g, cell.cell, x, start, place, (run.resets, d == 1))?);
     }
     let results = functional::recurrences(g, cell, &directions, run)?;
     layer.iter().zip(results).map(|(direction, result)| direction.project(g, result)).collect()
@@ -244,23 +344,24 @@ fn run_layer(
 /// Layers on `x`, each on the outputs of the one below, as a wavefront: the outputs of the top one, and all last states.
 fn run_stack(
     g: &mut Graph,
-    cell: Cell,
+    cell: CellForm,
     layers: &[Layer],
     x: Var,
     start: impl Fn(&mut Graph, usize) -> Result<Option<States>>,
     run: RunOptions<'_>,
 ) -> Result<(Var, Vec<States>)> {
     let start_of_lowest = start(g, 0)?;
-    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None, (None, false))?;
+    let lowest = layers[0].direction(g, cell.cell, x, start_of_lowest, None, (None, false))?;
     let mut above = Vec::new();
     for (l, layer) in layers.iter().enumerate().skip(1) {
-        let (below, bias) = layer.biases(g, cell)?;
+        let (below, bias) = layer.biases(g, cell.cell)?;
         let bias_below = match *below.as_slice() {
             [b_ih, b_hh] => Some(functional::add(g, b_ih, b_hh)?),
             _ => below.first().copied(),
         };
         let (weight_ih, weight) = (g.parameter(layer.weight_ih)?, g.parameter(layer.weight_hh)?);
-        above.push(Above { weight_ih, bias_below, weight, bias, start: start(g, l)? });
+        let peepholes = layer.peepholes(g)?;
+        above.push(Above { weight_ih, bias_below, weight, bias, peepholes, start: start(g, l)? });
     }
     functional::stacked_recurrence(g, cell, lowest, &above, run)
 }
@@ -455,7 +556,8 @@ impl Recurrent {
             && !drops
             && sequence::shall_stack(g, self.cell.kind(), training, above.len(), rows, size)
         {
-            (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
+            (x, ends) =
+                run_stack(g, self.options.form(self.cell), above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
             above = &[];
         }
         for (l, layer) in above.chunks(directions).enumerate() {
@@ -468,7 +570,9 @@ impl Recurrent {
                 Ok((x, self.start(g, initial, &shapes, l * directions + d)?))
             };
             let mut outputs = Vec::new();
-            for (d, (output, end)) in run_layer(g, self.cell, layer, x, input, run)?.into_iter().enumerate() {
+            for (d, (output, end)) in
+                run_layer(g, self.options.form(self.cell), layer, x, input, run)?.into_iter().enumerate()
+            {
                 outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }
@@ -676,7 +780,7 @@ macro_rules! cell {
 
         impl $name {
             /// Draws the parameters `<name>.weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`. Of the options, sizes, bias
-            /// and nonlinearity count; the others must be left alone.
+            /// and what is asked of the cell count; the others must be left alone.
             ///
             /// # Errors
             /// A size of 0, an option that a cell does not have, or the name is taken.
@@ -716,6 +820,7 @@ cell! {
 struct SingleStep {
     name: String,
     cell: Cell,
+    form: CellForm,
     hidden: usize,
     input: usize,
     layer: Layer,
@@ -723,13 +828,21 @@ struct SingleStep {
 
 impl SingleStep {
     fn new(init: &mut Init, module: &'static str, name: &str, cell: Cell, options: RnnOptions) -> Result<Self> {
-        let RnnOptions { input_size, hidden_size, nonlinearity, bias, .. } = options;
-        if options != RnnOptions::new(input_size, hidden_size).nonlinearity(nonlinearity).bias(bias) {
+        let RnnOptions { input_size, hidden_size, .. } = options;
+        let of_a_cell = RnnOptions {
+            num_layers: 1,
+            batch_first: false,
+            dropout: 0.0,
+            bidirectional: false,
+            proj_size: 0,
+            ..options
+        };
+        if options != of_a_cell {
             return Err(Error::argument(module, "options", "of one layer, one direction, time first", "others"));
         }
         options.check(cell)?;
         let layer = Layer::new(init, name, "", cell, input_size, &options)?;
-        Ok(Self { name: name.into(), cell, hidden: hidden_size, input: input_size, layer })
+        Ok(Self { name: name.into(), cell, form: options.form(cell), hidden: hidden_size, input: input_size, layer })
     }
 
     fn forward(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
@@ -765,7 +878,7 @@ impl SingleStep {
             }
         };
         let layer = std::slice::from_ref(&self.layer);
-        let (_, States { h, c }) = run_layer(g, self.cell, layer, x, |_, _| Ok((x, start)), RunOptions::new())?[0];
+        let (_, States { h, c }) = run_layer(g, self.form, layer, x, |_, _| Ok((x, start)), RunOptions::new())?[0];
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
     }

@@ -1,5 +1,6 @@
 //! The gated recurrent unit as a cell.
 
+use crate::kernels::sequence::Activation::{Sigmoid, Tanh};
 use crate::kernels::sequence::{CellKind, Generated};
 use crate::kernels::{gru_backward, gru_forward};
 
@@ -11,6 +12,7 @@ pub(super) static GRU: CellKind = CellKind {
     saved: 4,
     separate_bias: true,
     variant: 0,
+    functions: &[Sigmoid, Sigmoid, Tanh],
     forward: &gru_forward::KERNEL,
     backward: &gru_backward::KERNEL,
     generated: Some(Generated::Gru),

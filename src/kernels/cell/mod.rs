@@ -6,7 +6,7 @@ mod rnn;
 
 use serde::{Deserialize, Serialize};
 
-use super::sequence::CellKind;
+use super::sequence::{CellKind, Form};
 
 /// What happens at a step of a recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,21 @@ pub enum Cell {
     Gru,
     /// Long short-term memory.
     Lstm,
+}
+
+/// A cell, as it is or as it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CellForm {
+    /// Which.
+    pub cell: Cell,
+    /// What is asked for in place of its own functions.
+    pub form: Option<Form>,
+}
+
+impl From<Cell> for CellForm {
+    fn from(cell: Cell) -> Self {
+        Self { cell, form: None }
+    }
 }
 
 impl Cell {

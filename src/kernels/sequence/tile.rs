@@ -75,6 +75,7 @@ impl RowTile {
         "KEPT",
         "F16",
         "RESETS",
+        "ACTIVATIONS",
     ];
 
     /// The layout for these sizes. A thread multiplies with so many gates at once.

@@ -3,10 +3,10 @@
 use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::cell::Cell;
+use crate::kernels::cell::{Cell, CellForm};
 use crate::kernels::matmul::{Factor, matmul};
-use crate::kernels::sequence::{self, CellKind, Sequence, SequenceGradients, start_of_dstart};
-use crate::kernels::{column_sum, expect_indices, last_step, reset_rows, resets};
+use crate::kernels::sequence::{self, CellKind, Form, Sequence, SequenceGradients, start_of_dstart};
+use crate::kernels::{column_sum, expect_indices, expect_len, last_step, peephole_products, reset_rows, resets};
 use crate::nn::State;
 use crate::tensor::{DType, Tensor};
 
@@ -156,6 +156,8 @@ pub struct Direction {
     pub weight: Var,
     /// `[G H]`, of the GRU alone.
     pub bias: Option<Var>,
+    /// `[3 H]`, of an LSTM with peepholes: what c is multiplied by on its way into gates i, f and o.
+    pub peepholes: Option<Var>,
     /// The incoming state; 0 if there is none.
     pub start: Option<States>,
     /// Whether `x` was reversed ([`super::reverse`]): marks of [`RunOptions::resets`] then are at the same places of the sequence.
@@ -165,7 +167,7 @@ pub struct Direction {
 impl Direction {
     /// Without a bias of its own, from zero, not reversed.
     pub fn new(x: Var, weight: Var) -> Self {
-        Self { x, weight, bias: None, start: None, reversed: false }
+        Self { x, weight, bias: None, peepholes: None, start: None, reversed: false }
     }
 }
 
@@ -176,11 +178,11 @@ impl Direction {
 /// The shapes do not fit.
 pub fn recurrences<'a>(
     g: &mut Graph,
-    cell: Cell,
+    cell: impl Into<CellForm>,
     directions: &[Direction],
     run: impl Into<RunOptions<'a>>,
 ) -> Result<Vec<(Var, States)>> {
-    let run = run.into();
+    let (cell, run) = (cell.into(), run.into());
     let count = directions.len();
     g.check(directions.iter().flat_map(|direction| [direction.x, direction.weight]))?;
     if let [Direction { x, weight, .. }, others @ ..] = directions
@@ -191,14 +193,14 @@ pub fn recurrences<'a>(
         && !sequence::fits(
             g.device().limits(),
             g.is_training(),
-            cell.kind(),
+            cell.cell.kind(),
             (count, count),
             rows,
             [steps, batch, hidden],
         )
     {
         let limits = "directions one after the other, since together they pass the device's limits";
-        g.note(format!("{cell:?}, H {hidden}: {limits}"));
+        g.note(format!("{:?}, H {hidden}: {limits}", cell.cell));
         let alone = |direction: &Direction| Ok(Together::new(g, cell, &[*direction], &[])?.record(g, run)?[0]);
         return directions.iter().map(alone).collect();
     }
@@ -224,6 +226,8 @@ pub(crate) struct Above {
     pub weight: Var,
     /// `[G H]`, of the GRU alone.
     pub bias: Option<Var>,
+    /// `[3 H]`, of an LSTM with peepholes.
+    pub peepholes: Option<Var>,
     /// The incoming state; 0 if there is none.
     pub start: Option<States>,
 }
@@ -235,7 +239,7 @@ pub(crate) struct Above {
 /// The shapes do not fit.
 pub(crate) fn stacked_recurrence(
     g: &mut Graph,
-    cell: Cell,
+    cell: CellForm,
     lowest: Direction,
     above: &[Above],
     run: RunOptions<'_>,
@@ -244,13 +248,22 @@ pub(crate) fn stacked_recurrence(
     Ok((results[above.len()].0, results.into_iter().map(|(_, end)| end).collect()))
 }
 
-/// What each recurrence has of its own: weight `[G H, H]`, the GRU's `b_hh`, incoming state.
-type Own = (Var, Option<Var>, Option<States>);
+/// What each recurrence has of its own.
+#[derive(Clone, Copy)]
+struct Own {
+    /// `[G H, H]`
+    weight: Var,
+    /// The GRU's `b_hh`.
+    bias: Option<Var>,
+    peepholes: Option<Var>,
+    start: Option<States>,
+}
 
 /// Recurrences of one size: directions side by side, or one with layers stacked on it, of whose outputs only the top ones then
 /// have a gradient.
 struct Together {
     cell: &'static CellKind,
+    form: Option<Form>,
     inputs: Vec<Direction>,
     above: Vec<Above>,
     steps: usize,
@@ -259,7 +272,7 @@ struct Together {
 }
 
 impl Together {
-    fn new(g: &Graph, cell: Cell, inputs: &[Direction], above: &[Above]) -> Result<Self> {
+    fn new(g: &Graph, CellForm { cell, form }: CellForm, inputs: &[Direction], above: &[Above]) -> Result<Self> {
         let cell = cell.kind();
         let Some(&Direction { x, weight, .. }) = inputs.first() else {
             return Err(Error::argument("recurrence", "directions", "at least one", 0));
@@ -270,17 +283,30 @@ impl Together {
         if let Some(odd) = inputs.iter().find(|direction| g.shape(direction.x) != [steps, batch, width]) {
             return Err(Error::shape("recurrence", "input", format!("{:?}", g.shape(x)), g.shape(odd.x)));
         }
-        let together = Self { cell, inputs: inputs.into(), above: above.into(), steps, batch, hidden };
-        if !cell.separate_bias && together.own().any(|(_, bias, _)| bias.is_some()) {
+        let mut together = Self { cell, form, inputs: inputs.into(), above: above.into(), steps, batch, hidden };
+        if !cell.separate_bias && together.own().any(|own| own.bias.is_some()) {
             return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
+        }
+        if together.own().any(|own| own.peepholes.is_some()) {
+            together.form.get_or_insert(Form::new(cell.functions));
         }
         Ok(together)
     }
 
     /// Of each direction, or layer.
     fn own(&self) -> impl Iterator<Item = Own> {
-        let of_inputs = self.inputs.iter().map(|direction| (direction.weight, direction.bias, direction.start));
-        of_inputs.chain(self.above.iter().map(|layer| (layer.weight, layer.bias, layer.start)))
+        let of_inputs = self.inputs.iter().map(|&Direction { weight, bias, peepholes, start, .. }| Own {
+            weight,
+            bias,
+            peepholes,
+            start,
+        });
+        of_inputs.chain(self.above.iter().map(|&Above { weight, bias, peepholes, start, .. }| Own {
+            weight,
+            bias,
+            peepholes,
+            start,
+        }))
     }
 
     fn count(&self) -> usize {
@@ -325,12 +351,11 @@ impl Together {
         let tensors = |g: &mut Graph, vars: &mut dyn Iterator<Item = Var>| {
             vars.map(|var| g.tensor(var)).collect::<Result<Vec<_>>>()
         };
-        let w = tensors(g, &mut self.own().map(|(weight, ..)| weight))?;
-        let saves = self.cell.saved > 0 && g.is_training();
-        let saved = [count, steps, batch, self.cell.saved * self.hidden];
+        let w = tensors(g, &mut self.own().map(|own| own.weight))?;
         let lengths = run.lengths.cloned().map_or_else(|| g.device().lengths("all steps", batch, steps), Ok)?;
         let resets = run.resets.map(|marks| self.resets(g, &lengths, marks)).transpose()?;
-        Ok(Sequence {
+        let peepholes = self.peepholes(g)?;
+        let mut s = Sequence {
             x,
             index,
             lengths,
@@ -341,11 +366,18 @@ impl Together {
                 &format!("states({})", w[0].name()),
                 &[count, self.cell.states, steps + 1, batch, self.hidden],
             )?,
-            saved: saves.then(|| g.zeros("gates", &saved)).transpose()?,
+            saved: None,
             w,
-            has_h_0: self.own().any(|(_, _, start)| start.is_some()),
+            form: self.form,
+            peepholes,
+            has_h_0: self.own().any(|own| own.start.is_some()),
             precision: g.precision(),
-        })
+        };
+        let blocks = s.saved_blocks(self.cell);
+        if blocks > 0 && g.is_training() {
+            s.saved = Some(g.zeros("gates", &[count, steps, batch, blocks * self.hidden])?);
+        }
+        Ok(s)
     }
 
     /// The marks of each direction, behind the lengths.
@@ -387,7 +419,7 @@ impl Together {
 
     /// The biases that are not in what comes in from below.
     fn biases(&self, g: &mut Graph) -> Result<Option<Tensor>> {
-        let of_products = self.own().map(|(_, bias, _)| bias).filter(|_| self.cell.separate_bias);
+        let of_products = self.own().map(|own| own.bias).filter(|_| self.cell.separate_bias);
         let all = of_products.chain(self.above.iter().map(|layer| layer.bias_below));
         let all = all.map(|bias| bias.map(|bias| g.tensor(bias)).transpose()).collect::<Result<Vec<_>>>()?;
         let shape = [all.len(), self.width()];
@@ -397,10 +429,20 @@ impl Together {
         }
     }
 
+    /// What c is multiplied by on its way into gates, 0 where there is none.
+    fn peepholes(&self, g: &mut Graph) -> Result<Option<Tensor>> {
+        let all = self.own().map(|own| own.peepholes.map(|peepholes| g.tensor(peepholes)).transpose());
+        let all = all.collect::<Result<Vec<_>>>()?;
+        for given in all.iter().flatten() {
+            expect_len("recurrence", given, 3 * self.hidden)?;
+        }
+        g.stack("peepholes", &all, &[all.len(), 3 * self.hidden])
+    }
+
     /// Copies the incoming states to where the recurrences start.
     fn start(&self, g: &mut Graph, s: &Sequence) -> Result<()> {
         let (states, shape) = (self.cell.states, self.state_shape());
-        for (d, start) in self.own().enumerate().filter_map(|(d, (_, _, start))| Some((d, start?))) {
+        for (d, start) in self.own().enumerate().filter_map(|(d, own)| Some((d, own.start?))) {
             check_states(self.cell, start)?;
             for (k, value) in start.vars().enumerate() {
                 let tensor = g.tensor(value)?;
@@ -430,7 +472,9 @@ impl Together {
     fn results(&self, g: &mut Graph, s: &Sequence, lengths: Option<&Tensor>) -> Result<Vec<(Var, States)>> {
         let ends = self.last_states(g, s, lengths)?;
         let (mut results, mut parents) = (Vec::new(), Vec::new());
-        for (d, ((weight, bias, start), end)) in self.own().zip(ends.chunks(self.cell.states)).enumerate() {
+        for (d, (Own { weight, bias, peepholes, start }, end)) in
+            self.own().zip(ends.chunks(self.cell.states)).enumerate()
+        {
             // A stacked layer has the parents of those below it too.
             if !self.is_stacked() {
                 parents.clear();
@@ -442,7 +486,9 @@ impl Together {
                     parents.extend(Some(below.weight_ih).into_iter().chain(below.bias_below));
                 }
             }
-            parents.extend(Some(weight).into_iter().chain(bias).chain(start.into_iter().flat_map(States::vars)));
+            parents.extend(
+                Some(weight).into_iter().chain(bias).chain(peepholes).chain(start.into_iter().flat_map(States::vars)),
+            );
             let shape = [self.steps, self.batch, self.hidden];
             let output = g.view(&s.states, "output", self.slot(d * self.cell.states, 1), &shape)?;
             let output = g.result(output, &parents);
@@ -463,7 +509,7 @@ impl Together {
         if dy.is_none() && dend.is_none() {
             return Ok(());
         }
-        let starts = self.own().filter_map(|(_, _, start)| start);
+        let starts = self.own().filter_map(|own| own.start);
         let wants_dstart = starts.flat_map(States::vars).any(|start| g.is_differentiable(start));
         let d = SequenceGradients::new(g, self.cell, s, (dy, dend), wants_dstart)?;
         sequence::backward(g, self.cell, s, &d)?;
@@ -487,12 +533,17 @@ impl Together {
         g.view(&d.dx, "d recurrence", i * rows * width, &[self.steps, self.batch, width])
     }
 
-    /// Of the weight, bias and incoming state of the i-th.
+    /// Where the marks of the i-th are, behind the lengths.
+    fn first_mark(&self, i: usize) -> usize {
+        self.batch * (1 + self.steps * if self.is_stacked() { 0 } else { i })
+    }
+
+    /// Of the weight, bias, peepholes and incoming state of the i-th.
     fn own_gradients(
         &self,
         g: &mut Graph,
         i: usize,
-        (weight, bias, start): Own,
+        Own { weight, bias, peepholes, start }: Own,
         s: &Sequence,
         d: &SequenceGradients,
     ) -> Result<()> {
@@ -507,10 +558,9 @@ impl Together {
             let count = rows - first;
             let mut before = g.view(&s.states, "h[..T]", h + first * self.hidden, &[count, self.hidden])?;
             if let Some(marks) = &s.resets {
-                let flow = if self.is_stacked() { 0 } else { i };
-                let from = g.zeros("h[..T], reset", before.shape())?;
-                reset_rows::reset_rows(g, &before, marks, self.batch + flow * rows + first, &from)?;
-                before = from;
+                let after = g.zeros("h[..T], reset", before.shape())?;
+                reset_rows::reset_rows(g, &before, marks, self.first_mark(i) + first, &after)?;
+                before = after;
             }
             let rows = Factor::block(gradient, start_of_product + first * stride, count, width, stride);
             matmul(g, rows.t(), &before, None, &dw, accumulate)?;
@@ -520,6 +570,16 @@ impl Together {
         {
             let product = g.view(gradient, "d product", start_of_product, &[rows, stride])?;
             column_sum::first_columns(g, &product, &db, accumulate)?;
+        }
+        if let Some(peepholes) = peepholes
+            && let Some((dp, accumulate)) = g.gradient_target(peepholes)?
+        {
+            let (d, at) = (self.dx(g, i, d)?, self.slot(i * self.cell.states + 1, 0));
+            let c = g.view(&s.states, "c", at, &[self.steps + 1, self.batch, self.hidden])?;
+            let products = g.zeros("products of peepholes", &[self.steps, self.batch, 3 * self.hidden])?;
+            let marks = s.resets.as_ref().map(|marks| (marks, self.first_mark(i)));
+            peephole_products::peephole_products(g, (&d, &c), marks, &products)?;
+            column_sum::column_sum(g, &products, &dp, accumulate)?;
         }
         for (k, value) in start.into_iter().flat_map(States::vars).enumerate() {
             if g.is_differentiable(value) {
