@@ -7,6 +7,7 @@
 // dx       [D, T, B, 3 H], and dstart [D, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/activations, lib/math
 const GATES: u32 = 3u;
+const PASSED: u32 = GATES;
 const STATES: u32 = 1u;
 
 @compute @workgroup_size(THREADS)

@@ -8,8 +8,9 @@
 // biases   [D, 3 H]           b_hh; behind it b_ih of stacked layers 1 .. D - 1
 // states   [D, T + 1, B, H]   h
 // saved    [D, T, B, 4 H]     r, z, n, m; of functions that are asked for, what comes into them, and m
-// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/activations, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/before, lib/activations, lib/math
 const GATES: u32 = 3u;
+const AT_ONCE: u32 = GATES;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 1u;
 

@@ -12,6 +12,7 @@
 // dx       [D, T, B, 4 H], and dstart [D, 2, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/activations, lib/math
 const GATES: u32 = 4u;
+const PASSED: u32 = GATES;
 const STATES: u32 = 2u;
 const PEEPHOLES: u32 = 1u;
 const COUPLED: u32 = 2u;

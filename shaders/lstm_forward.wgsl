@@ -12,8 +12,9 @@
 // states   [D, 2, T + 1, B, H]   h and c
 // saved    [D, T, B, 4 H]        i, f, g, o; if something is asked for, what comes into their functions
 // peepholes [D, 3 H]              p_i, p_f, p_o; a dummy if there are none
-// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/activations, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/before, lib/activations, lib/math
 const GATES: u32 = 4u;
+const AT_ONCE: u32 = GATES;
 const STATES: u32 = 2u;
 const SEPARATE_BIAS: u32 = 0u;
 const PEEPHOLES: u32 = 1u;

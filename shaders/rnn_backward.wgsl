@@ -10,6 +10,7 @@
 // dx       [D, T, B, H], and dstart [D, B, H]
 // grid     entries, columns, directions or layers   joins lib/rows, lib/backward, lib/activations, lib/math
 const GATES: u32 = 1u;
+const PASSED: u32 = GATES;
 const STATES: u32 = 1u;
 const RELU: u32 = 1u;
 

@@ -9,8 +9,9 @@
 // biases   [D - 1, H]         b_ih + b_hh of stacked layers 1 .. D - 1
 // states   [D, T + 1, B, H]   h
 // saved    nothing, or [D, T, B, H], what comes into a function that is asked for
-// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/activations, lib/math
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/before, lib/activations, lib/math
 const GATES: u32 = 1u;
+const AT_ONCE: u32 = GATES;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 0u;
 const RELU: u32 = 1u;

@@ -90,7 +90,8 @@
 //!   stacked layers are a wavefront: one dispatch has every layer, each a step behind the one below. The plan says which,
 //!   and why. [`kernels::sequence`] has what all cells share, down to what their kernels bind: seven of WebGPU's eight storage
 //!   buffers, of which an LSTM's peepholes are the eighth. Other functions of gates are constants of the WGSL files too; then what comes
-//!   into them is saved, in place of what comes out, and the backward pass computes them anew. A cell adds its two kernels, a file with what is its own, and an arm (`CONTRIBUTING.md`).
+//!   into them is saved, in place of what comes out, and the backward pass computes them anew. A GRU that resets before its product has
+//!   steps of two parts, both in the one dispatch, or a dispatch each. A cell adds its two kernels, a file with what is its own, and an arm (`CONTRIBUTING.md`).
 //! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
 //!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
 //!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are

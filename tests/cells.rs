@@ -106,6 +106,7 @@ fn with(options: RnnOptions, part: &str) -> RnnOptions {
     match part.split_once('=').unwrap_or((part, "")) {
         ("clip", clip) => options.clip(clip.parse().unwrap()),
         ("peepholes", _) => options.peepholes(true),
+        ("before", _) => options.reset_after(false),
         ("coupled", _) => options.coupled(true),
         ("activations", functions) => options
             .nonlinearity(Nonlinearity::Tanh)

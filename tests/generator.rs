@@ -99,10 +99,9 @@ fn cells_with_options_write_too() {
     let options = RnnOptions::new(4, 8);
     let lstm = options.peepholes(true).coupled(true).clip(2.0);
     let gru = options.activations(&[Activation::Sigmoid, Activation::Softsign, Activation::Elu { alpha: 1.0 }]);
-    for (device, (cell, options)) in f32_devices()
-        .into_iter()
-        .flat_map(|device| [(Cell::Lstm, lstm), (Cell::Gru, gru)].map(|of| (device.clone(), of)))
-    {
+    for (device, (cell, options)) in f32_devices().into_iter().flat_map(|device| {
+        [(Cell::Lstm, lstm), (Cell::Gru, gru), (Cell::Gru, options.reset_after(false))].map(|of| (device.clone(), of))
+    }) {
         let mut init = Init::new(elman::rng::manual_seed(9));
         let model = Asked {
             embedding: Embedding::new(&mut init, "embedding", VOCABULARY, 4).unwrap(),

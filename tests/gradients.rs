@@ -245,10 +245,8 @@ fn forms_of_cells() {
         form.clip = if first % 2 == 0 { 0.7 } else { form.clip };
         form.coupled = cell == Cell::Lstm && first % 3 == 0;
         let (width, state) = (cell.gates() * hidden, [1, batch, hidden]);
-        let mut shapes: Vec<(&str, &[usize])> =
-            vec![("x", &[steps, batch, 0]), ("weight", &[0, hidden]), ("h_0", &state)];
         let (x, weight, bias) = ([steps, batch, width], [width, hidden], [width]);
-        (shapes[0].1, shapes[1].1) = (&x, &weight);
+        let mut shapes: Vec<(&str, &[usize])> = vec![("x", &x), ("weight", &weight), ("h_0", &state)];
         match cell {
             Cell::Gru => shapes.push(("bias", &bias)),
             Cell::Lstm => shapes.extend([("c_0", &state[..]), ("peepholes", &[15])]),
@@ -268,9 +266,37 @@ fn forms_of_cells() {
                 start: Some(States { h: v[2], c: is_lstm.then(|| v[3]) }),
                 ..Direction::new(v[0], v[1])
             };
-            let cell = CellForm { cell, form: Some(form) };
+            let cell = CellForm { form: Some(form), ..cell.into() };
             let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
             Ok(Output::Values([Some(output), Some(end.h), end.c].into_iter().flatten().collect()))
+        });
+    }
+}
+
+/// Reset before the product, as it is and of other functions.
+#[test]
+fn gru_that_resets_before_its_product() {
+    let (steps, batch, hidden) = (4, 3, 5);
+    let other = Form { clip: 0.8, activations: [Activation::Softplus; 5], ..Form::new(Cell::Gru.kind().functions) };
+    let shapes: [(&str, &[usize]); 3] =
+        [("x", &[steps, batch, 15]), ("weight", &[15, hidden]), ("h_0", &[1, batch, hidden])];
+    for bits in 0..16 {
+        let [with_lengths, stepwise, with_resets, with_form] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+        let what = format!("lengths {with_lengths}, stepwise {stepwise}, resets {with_resets}, form {with_form}");
+        check_leaves(&what, &shapes, |g, v| {
+            g.set_stepwise(stepwise);
+            let lengths = g.device().lengths("lengths", batch, steps)?;
+            lengths.write_u32(&[4, 2, 3])?;
+            let marks: Vec<_> = (0..steps * batch).map(|i| u32::from(i % 4 == 2)).collect();
+            let resets = g.device().upload_u32("resets", &[steps, batch], &marks)?;
+            let mut run = RunOptions::from(with_lengths.then_some(&lengths));
+            if with_resets {
+                run = run.resets(&resets);
+            }
+            let direction = Direction { start: Some(v[2].into()), ..Direction::new(v[0], v[1]) };
+            let cell = CellForm { form: with_form.then_some(other), reset_after: false, ..Cell::Gru.into() };
+            let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
+            Ok(Output::Values(vec![output, end.h]))
         });
     }
 }

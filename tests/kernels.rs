@@ -18,9 +18,9 @@ use elman::kernels::row_weights::RowWeights;
 use elman::kernels::sample::{Draw, FIRST_PLACE};
 use elman::kernels::sequence::{Activation as Function, Form, Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
-use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
+use elman::nn::{Cell, CellForm};
 use elman::optim::{Adagrad, Adam, AdamW, RmsProp, Rule, Sgd};
 use elman::{DType, Device, Error, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
 
@@ -171,14 +171,19 @@ fn sizes() -> Vec<(Cell, Recurrence)> {
 }
 
 /// A recurrence with random tensors; the recurrent matrices keep their products near 1.
-fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): Recurrence) -> Result<Sequence> {
-    let width = cell.gates() * hidden;
+fn sequence(
+    device: &Device,
+    cell: impl Into<CellForm>,
+    (directions, (steps, batch, hidden)): Recurrence,
+) -> Result<Sequence> {
+    let cell = cell.into().kind();
+    let width = cell.gates * hidden;
     let scale = 1.7 / (hidden as f32).sqrt();
     let w = |d: usize| {
         let values: Vec<f32> = values(5 + d as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w", &[width, hidden], &values)
     };
-    let states = [directions, cell.states(), steps + 1, batch, hidden];
+    let states = [directions, cell.states, steps + 1, batch, hidden];
     let lengths = device.lengths("lengths", batch, steps)?;
     lengths.write_u32(&tokens(4, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
     Ok(Sequence {
@@ -188,10 +193,10 @@ fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): R
         resets: None,
         w: (0..directions).map(w).collect::<Result<_>>()?,
         w_ih: Vec::new(),
-        biases: cell.kind().separate_bias.then(|| random(device, "bias", &[directions, width])).transpose()?,
+        biases: cell.separate_bias.then(|| random(device, "bias", &[directions, width])).transpose()?,
         states: random(device, "h", &states)?,
-        saved: (cell.saved() > 0)
-            .then(|| zeros(device, "saved", &[directions, steps, batch, cell.saved() * hidden]))
+        saved: (cell.saved > 0)
+            .then(|| zeros(device, "saved", &[directions, steps, batch, cell.saved * hidden]))
             .transpose()?,
         form: None,
         peepholes: None,
@@ -301,6 +306,39 @@ fn resets() {
         let s = sequence(device, Cell::Tanh, (3, (5, 61, 2)))?;
         Ok(vec![y, with_resets(g, 3, s)?.resets.unwrap()])
     });
+}
+
+/// The GRU that resets before its product: all steps at once, in dispatches of few, two dispatches a step, and stacked.
+#[test]
+fn gru_that_resets_before_its_product() {
+    let cell = CellForm { reset_after: false, ..Cell::Gru.into() };
+    let kind = cell.kind();
+    for size @ (directions, (steps, batch, hidden)) in [(1, (1, 1, 1)), (2, (4, 5, 37)), (1, (3, 35, 258))] {
+        for (stepwise, turns, marked) in [(false, usize::MAX, false), (false, 90, true), (true, usize::MAX, true)] {
+            check(&format!("{size:?} {stepwise} {turns} {marked}"), TOLERANCE, |device, g| {
+                if !is_reference(device) {
+                    g.set_stepwise(stepwise);
+                    g.set_most_work(turns, u64::MAX);
+                }
+                let mut s = sequence(device, cell, size)?;
+                if marked {
+                    s = with_resets(g, directions, s)?;
+                }
+                let d = gradients(device, Cell::Gru, size, (true, true))?;
+                kernels::sequence::forward(g, kind, &s)?;
+                kernels::sequence::backward(g, kind, &s, &d)?;
+                Ok([&[s.states.clone(), s.saved.clone().unwrap()], &d.parts(&s)[..]].concat())
+            });
+        }
+        check(&format!("{size:?} stacked"), TOLERANCE, |device, g| {
+            let s = stack(device, cell, (3, size.1))?;
+            let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+            let d = SequenceGradients { dy, ..gradients(device, Cell::Gru, (3, size.1), (false, true))? };
+            kernels::sequence::forward(g, kind, &s)?;
+            kernels::sequence::backward(g, kind, &s, &d)?;
+            Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+        });
+    }
 }
 
 /// Forms of a cell: other functions, bound; of the LSTM with peepholes and coupled gates too.
@@ -443,14 +481,20 @@ fn directions_do_not_touch_each_other() {
 }
 
 /// The same as stacked layers in place of directions.
-fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): Recurrence) -> Result<Sequence> {
-    let width = cell.gates() * hidden;
+fn stack(
+    device: &Device,
+    cell: impl Into<CellForm>,
+    size @ (layers, (steps, batch, hidden)): Recurrence,
+) -> Result<Sequence> {
+    let cell = cell.into();
+    let kind = cell.kind();
+    let width = kind.gates * hidden;
     let scale = 1.0 / (hidden as f32).sqrt();
     let w_ih = |layer: usize| {
         let values: Vec<f32> = values(31 + layer as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w_ih", &[width, hidden], &values)
     };
-    let separate = if cell.kind().separate_bias { layers } else { 0 };
+    let separate = if kind.separate_bias { layers } else { 0 };
     Ok(Sequence {
         x: random(device, "x", &[1, 11, width])?,
         index: indices(device, "index", &[1, steps, batch], 11)?,
@@ -981,15 +1025,24 @@ fn a_step_moves_its_own_bytes() {
         let steps_of: Vec<_> = plan.dispatches().filter(|d| recurrence(d.kernel().name)).map(|d| d.bytes()).collect();
         let (state, w, bias) =
             (batch * hidden, gates * hidden * hidden, if cell == Cell::Gru { gates * hidden } else { 0 });
-        // A dummy has 4 elements: where there are no biases, and where nothing is saved.
+        // A dummy has 4 elements: where there are no biases, or, backward, no peepholes, and where nothing is saved.
         let chains = if states == 2 { 4 * state } else { 2 * state };
         let dummy = if bias == 0 { 4 } else { 0 };
+        let no_peepholes = if cell == Cell::Lstm { 4 } else { 0 };
         let nothing_saved = if saved == 0 { 4 } else { 0 };
         let forward = w + bias + gates * state + 2 * batch + chains + saved * state + dummy + nothing_saved;
         // Of the chains, tanh reads h[t + 1], the GRU h[t], the LSTM both c.
         let chain = if states == 2 { 2 * state } else { state };
         let of_saved = if cell == Cell::Gru { 2 * saved * state } else { saved * state };
-        let backward = w + batch + chain + of_saved + state + 2 * states * state + 2 * gates * state + nothing_saved;
+        let backward = w
+            + batch
+            + chain
+            + of_saved
+            + state
+            + 2 * states * state
+            + 2 * gates * state
+            + nothing_saved
+            + no_peepholes;
         assert_eq!(steps_of.len(), 2 * steps + 1);
         assert_eq!(steps_of[3], 4 * forward as u64, "{cell:?}, forward");
         assert_eq!(steps_of[steps + 3], 4 * backward as u64, "{cell:?}, backward");
@@ -2197,6 +2250,7 @@ fn every_kernel_is_tested_here() {
         last_step_and_reverse,
         resets,
         peephole_products,
+        gru_that_resets_before_its_product,
         pack_and_place,
         dropout,
         class_losses,

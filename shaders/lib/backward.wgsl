@@ -1,5 +1,6 @@
 // The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this has
 //   const GATES, STATES: u32
+//   const PASSED: u32           the first gates, whose products a step passes on to the one before it
 //
 // params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
@@ -80,7 +81,7 @@ fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
     keep_weights(place);
     var carried = Sums();
     if FUSED == 0u && steps.y < p.T {
-        for (var gate = 0u; gate < GATES; gate++) { multiply(place, steps.y, gate, &carried); }
+        for (var gate = 0u; gate < PASSED; gate++) { multiply(place, steps.y, gate, &carried); }
     }
     if STACKED != 0u && layer + 1u < p.D && steps.x < steps.y {
         let above = neighbour(place, layer + 1u);
@@ -116,7 +117,7 @@ fn pass_on(place: Place, t: u32, carried: ptr<function, Sums>) {
 
 // Gate by gate: there is room to keep one.
 fn multiply_gates(place: Place, t: u32, sums: ptr<function, Sums>) {
-    for (var gate = 0u; gate < GATES; gate++) {
+    for (var gate = 0u; gate < PASSED; gate++) {
         keep_rows(place, t, gate);
         workgroupBarrier();
         multiply(place, t, gate, sums);

@@ -1,5 +1,6 @@
 // The forward half of what the sequence kernels share, beside lib/rows. The kernel that joins this has
 //   const GATES, STATES: u32
+//   const AT_ONCE: u32          gates whose products are made at once
 //   const SEPARATE_BIAS: u32    whether biases are inside the products
 //
 // params   D, N, T, B, H      N: rows of x of a direction
@@ -52,7 +53,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> states: array<f32>;
 @group(0) @binding(7) var<storage, read_write> saved: array<f32>;
 
-const PARTS: u32 = GATES * COLUMNS;
+const PARTS: u32 = AT_ONCE * COLUMNS;
 
 // Puts the weights where the products read them, and the incoming states, unless the first product is left out.
 fn start(place: Place, steps: vec2<u32>) {
@@ -105,17 +106,6 @@ fn bias4(row: u32, gate: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
         if column + j < p.H { value[j] = biases[(row * GATES + gate) * p.H + column + j]; }
-    }
-    return value;
-}
-
-// h[t] of an entry.
-fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> {
-    var value = vec4<f32>();
-    @if(RESETS) if place.matrix < p.D && is_reset(place, t, entry) { return value; }
-    let at = state_row(place, 0u, t, entry) * p.H + column;
-    for (var j = 0u; j < 4u; j++) {
-        if entry < p.B && column + j < p.H { value[j] = states[at + j]; }
     }
     return value;
 }

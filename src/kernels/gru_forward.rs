@@ -6,8 +6,12 @@ use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/gru_forward.wgsl`.
-pub static KERNEL: Kernel =
-    forward::kernel("gru_forward", wgsl!("gru_forward", "rows", "forward", "activations", "math"), false, twin!(twin));
+pub static KERNEL: Kernel = forward::kernel(
+    "gru_forward",
+    wgsl!("gru_forward", "rows", "forward", "before", "activations", "math"),
+    false,
+    twin!(twin),
+);
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, saved] = args.all();

@@ -7,8 +7,12 @@ use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/lstm_forward.wgsl`.
-pub static KERNEL: Kernel =
-    forward::kernel("lstm_forward", wgsl!("lstm_forward", "rows", "forward", "activations", "math"), true, twin!(twin));
+pub static KERNEL: Kernel = forward::kernel(
+    "lstm_forward",
+    wgsl!("lstm_forward", "rows", "forward", "before", "activations", "math"),
+    true,
+    twin!(twin),
+);
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, saved, peepholes] = args.all();

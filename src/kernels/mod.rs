@@ -38,6 +38,8 @@ pub mod pack;
 pub mod peephole_products;
 pub mod place;
 pub mod record_loss;
+pub mod reset_gru_backward;
+pub mod reset_gru_forward;
 pub mod reset_rows;
 pub mod resets;
 pub mod reverse;
@@ -95,6 +97,8 @@ pub const ALL: &[&Kernel] = &[
     &peephole_products::KERNEL,
     &place::KERNEL,
     &record_loss::KERNEL,
+    &reset_gru_backward::KERNEL,
+    &reset_gru_forward::KERNEL,
     &reset_rows::KERNEL,
     &resets::KERNEL,
     &reverse::KERNEL,

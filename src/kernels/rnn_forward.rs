@@ -6,8 +6,12 @@ use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/rnn_forward.wgsl`.
-pub static KERNEL: Kernel =
-    forward::kernel("rnn_forward", wgsl!("rnn_forward", "rows", "forward", "activations", "math"), false, twin!(twin));
+pub static KERNEL: Kernel = forward::kernel(
+    "rnn_forward",
+    wgsl!("rnn_forward", "rows", "forward", "before", "activations", "math"),
+    false,
+    twin!(twin),
+);
 
 /// The variant with `max(0, ·)` in place of `tanh`.
 pub const RELU: u32 = 1;

@@ -42,6 +42,8 @@ pub struct RnnOptions {
     pub activations: Option<Activations>,
     /// The bound of what comes into the functions of gates, if there is one.
     pub clip: Option<f32>,
+    /// Of [`Gru`] alone: whether the reset gate is applied after the product with the recurrent matrix.
+    pub reset_after: bool,
     /// Whether c reaches the gates, of [`Lstm`] alone.
     pub peepholes: bool,
     /// Whether the forget gate is 1 - i, of [`Lstm`] alone.
@@ -80,6 +82,7 @@ impl RnnOptions {
             proj_size: 0,
             activations: None,
             clip: None,
+            reset_after: true,
             peepholes: false,
             coupled: false,
         }
@@ -146,6 +149,14 @@ impl RnnOptions {
         Self { clip: Some(clip), ..self }
     }
 
+    /// Sets whether a GRU's reset gate is applied after the product with the recurrent matrix, `n = tanh(W_in x + b_in + r (W_hn h + b_hn))`,
+    /// as PyTorch, cuDNN and Keras have it, or before, `n = tanh(W_in x + b_in + W_hn (r h) + b_hn)`, as in Cho et al. 2014: ONNX's
+    /// `linear_before_reset` of 1 or 0. The parameters are the same. A step then needs a product more after r is known: it is in the one
+    /// dispatch for all steps, and where there is one for each step, there are two.
+    pub fn reset_after(self, reset_after: bool) -> Self {
+        Self { reset_after, ..self }
+    }
+
     /// Sets whether an LSTM has peepholes (Gers and Schmidhuber 2000): parameters `weight_ph_l{k}` `[3 H]`, `p_i, p_f, p_o`, drawn like
     /// the others and after them. `i = σ(.. + p_i c)`, `f = σ(.. + p_f c)`, `o = σ(.. + p_o c')`, elementwise, c the cell before the
     /// step and c' the one after it. ONNX's `P` has them as i, o, f.
@@ -167,7 +178,8 @@ impl RnnOptions {
             clip: self.clip.unwrap_or(own.clip),
             coupled: self.coupled,
         };
-        CellForm { cell, form: (form != own || self.peepholes).then_some(form) }
+        let form = (form != own || self.peepholes).then_some(form);
+        CellForm { cell, form, reset_after: self.reset_after }
     }
 
     /// The size of an output and of a hidden state, in one direction.
@@ -197,6 +209,9 @@ impl RnnOptions {
             && (clip.is_nan() || clip <= 0.0)
         {
             return Err(Error::argument("rnn", "clip", "above 0", clip));
+        }
+        if !self.reset_after && cell != Cell::Gru {
+            return Err(Error::argument("rnn", "reset_after", "left alone, but for a GRU", false));
         }
         for (name, is_set) in [("peepholes", self.peepholes), ("coupled", self.coupled)] {
             if is_set && cell != Cell::Lstm {
@@ -278,7 +293,7 @@ impl Layer {
     fn direction(
         &self,
         g: &mut Graph,
-        cell: Cell,
+        cell: CellForm,
         x: Var,
         start: Option<States>,
         place: Option<Tensor>,
@@ -305,7 +320,7 @@ impl Layer {
 
     /// The biases that are in the recurrence's input, and the one that is not: the GRU's b_hh is inside the product that its
     /// reset gate scales; elsewhere the two add up.
-    fn biases(&self, g: &mut Graph, cell: Cell) -> Result<(Vec<Var>, Option<Var>)> {
+    fn biases(&self, g: &mut Graph, cell: CellForm) -> Result<(Vec<Var>, Option<Var>)> {
         let Some([b_ih, b_hh]) = self.biases else { return Ok((vec![], None)) };
         let (b_ih, b_hh) = (g.parameter(b_ih)?, g.parameter(b_hh)?);
         Ok(if cell.kind().separate_bias { (vec![b_ih], Some(b_hh)) } else { (vec![b_ih, b_hh], None) })
@@ -335,7 +350,7 @@ fn run_layer(
     let mut directions = Vec::new();
     for (d, (direction, place)) in layer.iter().zip(places).enumerate() {
         let (x, start) = input(g, d)?;
-        directions.push(direction.direction(g, cell.cell, x, start, place, (run.resets, d == 1))?);
+        directions.push(direction.direction(g, cell, x, start, place, (run.resets, d == 1))?);
     }
     let results = functional::recurrences(g, cell, &directions, run)?;
     layer.iter().zip(results).map(|(direction, result)| direction.project(g, result)).collect()
@@ -351,10 +366,10 @@ fn run_stack(
     run: RunOptions<'_>,
 ) -> Result<(Var, Vec<States>)> {
     let start_of_lowest = start(g, 0)?;
-    let lowest = layers[0].direction(g, cell.cell, x, start_of_lowest, None, (None, false))?;
+    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None, (None, false))?;
     let mut above = Vec::new();
     for (l, layer) in layers.iter().enumerate().skip(1) {
-        let (below, bias) = layer.biases(g, cell.cell)?;
+        let (below, bias) = layer.biases(g, cell)?;
         let bias_below = match *below.as_slice() {
             [b_ih, b_hh] => Some(functional::add(g, b_ih, b_hh)?),
             _ => below.first().copied(),
@@ -554,7 +569,7 @@ impl Recurrent {
         if directions == 1
             && self.options.proj_size == 0
             && !drops
-            && sequence::shall_stack(g, self.cell.kind(), training, above.len(), rows, size)
+            && sequence::shall_stack(g, self.options.form(self.cell).kind(), training, above.len(), rows, size)
         {
             (x, ends) =
                 run_stack(g, self.options.form(self.cell), above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
@@ -754,14 +769,15 @@ module! {
 module! {
     /// The gated recurrent unit (`torch.nn.GRU`), gates r, z, n, reset after the product:
     /// `r = σ(W_ir x + b_ir + W_hr h + b_hr)`, `z` likewise, `n = tanh(W_in x + b_in + r (W_hn h + b_hn))`,
-    /// `h' = (1 - z) n + z h`.
+    /// `h' = (1 - z) n + z h`; or before, [`RnnOptions::reset_after`].
     ///
     /// Parameters as [`Rnn`]'s, with 3 H in place of their first H.
     Gru, RnnOutput, |_| Cell::Gru, |output, states| RnnOutput { output, h_n: states.h }
 }
 
 module! {
-    /// Long short-term memory (`torch.nn.LSTM`), gates i, f, g, o: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`.
+    /// Long short-term memory (`torch.nn.LSTM`), gates i, f, g, o: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`; with
+    /// [`RnnOptions::peepholes`] and [`RnnOptions::coupled`] gates too.
     ///
     /// With `proj_size`, h' is multiplied with `weight_hr_l{k}` `[P, H]`: outputs and hidden states are of size P, cells
     /// of size H. Parameters as [`Rnn`]'s, with 4 H in place of their first H.

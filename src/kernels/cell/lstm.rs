@@ -12,6 +12,7 @@ pub(super) static LSTM: CellKind = CellKind {
     saved: 4,
     separate_bias: false,
     variant: 0,
+    parts: 1,
     functions: &[Sigmoid, Sigmoid, Tanh, Sigmoid, Tanh],
     forward: &lstm_forward::KERNEL,
     backward: &lstm_backward::KERNEL,

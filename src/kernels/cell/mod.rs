@@ -30,11 +30,23 @@ pub struct CellForm {
     pub cell: Cell,
     /// What is asked for in place of its own functions.
     pub form: Option<Form>,
+    /// Of the GRU: whether r scales `h W_nᵀ + b_hn`, or h before that product.
+    pub reset_after: bool,
+}
+
+impl CellForm {
+    /// All that is the cell's own.
+    pub fn kind(self) -> &'static CellKind {
+        match self.cell {
+            Cell::Gru if !self.reset_after => &gru::RESET_BEFORE,
+            cell => cell.kind(),
+        }
+    }
 }
 
 impl From<Cell> for CellForm {
     fn from(cell: Cell) -> Self {
-        Self { cell, form: None }
+        Self { cell, form: None, reset_after: true }
     }
 }
 

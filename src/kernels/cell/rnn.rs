@@ -12,6 +12,7 @@ pub(super) static TANH: CellKind = CellKind {
     saved: 0,
     separate_bias: false,
     variant: 0,
+    parts: 1,
     functions: &[Tanh],
     forward: &rnn_forward::KERNEL,
     backward: &rnn_backward::KERNEL,

@@ -79,7 +79,8 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         // The product of the first step needs all columns of its dx.
         spans.push((0, 0));
     }
-    for span in spans {
+    let parts = |span: (usize, usize)| cell.parts_of(tile.fused()).filter(move |&part| part <= 1 || span.0 < span.1);
+    for (span, part) in spans.into_iter().flat_map(|span| parts(span).map(move |part| (span, part))) {
         let complete = is_complete(span.0);
         let params = Params {
             D: directions as u32,
@@ -92,11 +93,14 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
             pending: (!tile.fused()).into(),
             has_dy: d.dy.is_some().into(),
             has_dend: d.dend.is_some().into(),
-            variant: cell.variant | s.variant(),
+            variant: cell.variant | s.variant() | part as u32,
             ..Params::zeroed()
         }
         .of_form(s.form.as_ref());
         let products = |direction, of: &Range<usize>| {
+            if part > 1 {
+                return 0;
+            }
             let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
             of.len().saturating_sub(1)
                 + [!tile.fused() && of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()

@@ -35,7 +35,7 @@ pub const fn kernel(name: &'static str, source: &'static str, has_peepholes: boo
 pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Result<()> {
     let sizes @ Sizes { directions, rows, steps, batch, hidden, gates, states, .. } = check(cell, s)?;
     r.check_precision(s.precision)?;
-    let mut tile = RowTile::new(r, sizes, gates);
+    let mut tile = RowTile::new(r, sizes, cell.at_once());
     if r.is_wide() && steps == 1 && !sizes.stacked {
         let spread = RowTile::stepwise(r, sizes, "more workgroups share its one step".into());
         if spread.workgroups(sizes) > tile.workgroups(sizes) {
@@ -62,7 +62,9 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
     let of_saved = |of: &Range<usize>| of.len() * s.saved_blocks(cell) * state;
     let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&s.x, &of_x), (&s.index, &of_index)];
     of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
-    for span in dispatches(r, &tile, sizes, 1) {
+    let one_after_the_other = gates / cell.at_once();
+    let spans = dispatches(r, &tile, sizes, one_after_the_other);
+    for (span, part) in spans.into_iter().flat_map(|span| cell.parts_of(tile.fused()).map(move |part| (span, part))) {
         let params = Params {
             D: directions as u32,
             N: rows as u32,
@@ -73,11 +75,15 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
             last: span.1 as u32,
             has_h_0: s.has_h_0.into(),
             save: s.saved.is_some().into(),
-            variant: cell.variant | s.variant(),
+            variant: cell.variant | s.variant() | part as u32,
             ..Params::zeroed()
         }
         .of_form(s.form.as_ref());
         let products = |direction, steps: &Range<usize>| {
+            if part > 1 {
+                // Counted with the first part.
+                return 0;
+            }
             let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
         };
@@ -103,6 +109,7 @@ fn note(r: &mut Recorder, cell: &CellKind, sizes: Sizes, tile: &RowTile) {
             };
             format!("all {steps} steps{side_by_side} in {dispatches}, {} batch entries a workgroup", tile.entries())
         }
+        Some(why) if cell.parts > 1 => format!("{} dispatches for each step{side_by_side}, since {why}", cell.parts),
         Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
     };
     let with = [

@@ -44,6 +44,10 @@ pub struct CellKind {
     pub separate_bias: bool,
     /// Which of the forms that its kernels have.
     pub variant: u32,
+    /// Parts of a step of which each needs all columns of the one before it: where a dispatch is of one step, it is of one part. Numbered
+    /// from 1 on, they are variants of its kernels; 0 is all of them. Of two, what is saved is there without a backward pass too, and its
+    /// fourth block is what gate n multiplies in place of h.
+    pub parts: usize,
     /// What it applies, if nothing else is asked for: to its gates, and then, if it has one, to c.
     pub functions: &'static [Activation],
     /// Some steps of the forward pass.
@@ -175,6 +179,18 @@ impl Sizes {
     }
 }
 
+impl CellKind {
+    /// Gates whose products are made at once, forward.
+    fn at_once(&self) -> usize {
+        if self.parts == 1 { self.gates } else { 1 }
+    }
+
+    /// What the dispatches of the same steps are: of all parts, or each of one.
+    fn parts_of(&self, fused: bool) -> std::ops::RangeInclusive<usize> {
+        if fused || self.parts == 1 { 0..=0 } else { 1..=self.parts }
+    }
+}
+
 impl Sequence {
     /// What the kernels bind as lengths.
     fn lengths_and_resets(&self) -> &Tensor {
@@ -252,6 +268,9 @@ fn check(cell: &CellKind, s: &Sequence) -> Result<Sizes> {
     }
     if let Some(saved) = &s.saved {
         expect("recurrence", saved, &[directions, steps, batch, s.saved_blocks(cell) * hidden])?;
+    }
+    if cell.parts > 1 && s.saved.is_none() {
+        return Err(Error::shape("recurrence", "saved", "that of gates, without a backward pass too", &[]));
     }
     let is_lstm = cell.forward.bindings.len() == 8;
     let asks_lstm = s.peepholes.is_some() || s.form.is_some_and(|form| form.coupled);

@@ -265,9 +265,12 @@ pub fn add_product<F: Real>(sum: &mut [F], h: &[F], w: &[F], gate: usize, hidden
 
 /// `sum += d_g W_g` of so many gates, for the rows of a tile: `d` is `[rows, gates, H]`, or has more columns after these.
 pub fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[F], hidden: usize) {
+    (0..gates).for_each(|gate| add_gradient(sum, d, gate, w, hidden));
+}
+
+/// `sum += d_g W_g` of one gate.
+pub fn add_gradient<F: Real>(sum: &mut [F], d: &[F], gate: usize, w: &[F], hidden: usize) {
     let rows = sum.len() / hidden;
-    for gate in 0..gates {
-        let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
-        product(sum, d, matrix_of(w, gate, hidden), true, false);
-    }
+    let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
+    product(sum, d, matrix_of(w, gate, hidden), true, false);
 }

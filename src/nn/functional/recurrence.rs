@@ -6,7 +6,7 @@ use crate::graph::{Graph, Var};
 use crate::kernels::cell::{Cell, CellForm};
 use crate::kernels::matmul::{Factor, matmul};
 use crate::kernels::sequence::{self, CellKind, Form, Sequence, SequenceGradients, start_of_dstart};
-use crate::kernels::{column_sum, expect_indices, expect_len, last_step, peephole_products, reset_rows, resets};
+use crate::kernels::{column_sum, expect_indices, expect_len, last_step, peephole_products, place, reset_rows, resets};
 use crate::nn::State;
 use crate::tensor::{DType, Tensor};
 
@@ -193,7 +193,7 @@ pub fn recurrences<'a>(
         && !sequence::fits(
             g.device().limits(),
             g.is_training(),
-            cell.cell.kind(),
+            cell.kind(),
             (count, count),
             rows,
             [steps, batch, hidden],
@@ -272,8 +272,8 @@ struct Together {
 }
 
 impl Together {
-    fn new(g: &Graph, CellForm { cell, form }: CellForm, inputs: &[Direction], above: &[Above]) -> Result<Self> {
-        let cell = cell.kind();
+    fn new(g: &Graph, cell: CellForm, inputs: &[Direction], above: &[Above]) -> Result<Self> {
+        let (cell, form) = (cell.kind(), cell.form);
         let Some(&Direction { x, weight, .. }) = inputs.first() else {
             return Err(Error::argument("recurrence", "directions", "at least one", 0));
         };
@@ -374,7 +374,7 @@ impl Together {
             precision: g.precision(),
         };
         let blocks = s.saved_blocks(self.cell);
-        if blocks > 0 && g.is_training() {
+        if blocks > 0 && (g.is_training() || self.cell.parts > 1) {
             s.saved = Some(g.zeros("gates", &[count, steps, batch, blocks * self.hidden])?);
         }
         Ok(s)
@@ -533,6 +533,35 @@ impl Together {
         g.view(&d.dx, "d recurrence", i * rows * width, &[self.steps, self.batch, width])
     }
 
+    /// The states that steps of the i-th start with, but for the `first` rows.
+    fn before(&self, g: &mut Graph, i: usize, s: &Sequence, first: usize) -> Result<Tensor> {
+        let start = self.slot(i * self.cell.states, 0) + first * self.hidden;
+        let before = g.view(&s.states, "h[..T]", start, &[self.steps * self.batch - first, self.hidden])?;
+        let Some(marks) = &s.resets else { return Ok(before) };
+        let after = g.zeros("h[..T], reset", before.shape())?;
+        reset_rows::reset_rows(g, &before, marks, self.first_mark(i) + first, &after)?;
+        Ok(after)
+    }
+
+    /// The gradient of a weight of whose gates r and z multiply h, and n what is saved behind the gates.
+    fn gradient_of_two_parts(&self, g: &mut Graph, i: usize, s: &Sequence, d: &SequenceGradients) -> Result<Tensor> {
+        let (rows, hidden, width) = (self.steps * self.batch, self.hidden, self.width());
+        let dw = g.zeros("d weight", &[width, hidden])?;
+        let saved = s.saved.as_ref().expect("a cell of two parts saves");
+        let saved = g.view(saved, "gates", i * rows * 4 * hidden, &[rows, 4 * hidden])?;
+        let scaled = g.zeros("r h", &[rows, hidden])?;
+        place::place(g, (&saved, 3 * hidden), (&scaled, 0), hidden)?;
+        let mut at = 0;
+        for (gates, factor) in [(2, self.before(g, i, s, 0)?), (1, scaled)] {
+            let part = g.zeros("d gates", &[gates * hidden, hidden])?;
+            let of_gates = Factor::block(&d.dx, i * rows * width + at * hidden, rows, gates * hidden, width);
+            matmul(g, of_gates.t(), &factor, None, &part, false)?;
+            g.copy(&part, &dw.view("gates", at * hidden * hidden, part.shape()))?;
+            at += gates;
+        }
+        Ok(dw)
+    }
+
     /// Where the marks of the i-th are, behind the lengths.
     fn first_mark(&self, i: usize) -> usize {
         self.batch * (1 + self.steps * if self.is_stacked() { 0 } else { i })
@@ -550,18 +579,16 @@ impl Together {
         let (rows, width, state) = (self.steps * self.batch, self.width(), self.batch * self.hidden);
         let (gradient, stride) = sequence::recurrent_gradient(self.cell, s, d);
         let start_of_product = i * rows * stride;
-        if let Some((dw, accumulate)) = g.gradient_target(weight)? {
+        if self.cell.parts > 1 && g.is_differentiable(weight) {
+            let dw = self.gradient_of_two_parts(g, i, s, d)?;
+            g.add_gradient(weight, &dw, false)?;
+        } else if let Some((dw, accumulate)) = g.gradient_target(weight)? {
             let h = self.slot(i * self.cell.states, 0);
             // The first step adds nothing if it starts at 0; leaving it out is worth no copy.
             let skips = !s.has_h_0 && self.steps > 1 && g.can_view(h + state);
             let first = if skips { self.batch } else { 0 };
             let count = rows - first;
-            let mut before = g.view(&s.states, "h[..T]", h + first * self.hidden, &[count, self.hidden])?;
-            if let Some(marks) = &s.resets {
-                let after = g.zeros("h[..T], reset", before.shape())?;
-                reset_rows::reset_rows(g, &before, marks, self.first_mark(i) + first, &after)?;
-                before = after;
-            }
+            let before = self.before(g, i, s, first)?;
             let rows = Factor::block(gradient, start_of_product + first * stride, count, width, stride);
             matmul(g, rows.t(), &before, None, &dw, accumulate)?;
         }
