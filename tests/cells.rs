@@ -205,3 +205,32 @@ fn wrong_resets_are_refused() {
         assert!(error.to_string().starts_with("gru `gru`: `resets` must have shape [4, 5], of u32"), "{error}");
     }
 }
+
+#[test]
+fn wrong_forms_are_refused() {
+    const TANH: Activation = Activation::Tanh;
+    type Change = fn(RnnOptions) -> RnnOptions;
+    let cases: [(Cell, Change, &str); 9] = [
+        (Cell::Gru, |o| o.activations(&[TANH; 5]), "as many as Gru has, 3"),
+        (Cell::Lstm, |o| o.activations(&[TANH; 6]), "as many as Lstm has, 5"),
+        (Cell::Tanh, |o| o.activations(&[Activation::Elu { alpha: f32::NAN }]), "of finite numbers"),
+        (Cell::Relu, |o| o.nonlinearity(Nonlinearity::Relu).activations(&[TANH]), "left alone where activations are"),
+        (Cell::Tanh, |o| o.clip(0.0), "above 0"),
+        (Cell::Tanh, |o| o.clip(f32::NAN), "above 0"),
+        (Cell::Gru, |o| o.peepholes(true), "left alone, but for an LSTM"),
+        (Cell::Gru, |o| o.coupled(true), "left alone, but for an LSTM"),
+        (Cell::Lstm, |o| o.reset_after(false), "left alone, but for a GRU"),
+    ];
+    for (cell, change, what) in cases {
+        let mut init = Init::new(rng::manual_seed(0));
+        let error = Recurrent::new(&mut init, "m", cell, change(RnnOptions::new(2, 3))).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    let mut init = Init::new(rng::manual_seed(0));
+    let options = RnnOptions::new(2, 3).num_layers(2).bidirectional(true).peepholes(true);
+    Recurrent::new(&mut init, "m", Cell::Lstm, options).unwrap();
+    let parameters = init.upload(&Device::cpu()).unwrap();
+    for name in ["m.weight_ph_l0", "m.weight_ph_l0_reverse", "m.weight_ph_l1", "m.weight_ph_l1_reverse"] {
+        assert_eq!(parameters.get(name).unwrap().shape(), [9]);
+    }
+}
