@@ -2,14 +2,15 @@
 //   r = σ(x_r + h W_rᵀ + b_r)    z = σ(x_z + h W_zᵀ + b_z)    m = h W_nᵀ + b_n    n = tanh(x_n + r m)
 //   h[t + 1] = (1 - z) n + z h          h = h[t], x_. = x[index[t]], t = first .. last - 1
 //
-// Steps and lengths as in rnn_forward.
+// With functions that are asked for, these in place of σ, σ and tanh. Steps and lengths as in rnn_forward.
 //
 // x        [D, N, 3 H]        gates r, z, n; b_ih included
 // biases   [D, 3 H]           b_hh; behind it b_ih of stacked layers 1 .. D - 1
 // states   [D, T + 1, B, H]   h
-// saved    [D, T, B, 4 H]     r, z, n, m
-// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
+// saved    [D, T, B, 4 H]     r, z, n, m; of functions that are asked for, what comes into them, and m
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/before, lib/activations, lib/math
 const GATES: u32 = 3u;
+const AT_ONCE: u32 = GATES;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 1u;
 
@@ -37,13 +38,23 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     let x_r = below(place, t, entry, 0u, column) + from_below[part][row];
                     let x_z = below(place, t, entry, 1u, column) + from_below[COLUMNS + part][row];
                     let x_n = below(place, t, entry, 2u, column) + from_below[2u * COLUMNS + part][row];
-                    let r = sigmoid4(x_r + sums[part][row] + bias4(group.z, 0u, column));
-                    let z = sigmoid4(x_z + sums[COLUMNS + part][row] + bias4(group.z, 1u, column));
+                    @if(!ACTIVATIONS) let r = sigmoid4(x_r + sums[part][row] + bias4(group.z, 0u, column));
+                    @if(!ACTIVATIONS) let z = sigmoid4(x_z + sums[COLUMNS + part][row] + bias4(group.z, 1u, column));
                     let m = sums[2u * COLUMNS + part][row] + bias4(group.z, 2u, column);
-                    let n = tanh4(x_n + r * m);
+                    @if(!ACTIVATIONS) let n = tanh4(x_n + r * m);
+                    @if(ACTIVATIONS) let a_r = x_r + sums[part][row] + bias4(group.z, 0u, column);
+                    @if(ACTIVATIONS) let a_z = x_z + sums[COLUMNS + part][row] + bias4(group.z, 1u, column);
+                    @if(ACTIVATIONS) let r = activate4(0u, a_r);
+                    @if(ACTIVATIONS) let z = activate4(1u, a_z);
+                    @if(ACTIVATIONS) let a_n = x_n + r * m;
+                    @if(ACTIVATIONS) let n = activate4(2u, a_n);
                     state = (1.0 - z) * n + z * before;
                     let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
-                    for (var j = 0u; j < 4u; j++) {
+                    @if(ACTIVATIONS) save4(at - column, column, a_r);
+                    @if(ACTIVATIONS) save4(at - column + p.H, column, a_z);
+                    @if(ACTIVATIONS) save4(at - column + 2u * p.H, column, a_n);
+                    @if(ACTIVATIONS) save4(at - column + 3u * p.H, column, m);
+                    @if(!ACTIVATIONS) for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
                             if p.save != 0u {
                                 saved[at + j] = r[j];
@@ -59,6 +70,7 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     if column + j < p.H { states[to + j] = state[j]; }
                 }
             }
+            @if(RESETS) if is_reset(place, t + 1u, entry) { state = vec4<f32>(); }
             keep(place, i, state);
         }
     }

@@ -2,16 +2,25 @@
 //   i = σ(x_i + h W_iᵀ)    f = σ(x_f + h W_fᵀ)    g = tanh(x_g + h W_gᵀ)    o = σ(x_o + h W_oᵀ)
 //   c[t + 1] = f c + i g        h[t + 1] = o tanh(c[t + 1])        h = h[t], c = c[t], x_. = x[index[t]], t = first .. last - 1
 //
-// Steps and lengths as in rnn_forward.
+// If it is asked for, other functions take the place of σ, σ, tanh, σ and, of c, tanh; PEEPHOLES add p_i c, p_f c and, of the new one,
+// p_o c[t + 1] to what comes into i, f and o; and f is 1 - i if they are COUPLED. Steps and lengths as in rnn_forward.
+//
+// params   variant: bits PEEPHOLES and COUPLED
 //
 // x        [D, N, 4 H]           gates i, f, g, o, biases included
 // biases   [D - 1, 4 H]          b_ih + b_hh of stacked layers 1 .. D - 1
 // states   [D, 2, T + 1, B, H]   h and c
-// saved    [D, T, B, 4 H]        i, f, g, o
-// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
+// saved    [D, T, B, 4 H]        i, f, g, o; if something is asked for, what comes into their functions
+// peepholes [D, 3 H]              p_i, p_f, p_o; a dummy if there are none
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/before, lib/activations, lib/math
 const GATES: u32 = 4u;
+const AT_ONCE: u32 = GATES;
 const STATES: u32 = 2u;
 const SEPARATE_BIAS: u32 = 0u;
+const PEEPHOLES: u32 = 1u;
+const COUPLED: u32 = 2u;
+
+@group(0) @binding(8) var<storage, read> peepholes: array<f32>;
 
 @compute @workgroup_size(THREADS)
 fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
@@ -33,15 +42,30 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             if entry < p.B {
                 let at_c = state_row(place, 1u, t, entry) * p.H + column;
                 if t < lengths[entry] {
-                    let i = sigmoid4(below(place, t, entry, 0u, column) + sums[part][r]);
-                    let f = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][r]);
-                    let g = tanh4(below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r]);
-                    let o = sigmoid4(below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r]);
+                    @if(!ACTIVATIONS) let i = sigmoid4(below(place, t, entry, 0u, column) + sums[part][r]);
+                    @if(!ACTIVATIONS) let f = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][r]);
+                    @if(!ACTIVATIONS) let g = tanh4(below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r]);
+                    @if(!ACTIVATIONS) let o = sigmoid4(below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r]);
+                    @if(ACTIVATIONS) let was = cell4(place, t, entry, column);
+                    @if(ACTIVATIONS) let a_i = below(place, t, entry, 0u, column) + sums[part][r] + peephole4(place, 0u, column) * was;
+                    @if(ACTIVATIONS) let a_f = below(place, t, entry, 1u, column) + sums[COLUMNS + part][r] + peephole4(place, 1u, column) * was;
+                    @if(ACTIVATIONS) let a_g = below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r];
+                    @if(ACTIVATIONS) let i = activate4(0u, a_i);
+                    @if(ACTIVATIONS) let f = select(activate4(1u, a_f), 1.0 - i, (p.variant & COUPLED) != 0u);
+                    @if(ACTIVATIONS) let g = activate4(2u, a_g);
+                    @if(ACTIVATIONS) let a_o = below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r] + peephole4(place, 2u, column) * (f * was + i * g);
+                    @if(ACTIVATIONS) let o = activate4(3u, a_o);
                     let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
+                    @if(ACTIVATIONS) save4(at - column + 0u * p.H, column, a_i);
+                    @if(ACTIVATIONS) save4(at - column + 1u * p.H, column, a_f);
+                    @if(ACTIVATIONS) save4(at - column + 2u * p.H, column, a_g);
+                    @if(ACTIVATIONS) save4(at - column + 3u * p.H, column, a_o);
                     for (var j = 0u; j < 4u; j++) {
                         if column + j < p.H {
-                            cell[j] = f[j] * states[at_c + j] + i[j] * g[j];
-                            if p.save != 0u {
+                            var before = states[at_c + j];
+                            @if(RESETS) if is_reset(place, t, entry) { before = 0.0; }
+                            cell[j] = f[j] * before + i[j] * g[j];
+                            @if(!ACTIVATIONS) if p.save != 0u {
                                 saved[at + j] = i[j];
                                 saved[at + p.H + j] = f[j];
                                 saved[at + 2u * p.H + j] = g[j];
@@ -49,7 +73,8 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                             }
                         }
                     }
-                    state = o * tanh4(cell);
+                    @if(!ACTIVATIONS) state = o * tanh4(cell);
+                    @if(ACTIVATIONS) state = o * activate4(4u, cell);
                 }
                 let to_h = state_row(place, 0u, t + 1u, entry) * p.H + column;
                 let to_c = at_c + p.B * p.H;
@@ -60,7 +85,27 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
                     }
                 }
             }
+            @if(RESETS) if is_reset(place, t + 1u, entry) { state = vec4<f32>(); }
             keep(place, k, state);
         }
     }
+}
+
+// c[t] of an entry.
+@if(ACTIVATIONS) fn cell4(place: Place, t: u32, entry: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    @if(RESETS) if is_reset(place, t, entry) { return value; }
+    let at = state_row(place, 1u, t, entry) * p.H + column;
+    for (var j = 0u; j < 4u; j++) {
+        if column + j < p.H { value[j] = states[at + j]; }
+    }
+    return value;
+}
+
+@if(ACTIVATIONS) fn peephole4(place: Place, which: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if (p.variant & PEEPHOLES) != 0u && column + j < p.H { value[j] = peepholes[(place.direction * 3u + which) * p.H + column + j]; }
+    }
+    return value;
 }

@@ -8,9 +8,10 @@
 // x        [D, N, H]          what comes in from below, biases included
 // biases   [D - 1, H]         b_ih + b_hh of stacked layers 1 .. D - 1
 // states   [D, T + 1, B, H]   h
-// saved    nothing
-// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/math
+// saved    nothing, or [D, T, B, H], what comes into a function that is asked for
+// grid     entries, columns, directions or layers   joins lib/rows, lib/forward, lib/before, lib/activations, lib/math
 const GATES: u32 = 1u;
+const AT_ONCE: u32 = GATES;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 0u;
 const RELU: u32 = 1u;
@@ -32,13 +33,17 @@ fn rnn_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             if entry < p.B {
                 if t < lengths[entry] {
                     state = below(place, t, entry, 0u, column) + sums[i / OWNED][i % OWNED];
-                    if p.variant == RELU { state = select(state, vec4<f32>(), state < vec4<f32>()); } else { state = tanh4(state); }
+                    @if(ACTIVATIONS) let input = state;
+                    @if(ACTIVATIONS) state = activate4(0u, input);
+                    @if(ACTIVATIONS) save4(row_of(place, p.T, t, entry) * p.H, column, input);
+                    @if(!ACTIVATIONS) if p.variant == RELU { state = select(state, vec4<f32>(), state < vec4<f32>()); } else { state = tanh4(state); }
                 }
                 let to = state_row(place, 0u, t + 1u, entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H { states[to + j] = state[j]; }
                 }
             }
+            @if(RESETS) if is_reset(place, t + 1u, entry) { state = vec4<f32>(); }
             keep(place, i, state);
         }
     }

@@ -26,7 +26,8 @@ impl Kernel {
     /// The source with these values of its constants. WGSL's own override constants cannot size a thread's arrays.
     ///
     /// Of lines that begin with `@if(NAME)` or `@if(!NAME)`, as in WESL, those stay whose constant is other than 0, or is not:
-    /// what only some adapters have cannot be named in code that others are given, be it never run.
+    /// what only some adapters have cannot be named in code that others are given, be it never run. Such a line that ends in `{`
+    /// takes along all to the `}` that stands below its `@`.
     pub fn source_with(&self, constants: &[(&str, u32)]) -> String {
         let declared = |line: &'static str| line.strip_prefix("const ")?.split_once(": u32 = ");
         let value = |name: &str| constants.iter().find(|(constant, _)| *constant == name).map(|(_, value)| *value);
@@ -36,11 +37,16 @@ impl Kernel {
         };
         let is_set = |name: &str| value(name).or_else(|| default(name)).is_some_and(|value| value != 0);
         let (mut directives, mut rest) = (String::new(), String::new());
-        for mut line in self.source.lines() {
+        let mut lines = self.source.lines();
+        while let Some(mut line) = lines.next() {
             if let Some((condition, code)) = conditional(line) {
                 if condition.strip_prefix('!').map_or_else(|| is_set(condition), |name| !is_set(name)) {
                     line = code;
                 } else {
+                    let indent = line.len() - line.trim_start().len();
+                    if code.ends_with('{') {
+                        lines.find(|line| line.len() == indent + 1 && line.ends_with('}'));
+                    }
                     continue;
                 }
             }

@@ -90,7 +90,9 @@
 //!   through the whole sequence. Otherwise it is a dispatch a step, product and cell together, over rows and columns, and
 //!   stacked layers are a wavefront: one dispatch has every layer, each a step behind the one below. The plan says which,
 //!   and why. [`kernels::sequence`] has what all cells share, down to what their kernels bind: seven of WebGPU's eight storage
-//!   buffers. A cell adds its two kernels, a file with what is its own, and an arm (`CONTRIBUTING.md`).
+//!   buffers, of which an LSTM's peepholes are the eighth. Other functions of gates are constants of the WGSL files too; then what comes
+//!   into them is saved, in place of what comes out, and the backward pass computes them anew. A GRU that resets before its product has
+//!   steps of two parts, both in the one dispatch, or a dispatch each. A cell adds its two kernels, a file with what is its own, and an arm (`CONTRIBUTING.md`).
 //! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
 //!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
 //!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are
@@ -100,7 +102,7 @@
 //!   and results is part of it, so broadcasting, transposes, slices and joins are programs that copy.
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
-//!   layer are one dispatch, side by side.
+//!   layer are one dispatch, side by side. Resets are marks behind the lengths, in the same binding.
 //! * **Weights of rows are passes of their own** around a loss's kernel: one makes the weights from tensors, lengths and
 //!   targets, one multiplies; what has weight 0 is 0, whatever was computed there. Without weights, the kernel alone.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.

@@ -5,7 +5,10 @@ mod common;
 use common::{f32_devices, model_of};
 use elman::generate::{Generator, Sampling, SlidingWindow};
 use elman::nn::functional::{self, InitialState};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Hidden, LanguageModel, Parameters, State};
+use elman::nn::{
+    Activation, Cell, CharRnn, CharRnnOptions, Embedding, Hidden, Init, LanguageModel, Linear, Parameters, Recurrent,
+    RnnOptions, State,
+};
 use elman::{Device, Error, Graph, Result, Tensor, Var};
 
 const VOCABULARY: usize = 11;
@@ -15,7 +18,7 @@ fn model(device: &Device) -> (CharRnn, Parameters) {
 }
 
 /// The logits after these tokens, from a zero state.
-fn logits(model: &CharRnn, parameters: &Parameters, tokens: &[u32]) -> Vec<f32> {
+fn logits(model: &impl LanguageModel, parameters: &Parameters, tokens: &[u32]) -> Vec<f32> {
     let input = parameters.device().tokens("tokens", &[tokens.len(), 1], VOCABULARY).unwrap();
     input.write_u32(tokens).unwrap();
     let mut g = Graph::inference(parameters);
@@ -61,6 +64,62 @@ fn greedy_equals_the_host_loop() {
             got.extend(collect(&mut generator, 5));
             assert_eq!(got, want[3..], "{options:?} on {}", device.describe());
         }
+    }
+}
+
+/// A network of a cell that `shaders/generate.wgsl` does not know takes the chain of dispatches.
+struct Asked {
+    embedding: Embedding,
+    rnn: Recurrent,
+    output: Linear,
+}
+
+impl LanguageModel for Asked {
+    fn vocabulary(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn state(&self, device: &Device, batch: usize) -> Result<State> {
+        self.rnn.state(device, batch)
+    }
+
+    fn hidden(&self, g: &mut Graph, tokens: &Tensor, initial: InitialState<'_>) -> Result<Hidden> {
+        let x = self.embedding.forward(g, tokens)?;
+        let (all, end) = self.rnn.forward(g, x, initial)?;
+        Ok(Hidden { output: all, last: end.h })
+    }
+
+    fn logits(&self, g: &mut Graph, hidden: Var) -> Result<Var> {
+        self.output.forward(g, hidden)
+    }
+}
+
+#[test]
+fn cells_with_options_write_too() {
+    let options = RnnOptions::new(4, 8);
+    let lstm = options.peepholes(true).coupled(true).clip(2.0);
+    let gru = options.activations(&[Activation::Sigmoid, Activation::Softsign, Activation::Elu { alpha: 1.0 }]);
+    for (device, (cell, options)) in f32_devices().into_iter().flat_map(|device| {
+        [(Cell::Lstm, lstm), (Cell::Gru, gru), (Cell::Gru, options.reset_after(false))].map(|of| (device.clone(), of))
+    }) {
+        let mut init = Init::new(elman::rng::manual_seed(9));
+        let model = Asked {
+            embedding: Embedding::new(&mut init, "embedding", VOCABULARY, 4).unwrap(),
+            rnn: Recurrent::new(&mut init, "rnn", cell, options).unwrap(),
+            output: Linear::new(&mut init, "output", 8, VOCABULARY).unwrap(),
+        };
+        let parameters = init.upload(&device).unwrap();
+        for (_, tensor) in parameters.iter() {
+            tensor.write(&tensor.to_vec().unwrap().iter().map(|w| 3.0 * w).collect::<Vec<_>>()).unwrap();
+        }
+        let prompt = [3, 1, 4];
+        let mut want = prompt.to_vec();
+        for _ in 0..20 {
+            want.push(argmax(&logits(&model, &parameters, &want)));
+        }
+        let mut generator = Generator::new(&model, &parameters, 1).unwrap();
+        generator.prime(&prompt).unwrap();
+        assert_eq!(collect(&mut generator, 20), want[3..], "{cell:?} on {}", device.describe());
     }
 }
 

@@ -3,9 +3,10 @@
 mod common;
 
 use common::{assert_close, tokens, values};
-use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, States};
+use elman::nn::functional::{self, Direction, InitialState, Loss, Reduction, RunOptions, States};
 use elman::nn::{
-    Cell, CharRnn, CharRnnOptions, Embedding, Gru, Init, LanguageModel, Nonlinearity, Recurrent, Rnn, RnnOptions,
+    Activation, Cell, CellForm, CharRnn, CharRnnOptions, Embedding, Form, Gru, Init, LanguageModel, Nonlinearity,
+    Recurrent, Rnn, RnnOptions,
 };
 use elman::{Device, Graph, NO_TARGET, Result, Tensor, Var, rng};
 
@@ -193,16 +194,23 @@ fn recurrences() {
                 Cell::Lstm => shapes[..4].to_vec(),
                 _ => shapes[..3].to_vec(),
             };
-            for (with_lengths, stepwise) in [(false, false), (true, false), (false, true), (true, true)] {
-                check_leaves(&format!("{cell:?} {with_lengths} {stepwise}"), &keep, |g, v| {
+            for bits in 0..8 {
+                let [with_lengths, stepwise, with_resets] = [1, 2, 4].map(|bit| bits & bit != 0);
+                check_leaves(&format!("{cell:?} {with_lengths} {stepwise} {with_resets}"), &keep, |g, v| {
                     g.set_stepwise(stepwise);
+                    let marks: Vec<_> = (0..steps * batch).map(|i| u32::from(i % 4 == 2)).collect();
+                    let resets = g.device().upload_u32("resets", &[steps, batch], &marks)?;
                     let lengths = g.device().lengths("lengths", batch, steps)?;
                     lengths.write_u32(&tokens(2, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
                     let c = (cell == Cell::Lstm).then(|| v[3]);
                     let bias = (cell == Cell::Gru).then(|| v[3]);
                     let start = Some(States { h: v[2], c });
-                    let lengths = with_lengths.then_some(&lengths);
-                    let (output, end) = functional::recurrence(g, cell, v[0], v[1], bias, start, lengths)?;
+                    let mut run = RunOptions::from(with_lengths.then_some(&lengths));
+                    if with_resets {
+                        run = run.resets(&resets);
+                    }
+                    let direction = Direction { bias, start, ..Direction::new(v[0], v[1]) };
+                    let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
                     Ok(Output::Values([Some(output), Some(end.h), end.c].into_iter().flatten().collect()))
                 });
             }
@@ -211,6 +219,85 @@ fn recurrences() {
                 Ok(Output::Values(vec![end.h]))
             });
         }
+    }
+}
+
+/// Every function of a gate, bound or not, peepholes and coupled gates, with lengths and resets.
+#[test]
+fn forms_of_cells() {
+    let (steps, batch, hidden) = (4, 3, 5);
+    let functions = [
+        Activation::Affine { alpha: 0.5, beta: 0.1 },
+        Activation::Relu,
+        Activation::LeakyRelu { alpha: 0.2 },
+        Activation::ThresholdedRelu { alpha: 0.1 },
+        Activation::Tanh,
+        Activation::ScaledTanh { alpha: 1.7, beta: 0.7 },
+        Activation::Sigmoid,
+        Activation::HardSigmoid { alpha: 0.7, beta: 0.4 },
+        Activation::Elu { alpha: 0.6 },
+        Activation::Softsign,
+        Activation::Softplus,
+    ];
+    for (&cell, first) in Cell::ALL.iter().flat_map(|cell| (0..functions.len()).map(move |first| (cell, first))) {
+        let own = Form::new(cell.kind().functions);
+        let mut form = Form { activations: std::array::from_fn(|i| functions[(first + 3 * i) % 11]), ..own };
+        form.clip = if first % 2 == 0 { 0.7 } else { form.clip };
+        form.coupled = cell == Cell::Lstm && first % 3 == 0;
+        let (width, state) = (cell.gates() * hidden, [1, batch, hidden]);
+        let (x, weight, bias) = ([steps, batch, width], [width, hidden], [width]);
+        let mut shapes: Vec<(&str, &[usize])> = vec![("x", &x), ("weight", &weight), ("h_0", &state)];
+        match cell {
+            Cell::Gru => shapes.push(("bias", &bias)),
+            Cell::Lstm => shapes.extend([("c_0", &state[..]), ("peepholes", &[15])]),
+            _ => {}
+        }
+        check_leaves(&format!("{cell:?} {form:?}"), &shapes, |g, v| {
+            g.set_stepwise(first % 2 == 1);
+            let lengths = g.device().lengths("lengths", batch, steps)?;
+            lengths.write_u32(&[4, 2, 3])?;
+            let marks: Vec<_> = (0..steps * batch).map(|i| u32::from(i % 4 == 2)).collect();
+            let resets = g.device().upload_u32("resets", &[steps, batch], &marks)?;
+            let run = RunOptions::from(Some(&lengths)).resets(&resets);
+            let is_lstm = cell == Cell::Lstm;
+            let direction = Direction {
+                bias: (cell == Cell::Gru).then(|| v[3]),
+                peepholes: is_lstm.then(|| v[4]),
+                start: Some(States { h: v[2], c: is_lstm.then(|| v[3]) }),
+                ..Direction::new(v[0], v[1])
+            };
+            let cell = CellForm { form: Some(form), ..cell.into() };
+            let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
+            Ok(Output::Values([Some(output), Some(end.h), end.c].into_iter().flatten().collect()))
+        });
+    }
+}
+
+/// Reset before the product, as it is and of other functions.
+#[test]
+fn gru_that_resets_before_its_product() {
+    let (steps, batch, hidden) = (4, 3, 5);
+    let other = Form { clip: 0.8, activations: [Activation::Softplus; 5], ..Form::new(Cell::Gru.kind().functions) };
+    let shapes: [(&str, &[usize]); 3] =
+        [("x", &[steps, batch, 15]), ("weight", &[15, hidden]), ("h_0", &[1, batch, hidden])];
+    for bits in 0..16 {
+        let [with_lengths, stepwise, with_resets, with_form] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+        let what = format!("lengths {with_lengths}, stepwise {stepwise}, resets {with_resets}, form {with_form}");
+        check_leaves(&what, &shapes, |g, v| {
+            g.set_stepwise(stepwise);
+            let lengths = g.device().lengths("lengths", batch, steps)?;
+            lengths.write_u32(&[4, 2, 3])?;
+            let marks: Vec<_> = (0..steps * batch).map(|i| u32::from(i % 4 == 2)).collect();
+            let resets = g.device().upload_u32("resets", &[steps, batch], &marks)?;
+            let mut run = RunOptions::from(with_lengths.then_some(&lengths));
+            if with_resets {
+                run = run.resets(&resets);
+            }
+            let direction = Direction { start: Some(v[2].into()), ..Direction::new(v[0], v[1]) };
+            let cell = CellForm { form: with_form.then_some(other), reset_after: false, ..Cell::Gru.into() };
+            let (output, end) = functional::recurrences(g, cell, &[direction], run)?[0];
+            Ok(Output::Values(vec![output, end.h]))
+        });
     }
 }
 
@@ -237,10 +324,9 @@ fn directions_side_by_side() {
                     let directions: Vec<_> = v
                         .chunks(of_one.len())
                         .map(|v| Direction {
-                            x: v[0],
-                            weight: v[1],
                             bias: (cell == Cell::Gru).then(|| v[3]),
                             start: Some(States { h: v[2], c: (cell == Cell::Lstm).then(|| v[3]) }),
+                            ..Direction::new(v[0], v[1])
                         })
                         .collect();
                     let lengths = with_lengths.then_some(&lengths);

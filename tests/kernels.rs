@@ -16,12 +16,12 @@ use elman::kernels::matmul::{Factor, t};
 use elman::kernels::mse_loss::ElementLoss;
 use elman::kernels::row_weights::RowWeights;
 use elman::kernels::sample::{Draw, FIRST_PLACE};
-use elman::kernels::sequence::{Sequence, SequenceGradients};
+use elman::kernels::sequence::{Activation as Function, Form, Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
 use elman::map::{Layout, Program};
-use elman::nn::Cell;
 use elman::nn::LanguageModel;
 use elman::nn::functional::{self, InitialState};
+use elman::nn::{Cell, CellForm};
 use elman::optim::{Adagrad, Adam, AdamW, RmsProp, Rule, Sgd};
 use elman::{DType, Device, Error, Graph, NO_TARGET, Precision, Recorder, Result, Tensor, rng};
 
@@ -172,27 +172,35 @@ fn sizes() -> Vec<(Cell, Recurrence)> {
 }
 
 /// A recurrence with random tensors; the recurrent matrices keep their products near 1.
-fn sequence(device: &Device, cell: Cell, (directions, (steps, batch, hidden)): Recurrence) -> Result<Sequence> {
-    let width = cell.gates() * hidden;
+fn sequence(
+    device: &Device,
+    cell: impl Into<CellForm>,
+    (directions, (steps, batch, hidden)): Recurrence,
+) -> Result<Sequence> {
+    let cell = cell.into().kind();
+    let width = cell.gates * hidden;
     let scale = 1.7 / (hidden as f32).sqrt();
     let w = |d: usize| {
         let values: Vec<f32> = values(5 + d as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w", &[width, hidden], &values)
     };
-    let states = [directions, cell.states(), steps + 1, batch, hidden];
+    let states = [directions, cell.states, steps + 1, batch, hidden];
     let lengths = device.lengths("lengths", batch, steps)?;
     lengths.write_u32(&tokens(4, batch, steps).iter().map(|t| t + 1).collect::<Vec<_>>())?;
     Ok(Sequence {
         x: random(device, "x", &[directions, 11, width])?,
         index: indices(device, "index", &[directions, steps, batch], 11)?,
         lengths,
+        resets: None,
         w: (0..directions).map(w).collect::<Result<_>>()?,
         w_ih: Vec::new(),
-        biases: cell.kind().separate_bias.then(|| random(device, "bias", &[directions, width])).transpose()?,
+        biases: cell.separate_bias.then(|| random(device, "bias", &[directions, width])).transpose()?,
         states: random(device, "h", &states)?,
-        saved: (cell.saved() > 0)
-            .then(|| zeros(device, "saved", &[directions, steps, batch, cell.saved() * hidden]))
+        saved: (cell.saved > 0)
+            .then(|| zeros(device, "saved", &[directions, steps, batch, cell.saved * hidden]))
             .transpose()?,
+        form: None,
+        peepholes: None,
         has_h_0: true,
         precision: Precision::F32,
     })
@@ -247,6 +255,168 @@ fn recurrence_backward(cell: Cell, size: Recurrence, given @ (has_dy, has_dend):
     });
 }
 
+/// Marks of a third of the steps, in a recurrence of `flows` inputs, the last of them reversed.
+fn with_resets(g: &mut Graph, flows: usize, s: Sequence) -> Result<Sequence> {
+    let (device, batch, steps) = (s.x.device().clone(), s.lengths.len(), s.index.shape()[1]);
+    let third: Vec<_> = tokens(6, steps * batch, 3).iter().map(|&token| u32::from(token == 0)).collect();
+    let marks = device.upload_u32("marks", &[steps, batch], &third)?;
+    let resets = device.zeros("resets", &[batch * (1 + flows * steps)], DType::U32)?;
+    let reversed: Vec<_> = (0..flows).map(|flow| flow + 1 == flows).collect();
+    kernels::resets::resets(g, &s.lengths, &marks, &reversed, &resets)?;
+    Ok(Sequence { resets: Some(resets), ..s })
+}
+
+/// States become 0 before some steps: all steps at once, in dispatches of few, step by step, and as stacked layers.
+#[test]
+fn recurrences_with_resets() {
+    let sizes = [(1, (1, 1, 1)), (2, (5, 5, 37))];
+    for (&cell, size @ (directions, (steps, batch, hidden))) in Cell::ALL.iter().flat_map(|c| sizes.map(|s| (c, s))) {
+        for (stepwise, turns) in [(false, usize::MAX), (false, 90), (true, usize::MAX)] {
+            check(&format!("{cell:?} {size:?} {stepwise} {turns}"), TOLERANCE, |device, g| {
+                if !is_reference(device) {
+                    g.set_stepwise(stepwise);
+                    g.set_most_work(turns, u64::MAX);
+                }
+                let s = sequence(device, cell, size)?;
+                let s = with_resets(g, directions, s)?;
+                let d = gradients(device, cell, size, (true, true))?;
+                kernels::sequence::forward(g, cell.kind(), &s)?;
+                kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+                Ok([&[s.states.clone(), s.resets.clone().unwrap()], &d.parts(&s)[..]].concat())
+            });
+        }
+        check(&format!("{cell:?} {size:?} stacked"), TOLERANCE, |device, g| {
+            let size = (3, size.1);
+            let s = stack(device, cell, size)?;
+            let s = with_resets(g, 1, s)?;
+            let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+            let d = SequenceGradients { dy, ..gradients(device, cell, size, (false, true))? };
+            kernels::sequence::forward(g, cell.kind(), &s)?;
+            kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+            Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+        });
+    }
+}
+
+#[test]
+fn resets() {
+    check("resets", 0.0, |device, g| {
+        let (x, y) = (random(device, "x", &[5, 67])?, random(device, "y", &[5, 67])?);
+        let marks = device.upload_u32("marks", &[7], &[9, 9, 0, 1, 0, 0, 2])?;
+        kernels::reset_rows::reset_rows(g, &x, &marks, 2, &y)?;
+        let s = sequence(device, Cell::Tanh, (3, (5, 61, 2)))?;
+        Ok(vec![y, with_resets(g, 3, s)?.resets.unwrap()])
+    });
+}
+
+/// The GRU that resets before its product: all steps at once, in dispatches of few, two dispatches a step, and stacked.
+#[test]
+fn gru_that_resets_before_its_product() {
+    let cell = CellForm { reset_after: false, ..Cell::Gru.into() };
+    let kind = cell.kind();
+    for size @ (directions, (steps, batch, hidden)) in [(1, (1, 1, 1)), (2, (4, 5, 37)), (1, (3, 35, 258))] {
+        for (stepwise, turns, marked) in [(false, usize::MAX, false), (false, 90, true), (true, usize::MAX, true)] {
+            check(&format!("{size:?} {stepwise} {turns} {marked}"), TOLERANCE, |device, g| {
+                if !is_reference(device) {
+                    g.set_stepwise(stepwise);
+                    g.set_most_work(turns, u64::MAX);
+                }
+                let mut s = sequence(device, cell, size)?;
+                if marked {
+                    s = with_resets(g, directions, s)?;
+                }
+                let d = gradients(device, Cell::Gru, size, (true, true))?;
+                kernels::sequence::forward(g, kind, &s)?;
+                kernels::sequence::backward(g, kind, &s, &d)?;
+                Ok([&[s.states.clone(), s.saved.clone().unwrap()], &d.parts(&s)[..]].concat())
+            });
+        }
+        check(&format!("{size:?} stacked"), TOLERANCE, |device, g| {
+            let s = stack(device, cell, (3, size.1))?;
+            let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+            let d = SequenceGradients { dy, ..gradients(device, Cell::Gru, (3, size.1), (false, true))? };
+            kernels::sequence::forward(g, kind, &s)?;
+            kernels::sequence::backward(g, kind, &s, &d)?;
+            Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+        });
+    }
+}
+
+/// Forms of a cell: other functions, bound; of the LSTM with peepholes and coupled gates too.
+fn forms(cell: Cell) -> Vec<Form> {
+    let mixed = [
+        Function::HardSigmoid { alpha: 0.3, beta: 0.5 },
+        Function::Sigmoid,
+        Function::ScaledTanh { alpha: 1.2, beta: 0.7 },
+        Function::Softplus,
+        Function::Softsign,
+    ];
+    let others = [
+        Function::Elu { alpha: 0.7 },
+        Function::LeakyRelu { alpha: 0.1 },
+        Function::Affine { alpha: 0.5, beta: 0.1 },
+        Function::ThresholdedRelu { alpha: 0.2 },
+        Function::Relu,
+    ];
+    let own = Form::new(cell.kind().functions);
+    let coupled = cell == Cell::Lstm;
+    vec![Form { activations: mixed, clip: 0.8, ..own }, Form { activations: others, clip: 1.5, coupled }]
+}
+
+/// Forward and backward, side by side and stacked, with resets in one of them.
+#[test]
+fn recurrences_of_forms() {
+    let (steps, batch, hidden) = (4, 5, 37);
+    for (&cell, i) in Cell::ALL.iter().flat_map(|cell| [(cell, 0), (cell, 1)]) {
+        let with_form = |device: &Device, s: Sequence| {
+            let form = Some(forms(cell)[i]);
+            let (count, blocks) = (s.w.len(), Sequence { form, ..s.clone() }.saved_blocks(cell.kind()));
+            let peepholes = (cell == Cell::Lstm).then(|| random(device, "peepholes", &[count, 3 * hidden]));
+            let saved = Some(zeros(device, "saved", &[count, steps, batch, blocks * hidden])?);
+            Ok::<_, Error>(Sequence { form, saved, peepholes: peepholes.transpose()?, ..s })
+        };
+        for (stepwise, turns) in [(false, usize::MAX), (false, 90), (true, usize::MAX)] {
+            check(&format!("{cell:?} {i} {stepwise} {turns}"), TOLERANCE, |device, g| {
+                if !is_reference(device) {
+                    g.set_stepwise(stepwise);
+                    g.set_most_work(turns, u64::MAX);
+                }
+                let size = (2, (steps, batch, hidden));
+                let mut s = with_form(device, sequence(device, cell, size)?)?;
+                if i == 1 {
+                    s = with_resets(g, 2, s)?;
+                }
+                let d = gradients(device, cell, size, (true, true))?;
+                kernels::sequence::forward(g, cell.kind(), &s)?;
+                kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+                Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+            });
+        }
+        check(&format!("{cell:?} {i} stacked"), TOLERANCE, |device, g| {
+            let size = (3, (steps, batch, hidden));
+            let s = with_form(device, stack(device, cell, size)?)?;
+            let dy = Some(random(device, "dy", &[1, steps, batch, hidden])?);
+            let d = SequenceGradients { dy, ..gradients(device, cell, size, (false, true))? };
+            kernels::sequence::forward(g, cell.kind(), &s)?;
+            kernels::sequence::backward(g, cell.kind(), &s, &d)?;
+            Ok([std::slice::from_ref(&s.states), &d.parts(&s)[..]].concat())
+        });
+    }
+}
+
+#[test]
+fn peephole_products() {
+    for first in [None, Some(2)] {
+        check(&format!("peephole_products {first:?}"), TOLERANCE, |device, g| {
+            let (d, c) = (random(device, "d", &[3, 5, 4 * 17])?, random(device, "c", &[4, 5, 17])?);
+            let (marks, y) = (indices(device, "marks", &[17], 2)?, random(device, "y", &[15, 51])?);
+            let marks = first.map(|first| (&marks, first));
+            kernels::peephole_products::peephole_products(g, (&d, &c), marks, &y)?;
+            Ok(vec![y])
+        });
+    }
+}
+
 /// Two directions side by side are each what it is alone, bit for bit, in both modes.
 #[test]
 fn directions_do_not_touch_each_other() {
@@ -282,11 +452,14 @@ fn directions_do_not_touch_each_other() {
                         x: half(&s.x, i),
                         index,
                         lengths: s.lengths.clone(),
+                        resets: None,
                         w: vec![s.w[i].clone()],
                         w_ih: Vec::new(),
                         biases: of(&s.biases),
                         states: half(&s.states, i),
                         saved: of(&s.saved),
+                        form: None,
+                        peepholes: None,
                         has_h_0: true,
                         precision: Precision::F32,
                     };
@@ -309,14 +482,20 @@ fn directions_do_not_touch_each_other() {
 }
 
 /// The same as stacked layers in place of directions.
-fn stack(device: &Device, cell: Cell, size @ (layers, (steps, batch, hidden)): Recurrence) -> Result<Sequence> {
-    let width = cell.gates() * hidden;
+fn stack(
+    device: &Device,
+    cell: impl Into<CellForm>,
+    size @ (layers, (steps, batch, hidden)): Recurrence,
+) -> Result<Sequence> {
+    let cell = cell.into();
+    let kind = cell.kind();
+    let width = kind.gates * hidden;
     let scale = 1.0 / (hidden as f32).sqrt();
     let w_ih = |layer: usize| {
         let values: Vec<f32> = values(31 + layer as u32, width * hidden).iter().map(|w| scale * w).collect();
         device.upload("w_ih", &[width, hidden], &values)
     };
-    let separate = if cell.kind().separate_bias { layers } else { 0 };
+    let separate = if kind.separate_bias { layers } else { 0 };
     Ok(Sequence {
         x: random(device, "x", &[1, 11, width])?,
         index: indices(device, "index", &[1, steps, batch], 11)?,
@@ -394,11 +573,14 @@ fn one_after_the_other(cell: Cell, (layers, (steps, batch, hidden)): Recurrence,
             x,
             index,
             lengths: s.lengths.clone(),
+            resets: None,
             w: vec![s.w[layer].clone()],
             w_ih: Vec::new(),
             biases: (of_inputs > 0).then(|| upload("bias", &[1, width], &part(biases, biases.len() / width, layer))),
             states: upload("states", &[1, states, steps + 1, batch, hidden], &start),
             saved: s.saved.as_ref().map(|_| zeros(device, "saved", &[1, steps, batch, cell.saved() * hidden]).unwrap()),
+            form: None,
+            peepholes: None,
             has_h_0: true,
             precision: Precision::F32,
         };
@@ -845,15 +1027,24 @@ fn a_step_moves_its_own_bytes() {
         let steps_of: Vec<_> = plan.dispatches().filter(|d| recurrence(d.kernel().name)).map(|d| d.bytes()).collect();
         let (state, w, bias) =
             (batch * hidden, gates * hidden * hidden, if cell == Cell::Gru { gates * hidden } else { 0 });
-        // A dummy has 4 elements: where there are no biases, and where nothing is saved.
+        // A dummy has 4 elements: where there are no biases, or, backward, no peepholes, and where nothing is saved.
         let chains = if states == 2 { 4 * state } else { 2 * state };
         let dummy = if bias == 0 { 4 } else { 0 };
+        let no_peepholes = if cell == Cell::Lstm { 4 } else { 0 };
         let nothing_saved = if saved == 0 { 4 } else { 0 };
         let forward = w + bias + gates * state + 2 * batch + chains + saved * state + dummy + nothing_saved;
         // Of the chains, tanh reads h[t + 1], the GRU h[t], the LSTM both c.
         let chain = if states == 2 { 2 * state } else { state };
         let of_saved = if cell == Cell::Gru { 2 * saved * state } else { saved * state };
-        let backward = w + batch + chain + of_saved + state + 2 * states * state + 2 * gates * state + nothing_saved;
+        let backward = w
+            + batch
+            + chain
+            + of_saved
+            + state
+            + 2 * states * state
+            + 2 * gates * state
+            + nothing_saved
+            + no_peepholes;
         assert_eq!(steps_of.len(), 2 * steps + 1);
         assert_eq!(steps_of[3], 4 * forward as u64, "{cell:?}, forward");
         assert_eq!(steps_of[steps + 3], 4 * backward as u64, "{cell:?}, backward");
@@ -2092,6 +2283,9 @@ fn every_kernel_is_tested_here() {
         || matmul_case(3, 5, 2),
         || Cell::ALL.iter().for_each(|&c| recurrence_backward(c, (2, (3, 2, 5)), (true, true))),
         last_step_and_reverse,
+        resets,
+        peephole_products,
+        gru_that_resets_before_its_product,
         pack,
         dropout,
         class_losses,

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use elman::kernel::{Access, Kernel};
 use elman::kernels::generate::Sizes;
 use elman::kernels::sample::Draw;
+use elman::kernels::sequence::CellKind;
 use elman::nn::functional::{self, InitialState, Reduction, cross_entropy};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Init, LanguageModel};
+use elman::nn::{Cell, CellForm, CharRnn, CharRnnOptions, Init, LanguageModel};
 use elman::optim::{Adam, Clip, Optimizer};
 use elman::text::{Corpus, Windows};
 use elman::{DType, Device, Graph, Precision, Trainer, kernels, rng};
@@ -66,6 +67,17 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
                     found.insert((i, constants));
                 }
             }
+        }
+    }
+    // What a plan of these has not: every function, resets, and the other GRU in all forms.
+    for kernel in kinds().flat_map(|kind| [kind.forward, kind.backward]) {
+        let i = kernels::ALL.iter().position(|k| k.name == kernel.name).unwrap();
+        for asked in [[("ACTIVATIONS", 0), ("RESETS", 1)], [("ACTIVATIONS", 0x54321), ("RESETS", 0)]] {
+            found.insert((i, asked.to_vec()));
+        }
+        for constants in [&[("SLICES", 2)][..], &[("FUSED", 0)], &[("FUSED", 0), ("STACKED", 1)]] {
+            found.insert((i, [&[("ACTIVATIONS", 0xba986), ("RESETS", 1)], constants].concat()));
+            found.insert((i, constants.to_vec()));
         }
     }
     let i = kernels::ALL.iter().position(|k| k.name == "generate").unwrap();
@@ -305,10 +317,7 @@ fn every_file_opens_with_its_equation_shapes_and_grid() {
         assert!(header.contains('=') && header.contains("// grid "), "{}: equation or grid", kernel.name);
         // The struct `Params` follows the header that explains it, the file's or, for cells, that of the piece they join.
         let before = kernel.source.split("struct Params").next().unwrap().trim_end();
-        let is_of_cell = Cell::ALL
-            .iter()
-            .map(|cell| cell.kind())
-            .any(|kind| [kind.forward.name, kind.backward.name].contains(&kernel.name));
+        let is_of_cell = kinds().any(|kind| [kind.forward.name, kind.backward.name].contains(&kernel.name));
         assert!(before.lines().last().unwrap().starts_with("//"), "{}", kernel.name);
         let all = before.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("//"));
         assert!(all || is_of_cell, "{}", kernel.name);
@@ -322,10 +331,16 @@ fn every_file_opens_with_its_equation_shapes_and_grid() {
     }
 }
 
+/// All cells, and the GRU's other form, which has kernels of its own.
+fn kinds() -> impl Iterator<Item = &'static CellKind> {
+    let before = CellForm { reset_after: false, ..Cell::Gru.into() };
+    Cell::ALL.iter().map(|&cell| CellForm::from(cell)).chain([before]).map(CellForm::kind)
+}
+
 /// What a cell says of itself is what its kernels are written for.
 #[test]
 fn cells_and_their_kernels_agree() {
-    for kind in Cell::ALL.iter().map(|cell| cell.kind()) {
+    for kind in kinds() {
         let is_in = |kernel: &Kernel, name: &str, value: usize| {
             let line = format!("\nconst {name}: u32 = {value}u;\n");
             assert!(kernel.source.contains(&line), "{}: {name} is not {value}", kernel.name);

@@ -7,8 +7,12 @@ use elman::io::{self, Load};
 use elman::kernels::map::{Operand, copy};
 use elman::kernels::matmul::{Factor, matmul};
 use elman::map::Layout;
-use elman::nn::functional::{self, ClassReduction, InitialState, Loss, Reduction, States, WeightedReduction};
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel as _, Linear, Nonlinearity, Parameters};
+use elman::nn::functional::{
+    self, ClassReduction, InitialState, Loss, Reduction, RunOptions, States, WeightedReduction,
+};
+use elman::nn::{
+    Activation, Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel as _, Linear, Nonlinearity, Parameters,
+};
 use elman::nn::{Recurrent, RnnOptions, State};
 use elman::optim::{Adagrad, Adam, AdamW, Clip, Optimizer, RmsProp, Sgd};
 use elman::schedule::{self, OneCycleOptions, PlateauOptions, Schedule as _, Threshold};
@@ -317,7 +321,8 @@ proptest! {
     fn recurrent_modules_of_any_options(
         cell in cell(), sizes in (size(), size(), prop_oneof![4 => Just(0usize), 1 => size()]), num_layers in size(), dropout in number(),
         (bias, batch_first, bidirectional, relu) in any::<(bool, bool, bool, bool)>(), x in small_shape(), batch in size(),
-        steps in 1usize..4, carried in any::<bool>(), lengths in any::<bool>(),
+        steps in 1usize..4, (carried, lengths, resets) in any::<(bool, bool, bool)>(),
+        (asks, before, peepholes, coupled) in any::<(bool, bool, bool, bool)>(), (functions, clip) in (0usize..7, number()),
     ) {
         let device = Device::cpu();
         let mut init = Init::new(rng::manual_seed(1));
@@ -326,21 +331,31 @@ proptest! {
         let options = RnnOptions::new(input_size, hidden_size).num_layers(num_layers).nonlinearity(nonlinearity).bias(bias);
         let options = options.batch_first(batch_first).dropout(if dropout < 0.5 { 0.0 } else { dropout });
         let options = options.bidirectional(bidirectional).proj_size(proj_size);
+        let options = if asks {
+            let functions = vec![Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }; functions];
+            let options = if clip < 0.5 { options } else { options.clip(clip as f32) };
+            let options = if functions.is_empty() { options } else { options.activations(&functions) };
+            options.reset_after(!before).peepholes(peepholes).coupled(coupled)
+        } else {
+            options
+        };
         ok(elman::nn::LstmCell::new(&mut init, "cell", options));
         let Some(module) = ok(Recurrent::new(&mut init, "rnn", cell, options)) else { return Ok(()) };
         let state = ok(module.state(&device, batch));
         let parameters = init.upload(&device).unwrap();
         let fitting = if batch_first { [2, steps, input_size] } else { [steps, 2, input_size] };
         let counts = device.lengths("lengths", 2, steps).unwrap();
+        let marks = device.upload_u32("marks", &[steps, 2], &vec![1; 2 * steps]).unwrap();
         for shape in [&x[..], &fitting] {
             let x = upload(&device, shape);
             let trainer = Trainer::new(&parameters, Sgd::new(0.1), |g| {
                 let x = g.input(&x)?;
                 let initial = state.as_ref().filter(|_| carried).map_or(InitialState::Zero, InitialState::Carried);
-                let (output, _) = match lengths {
-                    true => module.forward_with_lengths(g, x, initial, &counts)?,
-                    false => module.forward(g, x, initial)?,
-                };
+                let mut run = RunOptions::from(lengths.then_some(&counts));
+                if resets {
+                    run = run.resets(&marks);
+                }
+                let (output, _) = module.forward_with(g, x, initial, run)?;
                 functional::mean(g, output)
             });
             let is_fitting = shape == fitting && (!carried || state.is_none() || batch == 2);

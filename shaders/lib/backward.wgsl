@@ -1,5 +1,6 @@
 // The backward half of what the sequence kernels share, beside lib/rows. The kernel that joins this has
 //   const GATES, STATES: u32
+//   const PASSED: u32           the first gates, whose products a step passes on to the one before it
 //
 // params   D, T, B, H
 //          first, last        the steps to compute, from last - 1 down
@@ -7,8 +8,11 @@
 //          pending            whether that of dx[last], if there is one, is still to be made: not FUSED
 //          has_dy, has_dend   whether these are given; a dummy is bound otherwise
 //          variant            which of the forms that a cell has
+//          activations        the functions that are asked for, as ACTIVATIONS of lib/activations has them
+//          clip               the bound of what comes into them
+//          alpha_0, beta_0 .. of those of the first, and so on: alpha_1, beta_1, alpha_2, beta_2, alpha_3, beta_3, alpha_4, beta_4
 // w        [D, GATES, HP, HP / 4]   W of each gate, zero-padded; W_ih of stacked layers 1 .. D - 1 behind them
-// lengths  [B]
+// lengths  [B], and marks behind them with RESETS
 // states   [D, STATES, T + 1, B, H]
 // saved    [D, T, B, ..]      what the forward pass saved; a dummy if that is nothing
 // dy       [D, T, B, H]       gradient of every step's output; of stacked layers [T, B, H], the top one's
@@ -27,6 +31,18 @@ struct Params {
     has_dy: u32,
     has_dend: u32,
     variant: u32,
+    activations: u32,
+    clip: f32,
+    alpha_0: f32,
+    beta_0: f32,
+    alpha_1: f32,
+    beta_1: f32,
+    alpha_2: f32,
+    beta_2: f32,
+    alpha_3: f32,
+    beta_3: f32,
+    alpha_4: f32,
+    beta_4: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -65,7 +81,7 @@ fn carried_in(place: Place, layer: u32, steps: vec2<u32>) -> Sums {
     keep_weights(place);
     var carried = Sums();
     if FUSED == 0u && steps.y < p.T {
-        for (var gate = 0u; gate < GATES; gate++) { multiply(place, steps.y, gate, &carried); }
+        for (var gate = 0u; gate < PASSED; gate++) { multiply(place, steps.y, gate, &carried); }
     }
     if STACKED != 0u && layer + 1u < p.D && steps.x < steps.y {
         let above = neighbour(place, layer + 1u);
@@ -101,7 +117,7 @@ fn pass_on(place: Place, t: u32, carried: ptr<function, Sums>) {
 
 // Gate by gate: there is room to keep one.
 fn multiply_gates(place: Place, t: u32, sums: ptr<function, Sums>) {
-    for (var gate = 0u; gate < GATES; gate++) {
+    for (var gate = 0u; gate < PASSED; gate++) {
         keep_rows(place, t, gate);
         workgroupBarrier();
         multiply(place, t, gate, sums);

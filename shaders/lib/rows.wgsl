@@ -19,6 +19,8 @@
 //   const STATES: u32                  S: h, and c of a cell that has one
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
 //   w: array<Weights>                  [D, GATES, HP, HP / 4]; behind these the input matrices of stacked layers 1 .. D - 1
+//   lengths: array<u32>                [B]; with RESETS, behind these [D, T, B], of stacked layers [T, B]: other than 0 in a step
+//                                      before which the states become 0
 //   fn row4(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32>    of the rows; 0 outside
 const HP: u32 = 8u;
 const ROWS: u32 = 4u;
@@ -32,6 +34,7 @@ const DEPTH: u32 = 2u; // vec4 columns of the rows in workgroup memory
 const SUBGROUPS: u32 = 0u; // SLICES and min(ROWS, SLICES) are then powers of 2, and a subgroup has at least SLICES threads
 const KEPT: u32 = 0u; // whether the weights stay in workgroup memory too; FUSED
 const F16: u32 = 0u; // whether weights are stored as f16; rows and sums are f32
+const RESETS: u32 = 0u; // whether marks are behind the lengths
 
 @if(F16) enable f16;
 @if(F16) alias Weights = vec4<f16>;
@@ -118,6 +121,12 @@ fn row_of(place: Place, slots: u32, slot: u32, entry: u32) -> u32 {
 // The row of a batch entry in states [D, S, T + 1, B, H]: of h[t], or of c[t] with `state` 1.
 fn state_row(place: Place, state: u32, t: u32, entry: u32) -> u32 {
     return row_of(place, STATES * (p.T + 1u), state * (p.T + 1u) + t, entry);
+}
+
+// Is the state of an entry 0 before step t, whatever the step before it left?
+@if(RESETS) fn is_reset(place: Place, t: u32, entry: u32) -> bool {
+    let at = p.B + ((1u - STACKED) * place.direction * p.T + t) * p.B + entry;
+    return entry < p.B && t < p.T && lengths[at] != 0u;
 }
 
 // The batch entry and the first column of the i-th of the OWNED COLUMNS vec4 that a thread owns, sums[i / OWNED][i % OWNED].

@@ -1,30 +1,38 @@
 //! The gated recurrent unit, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
+use super::sequence::twin::{Below, Resets, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/gru_forward.wgsl`.
-pub static KERNEL: Kernel =
-    forward::kernel("gru_forward", wgsl!("gru_forward", "rows", "forward", "math"), twin!(twin));
+pub static KERNEL: Kernel = forward::kernel(
+    "gru_forward",
+    wgsl!("gru_forward", "rows", "forward", "before", "activations", "math"),
+    false,
+    twin!(twin),
+);
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, index, lengths, w, biases, states, saved] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 3, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
     let (biases, of_inputs) = biases.read().split_at(sizes.directions * 3 * hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, of_inputs));
     let [h, saved] = [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width));
+    let functions = p.functions();
     for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let (w, [bias]) = (matrix(w, direction, sizes), of_direction([biases], direction, sizes));
+        let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
         for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
-            let (previous, next) = (&*past[t], &mut *future[0]);
+            let next = &mut *future[0];
+            let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (gate, sum) in gates.iter_mut().enumerate() {
                 for row in sum.chunks_exact_mut(hidden) {
                     row.copy_from_slice(&bias[gate * hidden..][..hidden]);
@@ -35,6 +43,26 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             }
             let [r, z, m] = &mut gates;
             let below = |row: usize, gate: usize| below.row(direction, t, start + row, gate);
+            if let Some(functions) = functions {
+                for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
+                    let x = [0, 1, 2].map(|gate| below(row, gate));
+                    let mut saved = saved.get_mut(t).map(|saved| &mut saved[row * 4 * hidden..][..4 * hidden]);
+                    for (j, next) in next.iter_mut().enumerate() {
+                        let at = row * hidden + j;
+                        let (a_r, a_z) = (x[0][j] + r[at], x[1][j] + z[at]);
+                        let (r, z) = (functions.apply(0, a_r), functions.apply(1, a_z));
+                        let a_n = x[2][j] + r * m[at];
+                        *next = (one - z) * functions.apply(2, a_n) + z * previous[at];
+                        if t >= lengths[start + row] as usize {
+                            *next = F::zero();
+                        } else if let Some(saved) = &mut saved {
+                            let inputs = [a_r, a_z, a_n, m[at]];
+                            inputs.into_iter().enumerate().for_each(|(block, a)| saved[block * hidden + j] = a);
+                        }
+                    }
+                }
+                continue;
+            }
             for (gate, sum) in [(0, &mut *r), (1, &mut *z)] {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
                     add_in_place(sum, below(row, gate));

@@ -1,31 +1,42 @@
 //! Long short-term memory, forward.
 
+use super::sequence::Form;
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
+use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, of_direction, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/lstm_forward.wgsl`.
-pub static KERNEL: Kernel =
-    forward::kernel("lstm_forward", wgsl!("lstm_forward", "rows", "forward", "math"), twin!(twin));
+pub static KERNEL: Kernel = forward::kernel(
+    "lstm_forward",
+    wgsl!("lstm_forward", "rows", "forward", "before", "activations", "math"),
+    true,
+    twin!(twin),
+);
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, biases, states, saved] = args.all();
+    let [x, index, lengths, w, biases, states, saved, peepholes] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 4, 2);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
+    let (functions, peepholes) = (p.functions(), peepholes.read());
+    let [has_peepholes, is_coupled] = [Form::PEEPHOLES, Form::COUPLED].map(|bit| p.variant & bit != 0);
     let [states, saved] =
         [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width).into_iter());
     for_each_tile(states.zip(saved), batch, |direction, start, (mut states, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let (h, c) = states.split_at_mut(sizes.steps + 1);
         let w = matrix(w, direction, sizes);
+        let peepholes = if has_peepholes { of_direction([peepholes], direction, sizes)[0] } else { &[] };
+        let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
         for t in steps {
             let (past, future) = h.split_at_mut(t + 1);
-            let (previous, next) = (&*past[t], &mut *future[0]);
+            let next = &mut *future[0];
+            let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (gate, sum) in gates.iter_mut().enumerate() {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
                     sum.copy_from_slice(below.row(direction, t, start + row, gate));
@@ -33,10 +44,14 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if has_state(t) {
                     add_product(sum, previous, w, gate, hidden);
                 }
+                if functions.is_some() {
+                    continue;
+                }
                 if gate == 2 { F::tanh_in_place(sum) } else { F::sigmoid_in_place(sum) }
             }
             let (past, future) = c.split_at_mut(t + 1);
-            let (before, cell) = (&*past[t], &mut *future[0]);
+            let cell = &mut *future[0];
+            let before = resets.before((direction, t, start), &*past[t], &mut copy);
             for (row, cell) in cell.chunks_exact_mut(hidden).enumerate() {
                 let at = row * hidden..(row + 1) * hidden;
                 let [i, f, g, o] = std::array::from_fn(|gate| &gates[gate][at.clone()]);
@@ -44,6 +59,24 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 if t >= lengths[start + row] as usize {
                     cell.fill(F::zero());
                     next.fill(F::zero());
+                    continue;
+                }
+                if let Some(functions) = functions {
+                    let mut saved = saved.get_mut(t).map(|saved| &mut saved[4 * at.start..4 * at.end]);
+                    let peephole = |which: usize, j: usize| peepholes.get(which * hidden + j).map_or(F::zero(), |&p| p);
+                    for j in 0..hidden {
+                        let (was, a_g) = (before[j], g[j]);
+                        let (a_i, a_f) = (i[j] + peephole(0, j) * was, f[j] + peephole(1, j) * was);
+                        let input = functions.apply(0, a_i);
+                        let forget = if is_coupled { F::one() - input } else { functions.apply(1, a_f) };
+                        cell[j] = forget * was + input * functions.apply(2, a_g);
+                        let a_o = o[j] + peephole(2, j) * cell[j];
+                        next[j] = functions.apply(3, a_o) * functions.apply(4, cell[j]);
+                        if let Some(saved) = &mut saved {
+                            let inputs = [a_i, a_f, a_g, a_o];
+                            inputs.into_iter().enumerate().for_each(|(block, a)| saved[block * hidden + j] = a);
+                        }
+                    }
                     continue;
                 }
                 if let Some(saved) = saved.get_mut(t) {

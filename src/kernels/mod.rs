@@ -33,7 +33,12 @@ pub mod moving_average;
 pub mod mse_loss;
 pub mod nll_loss;
 pub mod pack;
+pub mod peephole_products;
 pub mod record_loss;
+pub mod reset_gru_backward;
+pub mod reset_gru_forward;
+pub mod reset_rows;
+pub mod resets;
 pub mod reverse;
 pub mod reverse_index;
 pub mod rms_prop;
@@ -83,7 +88,12 @@ pub const ALL: &[&Kernel] = &[
     &mse_loss::KERNEL,
     &nll_loss::KERNEL,
     &pack::KERNEL,
+    &peephole_products::KERNEL,
     &record_loss::KERNEL,
+    &reset_gru_backward::KERNEL,
+    &reset_gru_forward::KERNEL,
+    &reset_rows::KERNEL,
+    &resets::KERNEL,
     &reverse::KERNEL,
     &reverse_index::KERNEL,
     &rms_prop::KERNEL,
@@ -108,7 +118,7 @@ fn expect(op: &'static str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
 }
 
 /// One line per argument whose shape is free but whose size is not.
-fn expect_len(op: &'static str, tensor: &Tensor, len: usize) -> Result<()> {
+pub(crate) fn expect_len(op: &'static str, tensor: &Tensor, len: usize) -> Result<()> {
     if tensor.len() == len {
         return Ok(());
     }

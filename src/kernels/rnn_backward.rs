@@ -3,20 +3,28 @@
 use super::rnn_forward::RELU;
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split_gradients,
-    tiles, to_carry,
+    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction,
+    split_gradients, tiles, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/rnn_backward.wgsl`.
-pub static KERNEL: Kernel = backward::kernel("rnn_backward", wgsl!("rnn_backward", "rows", "backward"), twin!(twin));
+pub static KERNEL: Kernel = backward::kernel(
+    "rnn_backward",
+    wgsl!("rnn_backward", "rows", "backward", "activations", "math"),
+    false,
+    twin!(twin),
+);
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [w, lengths, h, _, dy, dend, dx] = args.all();
+    let [w, lengths, h, saved, dy, dend, dx] = args.all();
+    let saved = &*saved.write();
     let (w, lengths, h, dy, dend) = (w.read(), lengths.read_u32(), h.read(), dy.read(), dend.read());
     let (sizes, span) = p.sizes(w, 1, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
+    let functions = p.functions();
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
     let [dx, dstart] = [dx, dstart].map(|values| tiles(values, sizes, hidden).into_iter());
@@ -28,7 +36,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let mut copy = Vec::new();
         let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = dx.get(steps.end).map(|next| &**next);
-        carry_in(carried, (next, p.pending), (1, w), (above.get(direction), start), hidden);
+        carry_in(carried, (next, p.pending), (1, w), above.get(direction), (resets, (direction, steps.end, start)));
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
@@ -46,7 +54,10 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
                 let y = &h[at + batch * hidden..][..hidden];
                 let steps = d.iter_mut().zip(&*carried).zip(y);
-                if p.variant == RELU {
+                if let Some(functions) = functions {
+                    let inputs = &saved[((direction * sizes.steps + t) * batch + entry) * hidden..];
+                    steps.zip(inputs).for_each(|(((d, &dh), &y), &x)| *d = dh * functions.slope(0, x, y));
+                } else if p.variant == RELU {
                     F::vectorize(|| steps.for_each(|((d, &dh), &y)| *d = if y > F::zero() { dh } else { F::zero() }));
                 } else {
                     F::vectorize(|| steps.for_each(|((d, &dh), &y)| *d = dh * (F::one() - y * y)));
@@ -56,6 +67,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             if t > steps.start || p.complete != 0 {
                 add_gradients(carried, dx[t], 1, w, hidden);
             }
+            resets.clear((direction, t, start), carried);
         }
     });
 }

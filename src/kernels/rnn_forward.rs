@@ -1,38 +1,51 @@
 //! The recurrence of `tanh` and `relu`, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, add_product, for_each_tile, matrix, tiles};
+use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
 
 /// See `shaders/rnn_forward.wgsl`.
-pub static KERNEL: Kernel =
-    forward::kernel("rnn_forward", wgsl!("rnn_forward", "rows", "forward", "math"), twin!(twin));
+pub static KERNEL: Kernel = forward::kernel(
+    "rnn_forward",
+    wgsl!("rnn_forward", "rows", "forward", "before", "activations", "math"),
+    false,
+    twin!(twin),
+);
 
 /// The variant with `max(0, ·)` in place of `tanh`.
 pub const RELU: u32 = 1;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
-    let [x, index, lengths, w, biases, states, _] = args.all();
+    let [x, index, lengths, w, biases, states, saved] = args.all();
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 1, 1);
+    let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
-    let per_tile = tiles(states, sizes, hidden).into_iter();
-    for_each_tile(per_tile, batch, |direction, start, mut slots| {
+    let functions = p.functions();
+    let [states, saved] = [states, saved.write()].map(|values| tiles(values, sizes, hidden).into_iter());
+    for_each_tile(states.zip(saved), batch, |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let w = matrix(w, direction, sizes);
+        let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
-            let (previous, next) = (&*past[t], &mut *future[0]);
+            let next = &mut *future[0];
+            let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
                 next.copy_from_slice(below.row(direction, t, start + row, 0));
             }
             if has_state(t) {
                 add_product(next, previous, w, 0, hidden);
             }
-            if p.variant == RELU {
+            if let Some(functions) = functions {
+                if p.save != 0 {
+                    saved[t].copy_from_slice(next);
+                }
+                next.iter_mut().for_each(|next| *next = functions.apply(0, *next));
+            } else if p.variant == RELU {
                 // Not `max`, which hides a NaN.
                 next.iter_mut().filter(|next| **next < F::zero()).for_each(|next| *next = F::zero());
             } else {

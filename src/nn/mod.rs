@@ -8,11 +8,12 @@ mod recurrent;
 mod state;
 
 pub use crate::graph::{Init, ParameterId, Parameters};
-pub use crate::kernels::cell::Cell;
+pub use crate::kernels::cell::{Cell, CellForm};
+pub use crate::kernels::sequence::{Activation, Form};
 pub use char_rnn::{CharRnn, CharRnnOptions, Hidden, LanguageModel};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use recurrent::{
-    Gru, GruCell, Lstm, LstmCell, LstmOutput, Nonlinearity, Recurrent, Rnn, RnnCell, RnnOptions, RnnOutput,
+    Activations, Gru, GruCell, Lstm, LstmCell, LstmOutput, Nonlinearity, Recurrent, Rnn, RnnCell, RnnOptions, RnnOutput,
 };
 pub use state::{Snapshot, State};

@@ -1,14 +1,14 @@
 //! `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells: layers, directions and lengths are the same for all of them.
 
 use super::State;
-use super::functional::{self, Above, Direction, InitialState, States};
+use super::functional::{self, Above, Direction, InitialState, RunOptions, States};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Init, ParameterId, Var};
 use crate::kernels;
-use crate::kernels::cell::Cell;
+use crate::kernels::cell::{Cell, CellForm};
 use crate::kernels::generate;
-use crate::kernels::sequence;
+use crate::kernels::sequence::{self, Activation, Form, MOST_FUNCTIONS};
 use crate::rng::threefry2x32;
 use crate::tensor::{MOST_ELEMENTS, Tensor};
 
@@ -38,6 +38,23 @@ pub struct RnnOptions {
     pub bidirectional: bool,
     /// P, of [`Lstm`] alone: outputs and hidden states are projected to this size (Sak et al. 2014); 0 if they are not.
     pub proj_size: usize,
+    /// What the gates apply in place of their own functions; see [`Self::activations`].
+    pub activations: Option<Activations>,
+    /// The bound of what comes into the functions of gates, if there is one.
+    pub clip: Option<f32>,
+    /// Of [`Gru`] alone: whether the reset gate is applied after the product with the recurrent matrix.
+    pub reset_after: bool,
+    /// Whether c reaches the gates, of [`Lstm`] alone.
+    pub peepholes: bool,
+    /// Whether the forget gate is 1 - i, of [`Lstm`] alone.
+    pub coupled: bool,
+}
+
+/// The functions of a cell's gates, made by [`RnnOptions::activations`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Activations {
+    given: usize,
+    functions: [Activation; MOST_FUNCTIONS],
 }
 
 /// What an [`Rnn`] applies at each step.
@@ -63,6 +80,11 @@ impl RnnOptions {
             dropout: 0.0,
             bidirectional: false,
             proj_size: 0,
+            activations: None,
+            clip: None,
+            reset_after: true,
+            peepholes: false,
+            coupled: false,
         }
     }
 
@@ -101,6 +123,65 @@ impl RnnOptions {
         Self { proj_size, ..self }
     }
 
+    /// Sets what is applied in place of tanh and σ: one function of an [`Rnn`], three of a [`Gru`] (r, z, n), five of an [`Lstm`]
+    /// (i, f, g, o, and what c goes through on its way to h); of all layers and directions. As ONNX's `activations`, with its `alpha`
+    /// and `beta`. Their gradients are PyTorch's; the backward pass computes the functions anew.
+    ///
+    /// ```
+    /// use elman::nn::{Activation, Gru, Init, RnnOptions};
+    /// use elman::rng;
+    ///
+    /// let mut init = Init::new(rng::manual_seed(0));
+    /// let hard = Activation::HardSigmoid { alpha: 0.2, beta: 0.5 };
+    /// let options = RnnOptions::new(3, 5).activations(&[hard, hard, Activation::Softsign]).clip(4.0);
+    /// Gru::new(&mut init, "gru", options)?;
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    pub fn activations(self, functions: &[Activation]) -> Self {
+        let of = |i: usize| functions.get(i).copied().unwrap_or(Activation::Tanh);
+        let activations = Activations { given: functions.len(), functions: std::array::from_fn(of) };
+        Self { activations: Some(activations), ..self }
+    }
+
+    /// Bounds what comes into the functions of gates, and c on its way to h, to `[-clip, clip]`, as ONNX's `clip`; beyond it their
+    /// gradient is 0. c itself is not bound.
+    pub fn clip(self, clip: f32) -> Self {
+        Self { clip: Some(clip), ..self }
+    }
+
+    /// Sets whether a GRU's reset gate is applied after the product with the recurrent matrix, `n = tanh(W_in x + b_in + r (W_hn h + b_hn))`,
+    /// as PyTorch, cuDNN and Keras have it, or before, `n = tanh(W_in x + b_in + W_hn (r h) + b_hn)`, as in Cho et al. 2014: ONNX's
+    /// `linear_before_reset` of 1 or 0. The parameters are the same. A step then needs a product more after r is known: it is in the one
+    /// dispatch for all steps, and where there is one for each step, there are two.
+    pub fn reset_after(self, reset_after: bool) -> Self {
+        Self { reset_after, ..self }
+    }
+
+    /// Sets whether an LSTM has peepholes (Gers and Schmidhuber 2000): parameters `weight_ph_l{k}` `[3 H]`, `p_i, p_f, p_o`, drawn like
+    /// the others and after them. `i = σ(.. + p_i c)`, `f = σ(.. + p_f c)`, `o = σ(.. + p_o c')`, elementwise, c the cell before the
+    /// step and c' the one after it. ONNX's `P` has them as i, o, f.
+    pub fn peepholes(self, peepholes: bool) -> Self {
+        Self { peepholes, ..self }
+    }
+
+    /// Sets whether the forget gate of an LSTM is `f = 1 - i`, as ONNX's `input_forget`. The parameters are of all four gates; those of f
+    /// are not looked at, and their gradient is 0.
+    pub fn coupled(self, coupled: bool) -> Self {
+        Self { coupled, ..self }
+    }
+
+    /// What its cell is asked for.
+    fn form(&self, cell: Cell) -> CellForm {
+        let own = Form::new(cell.kind().functions);
+        let form = Form {
+            activations: self.activations.map_or(own.activations, |activations| activations.functions),
+            clip: self.clip.unwrap_or(own.clip),
+            coupled: self.coupled,
+        };
+        let form = (form != own || self.peepholes).then_some(form);
+        CellForm { cell, form, reset_after: self.reset_after }
+    }
+
     /// The size of an output and of a hidden state, in one direction.
     fn output_size(&self) -> usize {
         if self.proj_size > 0 { self.proj_size } else { self.hidden_size }
@@ -111,6 +192,32 @@ impl RnnOptions {
     }
 
     fn check(&self, cell: Cell) -> Result<()> {
+        if let Some(Activations { given, functions }) = self.activations {
+            let most = cell.kind().functions.len();
+            if given != most {
+                let expected = format!("as many as {cell:?} has, {most}");
+                return Err(Error::argument("rnn", "activations", expected, given));
+            }
+            if self.nonlinearity == Nonlinearity::Relu {
+                return Err(Error::argument("rnn", "nonlinearity", "left alone where activations are given", "Relu"));
+            }
+            if let Some(odd) = functions.iter().find(|function| function.parts().1.iter().any(|n| !n.is_finite())) {
+                return Err(Error::argument("rnn", "activations", "of finite numbers", format!("{odd:?}")));
+            }
+        }
+        if let Some(clip) = self.clip
+            && (clip.is_nan() || clip <= 0.0)
+        {
+            return Err(Error::argument("rnn", "clip", "above 0", clip));
+        }
+        if !self.reset_after && cell != Cell::Gru {
+            return Err(Error::argument("rnn", "reset_after", "left alone, but for a GRU", false));
+        }
+        for (name, is_set) in [("peepholes", self.peepholes), ("coupled", self.coupled)] {
+            if is_set && cell != Cell::Lstm {
+                return Err(Error::argument("rnn", name, "left alone, but for an LSTM", true));
+            }
+        }
         if self.nonlinearity == Nonlinearity::Relu && cell != Cell::Relu {
             return Err(Error::argument("rnn", "nonlinearity", format!("left alone for {cell:?}"), "Relu"));
         }
@@ -159,6 +266,8 @@ struct Layer {
     biases: Option<[ParameterId; 2]>,
     /// `[P, H]`
     weight_hr: Option<ParameterId>,
+    /// `[3 H]`
+    weight_ph: Option<ParameterId>,
 }
 
 impl Layer {
@@ -176,6 +285,7 @@ impl Layer {
                 0 => None,
                 projected => Some(draw("weight_hr", &[projected, hidden])?),
             },
+            weight_ph: options.peepholes.then(|| draw("weight_ph", &[3 * hidden])).transpose()?,
         })
     }
 
@@ -183,27 +293,34 @@ impl Layer {
     fn direction(
         &self,
         g: &mut Graph,
-        cell: Cell,
+        cell: CellForm,
         x: Var,
         start: Option<States>,
         place: Option<Tensor>,
+        (resets, reversed): (Option<&Tensor>, bool),
     ) -> Result<Direction> {
         let (below, bias) = self.biases(g, cell)?;
         let weight_ih = g.parameter(self.weight_ih)?;
         let x = functional::linear_with_biases(g, x, weight_ih, &below, place)?;
         let weight = g.parameter(self.weight_hh)?;
+        let peepholes = self.peepholes(g)?;
         match self.weight_hr {
-            None => Ok(Direction { x, weight, bias, start }),
+            None => Ok(Direction { bias, peepholes, start, reversed, ..Direction::new(x, weight) }),
             Some(weight_hr) => {
                 let weight_hr = g.parameter(weight_hr)?;
-                projected_direction(g, x, weight, weight_hr, start)
+                let marks = resets.filter(|_| !reversed);
+                Ok(Direction { peepholes, reversed, ..projected_direction(g, x, weight, weight_hr, start, marks)? })
             }
         }
     }
 
+    fn peepholes(&self, g: &mut Graph) -> Result<Option<Var>> {
+        self.weight_ph.map(|weight_ph| g.parameter(weight_ph)).transpose()
+    }
+
     /// The biases that are in the recurrence's input, and the one that is not: the GRU's b_hh is inside the product that its
     /// reset gate scales; elsewhere the two add up.
-    fn biases(&self, g: &mut Graph, cell: Cell) -> Result<(Vec<Var>, Option<Var>)> {
+    fn biases(&self, g: &mut Graph, cell: CellForm) -> Result<(Vec<Var>, Option<Var>)> {
         let Some([b_ih, b_hh]) = self.biases else { return Ok((vec![], None)) };
         let (b_ih, b_hh) = (g.parameter(b_ih)?, g.parameter(b_hh)?);
         Ok(if cell.kind().separate_bias { (vec![b_ih], Some(b_hh)) } else { (vec![b_ih, b_hh], None) })
@@ -221,11 +338,11 @@ impl Layer {
 /// A layer on `x`: its directions side by side, each from the first step of its own `input` to the last.
 fn run_layer(
     g: &mut Graph,
-    cell: Cell,
+    cell: CellForm,
     layer: &[Layer],
     x: Var,
     input: impl Fn(&mut Graph, usize) -> Result<(Var, Option<States>)>,
-    lengths: Option<&Tensor>,
+    run: RunOptions<'_>,
 ) -> Result<Vec<(Var, States)>> {
     let weight_hh = g.parameter(layer[0].weight_hh)?;
     let shape = functional::linear_shape(g, x, g.shape(weight_hh)[0]);
@@ -233,23 +350,23 @@ fn run_layer(
     let mut directions = Vec::new();
     for (d, (direction, place)) in layer.iter().zip(places).enumerate() {
         let (x, start) = input(g, d)?;
-        directions.push(direction.direction(g, cell, x, start, place)?);
+        directions.push(direction.direction(g, cell, x, start, place, (run.resets, d == 1))?);
     }
-    let results = functional::recurrences(g, cell, &directions, lengths)?;
+    let results = functional::recurrences(g, cell, &directions, run)?;
     layer.iter().zip(results).map(|(direction, result)| direction.project(g, result)).collect()
 }
 
 /// Layers on `x`, each on the outputs of the one below, as a wavefront: the outputs of the top one, and all last states.
 fn run_stack(
     g: &mut Graph,
-    cell: Cell,
+    cell: CellForm,
     layers: &[Layer],
     x: Var,
     start: impl Fn(&mut Graph, usize) -> Result<Option<States>>,
-    lengths: Option<&Tensor>,
+    run: RunOptions<'_>,
 ) -> Result<(Var, Vec<States>)> {
     let start_of_lowest = start(g, 0)?;
-    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None)?;
+    let lowest = layers[0].direction(g, cell, x, start_of_lowest, None, (None, false))?;
     let mut above = Vec::new();
     for (l, layer) in layers.iter().enumerate().skip(1) {
         let (below, bias) = layer.biases(g, cell)?;
@@ -258,9 +375,10 @@ fn run_stack(
             _ => below.first().copied(),
         };
         let (weight_ih, weight) = (g.parameter(layer.weight_ih)?, g.parameter(layer.weight_hh)?);
-        above.push(Above { weight_ih, bias_below, weight, bias, start: start(g, l)? });
+        let peepholes = layer.peepholes(g)?;
+        above.push(Above { weight_ih, bias_below, weight, bias, peepholes, start: start(g, l)? });
     }
-    functional::stacked_recurrence(g, cell, lowest, &above, lengths)
+    functional::stacked_recurrence(g, cell, lowest, &above, run)
 }
 
 /// An LSTM whose hidden state is `h = h' W_hrᵀ`, for `h' = σ(o) tanh(c)`: `x` `[T, B, 4 H]`, `weight_hh` `[4 H, P]`,
@@ -274,10 +392,14 @@ fn projected_direction(
     weight_hh: Var,
     weight_hr: Var,
     mut start: Option<States>,
+    resets: Option<&Tensor>,
 ) -> Result<Direction> {
     let transposed = functional::transpose(g, weight_hr, 0, 1)?;
     let weight = functional::linear(g, weight_hh, transposed, None)?;
-    if let Some(States { h, c }) = start {
+    if let Some(States { mut h, c }) = start {
+        if let Some(marks) = resets {
+            h = functional::reset_state(g, h, marks)?;
+        }
         // The incoming state is projected already: its product joins the first step's input.
         let product = functional::linear(g, h, weight_hh, None)?;
         let steps = g.shape(x)[0];
@@ -290,7 +412,7 @@ fn projected_direction(
         let zero = g.zeros("no h'", &[1, g.shape(x)[1], g.shape(weight)[1]])?;
         start = Some(States { h: g.input(&zero)?, c });
     }
-    Ok(Direction { x, weight, bias: None, start })
+    Ok(Direction { start, ..Direction::new(x, weight) })
 }
 
 impl Recurrent {
@@ -355,10 +477,24 @@ impl Recurrent {
     /// # Errors
     /// The shapes do not fit.
     pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<(Var, States)> {
-        self.run(g, x, initial, None)
+        self.run(g, x, initial, RunOptions::new())
     }
 
-    /// [`Self::forward`] for sequences of different lengths; see [`Rnn::forward_with_lengths`].
+    /// [`Self::forward`] for sequences of different lengths, or with states that become 0 before some steps.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward_with(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        initial: InitialState<'_>,
+        run: RunOptions<'_>,
+    ) -> Result<(Var, States)> {
+        self.run(g, x, initial, run)
+    }
+
+    /// [`Self::forward`] for sequences of different lengths; see [`RunOptions::lengths`].
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -369,11 +505,11 @@ impl Recurrent {
         initial: InitialState<'_>,
         lengths: &Tensor,
     ) -> Result<(Var, States)> {
-        self.run(g, x, initial, Some(lengths))
+        self.run(g, x, initial, RunOptions::new().lengths(lengths))
     }
 
-    fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, lengths: Option<&Tensor>) -> Result<(Var, States)> {
-        let results = self.record(g, x, initial, lengths).map_err(|error| error.in_module(&self.name))?;
+    fn run(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, run: RunOptions<'_>) -> Result<(Var, States)> {
+        let results = self.record(g, x, initial, run).map_err(|error| error.in_module(&self.name))?;
         let (output, States { h, c }) = results;
         for (var, of) in [(Some(output), "output"), (Some(h), "h_n"), (c, "c_n")] {
             if let Some(var) = var {
@@ -383,13 +519,7 @@ impl Recurrent {
         Ok(results)
     }
 
-    fn record(
-        &self,
-        g: &mut Graph,
-        x: Var,
-        initial: InitialState<'_>,
-        lengths: Option<&Tensor>,
-    ) -> Result<(Var, States)> {
+    fn record(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, run: RunOptions<'_>) -> Result<(Var, States)> {
         let op = op(self.cell);
         let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
@@ -405,9 +535,11 @@ impl Recurrent {
         }
         let mut x = if batch_first { functional::transpose(g, x, 0, 1)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
+        let lengths = run.lengths;
         if let Some(lengths) = lengths {
             kernels::expect_lengths(op, lengths, batch, steps)?;
         }
+        run.check_resets(op, steps, batch)?;
         let shapes = self.state_shapes(batch);
         if let Some(States { h, c }) = given {
             functional::check_states(self.cell.kind(), States { h, c })?;
@@ -437,9 +569,10 @@ impl Recurrent {
         if directions == 1
             && self.options.proj_size == 0
             && !drops
-            && sequence::shall_stack(g, self.cell.kind(), training, above.len(), rows, size)
+            && sequence::shall_stack(g, self.options.form(self.cell).kind(), training, above.len(), rows, size)
         {
-            (x, ends) = run_stack(g, self.cell, above, x, |g, l| self.start(g, initial, &shapes, l), lengths)?;
+            (x, ends) =
+                run_stack(g, self.options.form(self.cell), above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
             above = &[];
         }
         for (l, layer) in above.chunks(directions).enumerate() {
@@ -452,7 +585,9 @@ impl Recurrent {
                 Ok((x, self.start(g, initial, &shapes, l * directions + d)?))
             };
             let mut outputs = Vec::new();
-            for (d, (output, end)) in run_layer(g, self.cell, layer, x, input, lengths)?.into_iter().enumerate() {
+            for (d, (output, end)) in
+                run_layer(g, self.options.form(self.cell), layer, x, input, run)?.into_iter().enumerate()
+            {
                 outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }
@@ -567,14 +702,27 @@ macro_rules! module {
             /// # Errors
             /// The shapes do not fit.
             pub fn forward(&self, g: &mut Graph, x: Var, initial: InitialState<'_>) -> Result<$output> {
-                let ($out, $states) = self.0.run(g, x, initial, None)?;
+                let ($out, $states) = self.0.run(g, x, initial, RunOptions::new())?;
                 Ok($made)
             }
 
-            /// [`Self::forward`] for sequences of different lengths, in any order: `lengths` `[B]` u32 from
-            /// [`Device::lengths`]. Equal to PyTorch's `pack_padded_sequence(enforce_sorted=False)`: outputs past a
-            /// sequence's length are 0, its last state is that of its last step, the reverse direction starts there, and
-            /// no gradient comes from padding. What the padding holds does not matter, but it must be finite.
+            /// [`Self::forward`] for sequences of different lengths, or with states that become 0 before some steps: see
+            /// [`RunOptions`].
+            ///
+            /// # Errors
+            /// The shapes do not fit.
+            pub fn forward_with(
+                &self,
+                g: &mut Graph,
+                x: Var,
+                initial: InitialState<'_>,
+                run: RunOptions<'_>,
+            ) -> Result<$output> {
+                let ($out, $states) = self.0.run(g, x, initial, run)?;
+                Ok($made)
+            }
+
+            /// [`Self::forward_with`] lengths: `[B]` u32 from [`Device::lengths`]; see [`RunOptions::lengths`].
             ///
             /// # Errors
             /// The shapes do not fit.
@@ -585,7 +733,7 @@ macro_rules! module {
                 initial: InitialState<'_>,
                 lengths: &Tensor,
             ) -> Result<$output> {
-                let ($out, $states) = self.0.run(g, x, initial, Some(lengths))?;
+                let ($out, $states) = self.0.run(g, x, initial, RunOptions::new().lengths(lengths))?;
                 Ok($made)
             }
         }
@@ -621,14 +769,15 @@ module! {
 module! {
     /// The gated recurrent unit (`torch.nn.GRU`), gates r, z, n, reset after the product:
     /// `r = σ(W_ir x + b_ir + W_hr h + b_hr)`, `z` likewise, `n = tanh(W_in x + b_in + r (W_hn h + b_hn))`,
-    /// `h' = (1 - z) n + z h`.
+    /// `h' = (1 - z) n + z h`; or before, [`RnnOptions::reset_after`].
     ///
     /// Parameters as [`Rnn`]'s, with 3 H in place of their first H.
     Gru, RnnOutput, |_| Cell::Gru, |output, states| RnnOutput { output, h_n: states.h }
 }
 
 module! {
-    /// Long short-term memory (`torch.nn.LSTM`), gates i, f, g, o: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`.
+    /// Long short-term memory (`torch.nn.LSTM`), gates i, f, g, o: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`; with
+    /// [`RnnOptions::peepholes`] and [`RnnOptions::coupled`] gates too.
     ///
     /// With `proj_size`, h' is multiplied with `weight_hr_l{k}` `[P, H]`: outputs and hidden states are of size P, cells
     /// of size H. Parameters as [`Rnn`]'s, with 4 H in place of their first H.
@@ -647,7 +796,7 @@ macro_rules! cell {
 
         impl $name {
             /// Draws the parameters `<name>.weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`. Of the options, sizes, bias
-            /// and nonlinearity count; the others must be left alone.
+            /// and what is asked of the cell count; the others must be left alone.
             ///
             /// # Errors
             /// A size of 0, an option that a cell does not have, or the name is taken.
@@ -687,6 +836,7 @@ cell! {
 struct SingleStep {
     name: String,
     cell: Cell,
+    form: CellForm,
     hidden: usize,
     input: usize,
     layer: Layer,
@@ -694,13 +844,21 @@ struct SingleStep {
 
 impl SingleStep {
     fn new(init: &mut Init, module: &'static str, name: &str, cell: Cell, options: RnnOptions) -> Result<Self> {
-        let RnnOptions { input_size, hidden_size, nonlinearity, bias, .. } = options;
-        if options != RnnOptions::new(input_size, hidden_size).nonlinearity(nonlinearity).bias(bias) {
+        let RnnOptions { input_size, hidden_size, .. } = options;
+        let of_a_cell = RnnOptions {
+            num_layers: 1,
+            batch_first: false,
+            dropout: 0.0,
+            bidirectional: false,
+            proj_size: 0,
+            ..options
+        };
+        if options != of_a_cell {
             return Err(Error::argument(module, "options", "of one layer, one direction, time first", "others"));
         }
         options.check(cell)?;
         let layer = Layer::new(init, name, "", cell, input_size, &options)?;
-        Ok(Self { name: name.into(), cell, hidden: hidden_size, input: input_size, layer })
+        Ok(Self { name: name.into(), cell, form: options.form(cell), hidden: hidden_size, input: input_size, layer })
     }
 
     fn forward(&self, g: &mut Graph, x: Var, states: Option<States>) -> Result<States> {
@@ -736,7 +894,7 @@ impl SingleStep {
             }
         };
         let layer = std::slice::from_ref(&self.layer);
-        let (_, States { h, c }) = run_layer(g, self.cell, layer, x, |_, _| Ok((x, start)), None)?[0];
+        let (_, States { h, c }) = run_layer(g, self.form, layer, x, |_, _| Ok((x, start)), RunOptions::new())?[0];
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
     }

@@ -178,6 +178,10 @@ impl Fixture {
         Some((view.shape().to_vec(), values))
     }
 
+    pub fn names(&self) -> Vec<String> {
+        SafeTensors::deserialize(&self.0).unwrap().names().iter().map(|&name| name.to_owned()).collect()
+    }
+
     pub fn get(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
         self.try_get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture"))
     }

@@ -6,7 +6,7 @@ mod rnn;
 
 use serde::{Deserialize, Serialize};
 
-use super::sequence::CellKind;
+use super::sequence::{CellKind, Form};
 
 /// What happens at a step of a recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,33 @@ pub enum Cell {
     Gru,
     /// Long short-term memory.
     Lstm,
+}
+
+/// A cell, as it is or as it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CellForm {
+    /// Which.
+    pub cell: Cell,
+    /// What is asked for in place of its own functions.
+    pub form: Option<Form>,
+    /// Of the GRU: whether r scales `h W_nᵀ + b_hn`, or h before that product.
+    pub reset_after: bool,
+}
+
+impl CellForm {
+    /// All that is the cell's own.
+    pub fn kind(self) -> &'static CellKind {
+        match self.cell {
+            Cell::Gru if !self.reset_after => &gru::RESET_BEFORE,
+            cell => cell.kind(),
+        }
+    }
+}
+
+impl From<Cell> for CellForm {
+    fn from(cell: Cell) -> Self {
+        Self { cell, form: None, reset_after: true }
+    }
 }
 
 impl Cell {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use bytemuck::Zeroable as _;
+
 use super::launch::{Launch, OfSteps, dispatches, packed};
 use super::{CellKind, RowTile, Sequence, SequenceGradients, Sizes, check, start_of_dstart};
 use crate::error::{Error, Result};
@@ -9,13 +11,22 @@ use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};
 use crate::kernels::{expect, expect_len};
 use crate::plan::Recorder;
 
-params! { pub D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, pending: u32, has_dy: u32, has_dend: u32, variant: u32 }
+params! { pub D: u32, T: u32, B: u32, H: u32, first: u32, last: u32, complete: u32, pending: u32, has_dy: u32, has_dend: u32, variant: u32, activations: u32, clip: f32, alpha_0: f32, beta_0: f32, alpha_1: f32, beta_1: f32, alpha_2: f32, beta_2: f32, alpha_3: f32, beta_3: f32, alpha_4: f32, beta_4: f32 }
 
-/// The backward kernel of a cell.
-pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Kernel {
-    const BINDINGS: &[Binding] =
-        &[reads("w"), reads_u32("lengths"), reads("states"), writes("saved"), reads("dy"), reads("dend"), writes("dx")];
-    Kernel { name, source, constants: RowTile::CONSTANTS, params: FIELDS, bindings: BINDINGS, twin }
+/// The backward kernel of a cell, with or without weights of its own beside the matrix.
+pub const fn kernel(name: &'static str, source: &'static str, has_peepholes: bool, twin: Twin) -> Kernel {
+    const BINDINGS: &[Binding] = &[
+        reads("w"),
+        reads_u32("lengths"),
+        reads("states"),
+        writes("saved"),
+        reads("dy"),
+        reads("dend"),
+        writes("dx"),
+        reads("peepholes"),
+    ];
+    let (bindings, _) = BINDINGS.split_at(if has_peepholes { 8 } else { 7 });
+    Kernel { name, source, constants: RowTile::CONSTANTS, params: FIELDS, bindings, twin }
 }
 
 /// Records the gradients of [`super::forward`]. For the GRU, the first 3 H columns of `saved` become the gradient of `h Wᵀ + b`;
@@ -33,7 +44,8 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
             expect("recurrence", given, &[count, slots, batch, hidden])?;
         }
     }
-    if cell.saved > 0 && s.saved.is_none() {
+    let blocks = s.saved_blocks(cell);
+    if blocks > 0 && s.saved.is_none() {
         return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
     let tile = RowTile::new(r, sizes, 1);
@@ -43,7 +55,9 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         _ => packed(r, s, sizes, &tile, false)?,
     };
     let [dy, dend] = [&d.dy, &d.dend].map(|given| given.as_ref().unwrap_or(&none));
-    let tensors = [&w, &s.lengths, &s.states, s.saved.as_ref().unwrap_or(&nowhere), dy, dend, &d.dx];
+    let (saved, peepholes) = (s.saved.as_ref().unwrap_or(&nowhere), s.peepholes.as_ref().unwrap_or(&none));
+    let tensors = [&w, s.lengths_and_resets(), &s.states, saved, dy, dend, &d.dx, peepholes];
+    let tensors = &tensors[..cell.backward.bindings.len()];
 
     let state = sizes.state();
     // All steps in one, or several in each of some dispatches: those before go on with the whole gradient of a state.
@@ -55,7 +69,7 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         let of_dstart = if tile.fused() && !is_complete(of.start) { 0 } else { states * state };
         gates * state * (of.len() + 1).min(steps) + of_dstart
     };
-    let of_saved = |of: &Range<usize>| cell.saved * state * (of.len() + usize::from(cell.separate_bias)).min(steps);
+    let of_saved = |of: &Range<usize>| blocks * state * (of.len() + usize::from(cell.separate_bias)).min(steps);
     let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&d.dx, &of_dx)];
     of_steps.extend(d.dy.as_ref().map(|dy| (dy, &of_dy as _)));
     of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
@@ -65,7 +79,8 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         // The product of the first step needs all columns of its dx.
         spans.push((0, 0));
     }
-    for span in spans {
+    let parts = |span: (usize, usize)| cell.parts_of(tile.fused()).filter(move |&part| part <= 1 || span.0 < span.1);
+    for (span, part) in spans.into_iter().flat_map(|span| parts(span).map(move |part| (span, part))) {
         let complete = is_complete(span.0);
         let params = Params {
             D: directions as u32,
@@ -78,15 +93,20 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
             pending: (!tile.fused()).into(),
             has_dy: d.dy.is_some().into(),
             has_dend: d.dend.is_some().into(),
-            variant: cell.variant,
-        };
+            variant: cell.variant | s.variant() | part as u32,
+            ..Params::zeroed()
+        }
+        .of_form(s.form.as_ref());
         let products = |direction, of: &Range<usize>| {
+            if part > 1 {
+                return 0;
+            }
             let from_above = sizes.stacked && direction + 1 < directions && !of.is_empty();
             of.len().saturating_sub(1)
                 + [!tile.fused() && of.end < steps, complete, from_above].map(usize::from).iter().sum::<usize>()
         };
-        let launch = Launch { sizes, tile: &tile, span };
-        launch.record(r, cell.backward, params, (&tensors, &w), products, &of_steps)?;
+        let launch = Launch { sizes, tile: &tile, span, s };
+        launch.record(r, cell.backward, params, (tensors, &w), products, &of_steps)?;
     }
     Ok(())
 }

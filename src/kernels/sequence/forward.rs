@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
+use bytemuck::Zeroable as _;
+
 use super::launch::{Launch, OfSteps, dispatches, packed};
 use super::{CellKind, RowTile, Sequence, Sizes, check};
 use crate::error::Result;
 use crate::kernel::{Binding, Kernel, Twin, params, reads, reads_u32, writes};
 use crate::plan::Recorder;
 
-params! { pub D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32, variant: u32 }
+params! { pub D: u32, N: u32, T: u32, B: u32, H: u32, first: u32, last: u32, has_h_0: u32, save: u32, variant: u32, activations: u32, clip: f32, alpha_0: f32, beta_0: f32, alpha_1: f32, beta_1: f32, alpha_2: f32, beta_2: f32, alpha_3: f32, beta_3: f32, alpha_4: f32, beta_4: f32 }
 
-/// The forward kernel of a cell.
-pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Kernel {
+/// The forward kernel of a cell, with or without weights of its own beside the matrix.
+pub const fn kernel(name: &'static str, source: &'static str, has_peepholes: bool, twin: Twin) -> Kernel {
     const BINDINGS: &[Binding] = &[
         reads("x"),
         reads_u32("index"),
@@ -20,8 +22,10 @@ pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Ker
         reads("biases"),
         writes("states"),
         writes("saved"),
+        reads("peepholes"),
     ];
-    Kernel { name, source, constants: RowTile::CONSTANTS, params: FIELDS, bindings: BINDINGS, twin }
+    let (bindings, _) = BINDINGS.split_at(if has_peepholes { 8 } else { 7 });
+    Kernel { name, source, constants: RowTile::CONSTANTS, params: FIELDS, bindings, twin }
 }
 
 /// Records the recurrence.
@@ -31,7 +35,7 @@ pub const fn kernel(name: &'static str, source: &'static str, twin: Twin) -> Ker
 pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Result<()> {
     let sizes @ Sizes { directions, rows, steps, batch, hidden, gates, states, .. } = check(cell, s)?;
     r.check_precision(s.precision)?;
-    let mut tile = RowTile::new(r, sizes, gates);
+    let mut tile = RowTile::new(r, sizes, cell.at_once());
     if r.is_wide() && steps == 1 && !sizes.stacked {
         let spread = RowTile::stepwise(r, sizes, "more workgroups share its one step".into());
         if spread.workgroups(sizes) > tile.workgroups(sizes) {
@@ -43,7 +47,9 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
     let w = packed(r, s, sizes, &tile, true)?;
     let biases = s.biases.as_ref().unwrap_or(&none);
     let saved = s.saved.as_ref().unwrap_or(&nowhere);
-    let tensors = [&s.x, &s.index, &s.lengths, &w, biases, &s.states, saved];
+    let peepholes = s.peepholes.as_ref().unwrap_or(&none);
+    let tensors = [&s.x, &s.index, s.lengths_and_resets(), &w, biases, &s.states, saved, peepholes];
+    let tensors = &tensors[..cell.forward.bindings.len()];
 
     let (state, rows_of_x) = (sizes.state(), rows.min(batch));
     let of_states = |of: &Range<usize>| {
@@ -53,10 +59,12 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
     };
     let of_x = |of: &Range<usize>| of.len() * rows_of_x * gates * hidden;
     let of_index = |of: &Range<usize>| of.len() * batch;
-    let of_saved = |of: &Range<usize>| of.len() * cell.saved * state;
+    let of_saved = |of: &Range<usize>| of.len() * s.saved_blocks(cell) * state;
     let mut of_steps: Vec<OfSteps<'_>> = vec![(&s.states, &of_states), (&s.x, &of_x), (&s.index, &of_index)];
     of_steps.extend(s.saved.as_ref().map(|saved| (saved, &of_saved as _)));
-    for span in dispatches(r, &tile, sizes, 1) {
+    let one_after_the_other = gates / cell.at_once();
+    let spans = dispatches(r, &tile, sizes, one_after_the_other);
+    for (span, part) in spans.into_iter().flat_map(|span| cell.parts_of(tile.fused()).map(move |part| (span, part))) {
         let params = Params {
             D: directions as u32,
             N: rows as u32,
@@ -67,14 +75,20 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
             last: span.1 as u32,
             has_h_0: s.has_h_0.into(),
             save: s.saved.is_some().into(),
-            variant: cell.variant,
-        };
+            variant: cell.variant | s.variant() | part as u32,
+            ..Params::zeroed()
+        }
+        .of_form(s.form.as_ref());
         let products = |direction, steps: &Range<usize>| {
+            if part > 1 {
+                // Counted with the first part.
+                return 0;
+            }
             let of_zeros = usize::from(steps.start == 0 && !s.has_h_0);
             steps.len() - of_zeros + usize::from(sizes.stacked && direction > 0)
         };
-        let launch = Launch { sizes, tile: &tile, span };
-        launch.record(r, cell.forward, params, (&tensors, &w), products, &of_steps)?;
+        let launch = Launch { sizes, tile: &tile, span, s };
+        launch.record(r, cell.forward, params, (tensors, &w), products, &of_steps)?;
     }
     Ok(())
 }
@@ -95,6 +109,7 @@ fn note(r: &mut Recorder, cell: &CellKind, sizes: Sizes, tile: &RowTile) {
             };
             format!("all {steps} steps{side_by_side} in {dispatches}, {} batch entries a workgroup", tile.entries())
         }
+        Some(why) if cell.parts > 1 => format!("{} dispatches for each step{side_by_side}, since {why}", cell.parts),
         Some(why) => format!("a dispatch for each step{side_by_side}, since {why}"),
     };
     let with = [

@@ -16,6 +16,7 @@ pub struct Launch<'a> {
     pub tile: &'a RowTile,
     /// The steps that it computes, of the first one of stacked layers.
     pub span: (usize, usize),
+    pub s: &'a Sequence,
 }
 
 /// A tensor, and how many of its elements belong to these steps of a direction.
@@ -34,7 +35,8 @@ impl Launch<'_> {
         of_steps: &[OfSteps<'_>],
     ) -> Result<()> {
         let (sizes, tile) = (self.sizes, self.tile);
-        r.dispatch(kernel, &tile.constants(sizes), params, tensors, tile.grid(sizes))?;
+        let constants = [&tile.constants(sizes)[..], &self.s.constants()].concat();
+        r.dispatch(kernel, &constants, params, tensors, tile.grid(sizes))?;
 
         let Sizes { directions, batch, hidden, gates, .. } = sizes;
         let of = |direction| Some((direction, sizes.steps_of(direction, self.span)?));

@@ -10,6 +10,7 @@
 //! the cells' twins share.
 
 pub(super) mod backward;
+mod form;
 pub(super) mod forward;
 mod launch;
 mod path;
@@ -17,6 +18,7 @@ mod tile;
 pub(super) mod twin;
 
 pub use backward::backward;
+pub use form::{Activation, Form, MOST_FUNCTIONS};
 pub use forward::forward;
 pub(crate) use path::{fits, shall_stack};
 pub(super) use tile::RowTile;
@@ -42,6 +44,12 @@ pub struct CellKind {
     pub separate_bias: bool,
     /// Which of the forms that its kernels have.
     pub variant: u32,
+    /// Parts of a step of which each needs all columns of the one before it: where a dispatch is of one step, it is of one part. Numbered
+    /// from 1 on, they are variants of its kernels; 0 is all of them. Of two, what is saved is there without a backward pass too, and its
+    /// fourth block is what gate n multiplies in place of h.
+    pub parts: usize,
+    /// What it applies, if nothing else is asked for: to its gates, and then, if it has one, to c.
+    pub functions: &'static [Activation],
     /// Some steps of the forward pass.
     pub forward: &'static Kernel,
     /// Some steps of the backward pass.
@@ -70,6 +78,9 @@ pub struct Sequence {
     pub index: Tensor,
     /// `[B]` u32, from [`crate::Device::lengths`].
     pub lengths: Tensor,
+    /// `[B + D T B]` u32, if states become 0 before some steps: the lengths, and behind them, other than 0, the marks of those steps
+    /// ([`super::resets`] makes it); `[B + T B]` of stacked layers.
+    pub resets: Option<Tensor>,
     /// `[G H, H]`, of each direction or layer.
     pub w: Vec<Tensor>,
     /// `[G H, H]`, of each of stacked layers but the first; none of directions.
@@ -79,8 +90,12 @@ pub struct Sequence {
     pub biases: Option<Tensor>,
     /// `[D, S, T + 1, B, H]`, S = 2 for the LSTM: h, and c, with the incoming state in slot 0; past an entry's length, 0.
     pub states: Tensor,
-    /// `[D, T, B, 4 H]`: gates, for the backward pass, if there is to be one.
+    /// `[D, T, B, ..]`, of [`Self::saved_blocks`]: gates, for the backward pass, if there is to be one.
     pub saved: Option<Tensor>,
+    /// What the cell is asked for, if it is not as it is.
+    pub form: Option<Form>,
+    /// `[D, 3 H]`, of a form of the LSTM that has them: what c is multiplied by on its way into gates i, f and o.
+    pub peepholes: Option<Tensor>,
     /// Whether the incoming state may be other than 0; if not, the first step needs no product.
     pub has_h_0: bool,
     /// How the weights are stored where every step reads them, forward and backward.
@@ -164,6 +179,45 @@ impl Sizes {
     }
 }
 
+impl CellKind {
+    /// Gates whose products are made at once, forward.
+    fn at_once(&self) -> usize {
+        if self.parts == 1 { self.gates } else { 1 }
+    }
+
+    /// What the dispatches of the same steps are: of all parts, or each of one.
+    fn parts_of(&self, fused: bool) -> std::ops::RangeInclusive<usize> {
+        if fused || self.parts == 1 { 0..=0 } else { 1..=self.parts }
+    }
+}
+
+impl Sequence {
+    /// What the kernels bind as lengths.
+    fn lengths_and_resets(&self) -> &Tensor {
+        self.resets.as_ref().unwrap_or(&self.lengths)
+    }
+
+    /// What shapes the kernels beside their tile.
+    fn constants(&self) -> [(&'static str, u32); 2] {
+        let functions = self.form.as_ref().map_or(0, Form::functions);
+        [("RESETS", self.resets.is_some().into()), ("ACTIVATIONS", functions)]
+    }
+
+    /// The bits of its form.
+    fn variant(&self) -> u32 {
+        let coupled = self.form.is_some_and(|form| form.coupled);
+        [(self.peepholes.is_some(), Form::PEEPHOLES), (coupled, Form::COUPLED)]
+            .into_iter()
+            .filter_map(|(is_so, bit)| is_so.then_some(bit))
+            .sum()
+    }
+
+    /// Blocks of H columns that are saved for the backward pass: of a form, what comes into its functions.
+    pub fn saved_blocks(&self, cell: &CellKind) -> usize {
+        if self.form.is_some() { cell.saved.max(cell.gates) } else { cell.saved }
+    }
+}
+
 /// Where the gradient of the incoming states begins behind so many elements of dx: where every device can bind it;
 /// `at_dstart` in `shaders/lib/backward.wgsl`.
 pub(crate) fn start_of_dstart(of_dx: usize) -> usize {
@@ -203,6 +257,9 @@ fn check(cell: &CellKind, s: &Sequence) -> Result<Sizes> {
     expect("recurrence", &s.index, &[inputs, steps, batch])?;
     expect_indices("recurrence", &s.index, rows)?;
     expect_lengths("recurrence", &s.lengths, batch, steps)?;
+    if let Some(resets) = &s.resets {
+        expect_len("recurrence", resets, batch + inputs * steps * batch)?;
+    }
     expect("recurrence", &s.states, &[directions, states, steps + 1, batch, hidden])?;
     match (&s.biases, if cell.separate_bias { directions } else { 0 } + s.w_ih.len()) {
         (Some(biases), of) => expect_len("recurrence", biases, of * width)?,
@@ -210,7 +267,23 @@ fn check(cell: &CellKind, s: &Sequence) -> Result<Sizes> {
         (None, of) => return Err(Error::shape("recurrence", "biases", format!("[{of}, {width}]"), &[])),
     }
     if let Some(saved) = &s.saved {
-        expect("recurrence", saved, &[directions, steps, batch, cell.saved * hidden])?;
+        expect("recurrence", saved, &[directions, steps, batch, s.saved_blocks(cell) * hidden])?;
+    }
+    if cell.parts > 1 && s.saved.is_none() {
+        return Err(Error::shape("recurrence", "saved", "that of gates, without a backward pass too", &[]));
+    }
+    let is_lstm = cell.forward.bindings.len() == 8;
+    let asks_lstm = s.peepholes.is_some() || s.form.is_some_and(|form| form.coupled);
+    if asks_lstm && (s.form.is_none() || !is_lstm) {
+        return Err(Error::argument(
+            "recurrence",
+            "form",
+            "one of the LSTM for peepholes and coupled gates",
+            cell.name,
+        ));
+    }
+    if let Some(peepholes) = &s.peepholes {
+        expect_len("recurrence", peepholes, directions * 3 * hidden)?;
     }
     Ok(Sizes { directions, stacked, rows, steps, batch, hidden, gates, states, precision: s.precision })
 }

@@ -74,7 +74,7 @@ pub(crate) fn fits(
 ) -> bool {
     let (state, gates) = (recurrences * batch * hidden, cell.gates);
     let of_dx = start_of_dstart(steps * state * gates) + cell.states * state;
-    let of_training = if training { of_dx.max(steps * state * cell.saved) } else { 0 };
+    let of_training = if training || cell.parts > 1 { of_dx.max(steps * state * cell.saved) } else { 0 };
     let inputs = recurrences * rows * gates * hidden;
     let weights = matrices * gates * hidden.next_multiple_of(4).pow(2);
     let largest = [cell.states * (steps + 1) * state, of_training, inputs, weights].into_iter().max();

@@ -74,6 +74,8 @@ impl RowTile {
         "SUBGROUPS",
         "KEPT",
         "F16",
+        "RESETS",
+        "ACTIVATIONS",
     ];
 
     /// The layout for these sizes. A thread multiplies with so many gates at once.

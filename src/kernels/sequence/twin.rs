@@ -51,6 +51,53 @@ pub fn of_direction<F, const N: usize>(values: [&[F]; N], direction: usize, size
     })
 }
 
+/// The marks behind the lengths, if there are any: of steps before which states become 0.
+#[derive(Clone, Copy)]
+pub struct Resets<'a> {
+    sizes: Sizes,
+    marks: &'a [u32],
+}
+
+impl<'a> Resets<'a> {
+    /// The lengths, and the marks behind them.
+    pub fn split(lengths: &'a [u32], sizes: Sizes) -> (&'a [u32], Self) {
+        let (lengths, marks) = lengths.split_at(sizes.batch);
+        (lengths, Self { sizes, marks })
+    }
+
+    fn is_marked(&self, direction: usize, t: usize, entry: usize) -> bool {
+        let Sizes { stacked, steps, batch, .. } = self.sizes;
+        let flow = if stacked { 0 } else { direction };
+        self.marks.get((flow * steps + t) * batch + entry).is_some_and(|&mark| mark != 0)
+    }
+
+    /// Makes the rows 0 that are marked, of the entries from `start` on.
+    pub fn clear<F: Real>(&self, (direction, t, start): (usize, usize, usize), rows: &mut [F]) {
+        for (row, values) in rows.chunks_exact_mut(self.sizes.hidden).enumerate() {
+            if self.is_marked(direction, t, start + row) {
+                values.fill(F::zero());
+            }
+        }
+    }
+
+    /// The state that step t starts with, of the entries from `start` on.
+    pub fn before<'s, F: Real>(
+        &self,
+        at @ (direction, t, start): (usize, usize, usize),
+        state: &'s [F],
+        copy: &'s mut Vec<F>,
+    ) -> &'s [F] {
+        let mut entries = start..start + state.len() / self.sizes.hidden;
+        if !entries.any(|entry| self.is_marked(direction, t, entry)) {
+            return state;
+        }
+        copy.clear();
+        copy.extend_from_slice(state);
+        self.clear(at, copy);
+        copy
+    }
+}
+
 fn sizes<F>([d, n, t, b, h]: [u32; 5], w: &[F], gates: usize, states: usize) -> Sizes {
     let [directions, rows, steps, batch, hidden] = [d, n, t, b, h].map(|size| size as usize);
     // What the twin reads is rounded already.
@@ -157,20 +204,23 @@ pub fn to_carry<'a, F: Real>(p: &backward::Params, dstart: &'a mut [F], copy: &'
 }
 
 /// What the twin of a backward kernel starts with, for the rows of a tile from `start` on: what is carried already from the steps
-/// after those it computes, with the product of `next`, d of the first of them, if that is pending; and what comes from the layer above, if any does ([`from_above`]).
+/// after those it computes, with the product of `next`, d of the first of them, if that is
+/// pending; and what comes from the layer above, if any does ([`from_above`]). `at` is a direction, the step of `next` and `start`.
 pub fn carry_in<F: Real>(
     carried: &mut [F],
     next: (Option<&[F]>, u32),
     (gates, w): (usize, &[F]),
-    (above, start): (Option<&Vec<F>>, usize),
-    hidden: usize,
+    above: Option<&Vec<F>>,
+    (resets, at): (Resets<'_>, (usize, usize, usize)),
 ) {
+    let hidden = resets.sizes.hidden;
     match next {
         (None, _) => carried.fill(F::zero()),
         (Some(_), 0) => {}
         (Some(next), _) => add_gradients(carried, next, gates, w, hidden),
     }
-    if let Some(above) = above.and_then(|above| above.get(start * hidden..)) {
+    resets.clear(at, carried);
+    if let Some(above) = above.and_then(|above| above.get(at.2 * hidden..)) {
         add_in_place(carried, above);
     }
 }
@@ -215,9 +265,12 @@ pub fn add_product<F: Real>(sum: &mut [F], h: &[F], w: &[F], gate: usize, hidden
 
 /// `sum += d_g W_g` of so many gates, for the rows of a tile: `d` is `[rows, gates, H]`, or has more columns after these.
 pub fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[F], hidden: usize) {
+    (0..gates).for_each(|gate| add_gradient(sum, d, gate, w, hidden));
+}
+
+/// `sum += d_g W_g` of one gate.
+pub fn add_gradient<F: Real>(sum: &mut [F], d: &[F], gate: usize, w: &[F], hidden: usize) {
     let rows = sum.len() / hidden;
-    for gate in 0..gates {
-        let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
-        product(sum, d, matrix_of(w, gate, hidden), true, false);
-    }
+    let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
+    product(sum, d, matrix_of(w, gate, hidden), true, false);
 }

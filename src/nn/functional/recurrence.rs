@@ -1,13 +1,16 @@
 //! Recurrences over a sequence, alone, side by side, or stacked.
 
+use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::cell::Cell;
+use crate::kernels::cell::{Cell, CellForm};
+use crate::kernels::map::{Operand, copy};
 use crate::kernels::matmul::{Factor, matmul};
-use crate::kernels::sequence::{self, CellKind, Sequence, SequenceGradients, start_of_dstart};
-use crate::kernels::{column_sum, expect_indices, last_step};
+use crate::kernels::sequence::{self, CellKind, Form, Sequence, SequenceGradients, start_of_dstart};
+use crate::kernels::{column_sum, expect_indices, expect_len, last_step, peephole_products, reset_rows, resets};
+use crate::map::Layout;
 use crate::nn::State;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// The incoming state of a recurrence, and its last one: `h`, and `c` for the LSTM, each `[1, B, H]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,79 @@ pub enum InitialState<'a> {
     Carried(&'a State),
 }
 
+/// What a recurrence runs with, beside its input and its incoming state.
+///
+/// ```
+/// use elman::nn::functional::{InitialState, RunOptions};
+/// use elman::{Device, Graph, nn, rng};
+///
+/// // Four steps of two streams; in the first one, an episode ends after two of them.
+/// let device = Device::cpu();
+/// let mut init = nn::Init::new(rng::manual_seed(0));
+/// let gru = nn::Gru::new(&mut init, "gru", nn::RnnOptions::new(3, 5))?;
+/// let parameters = init.upload(&device)?;
+/// let resets = device.upload_u32("resets", &[4, 2], &[0, 0, 0, 0, 1, 0, 0, 0])?;
+///
+/// let mut g = Graph::inference(&parameters);
+/// let x = g.input(&device.upload("x", &[4, 2, 3], &[0.5; 24])?)?;
+/// let out = gru.forward_with(&mut g, x, InitialState::Zero, RunOptions::new().resets(&resets))?;
+/// let y = g.tensor(out.output)?;
+/// g.finish()?.run()?;
+/// // The same input, from zero: what came out of the first step comes out of the third.
+/// let y = y.to_vec()?;
+/// assert_eq!(y[..5], y[2 * 10..][..5]);
+/// assert_ne!(y[5..10], y[2 * 10 + 5..][..5]);
+/// # Ok::<(), elman::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct RunOptions<'a> {
+    /// The lengths of the sequences; all of them have all steps without.
+    pub lengths: Option<&'a Tensor>,
+    /// The steps before which states become 0.
+    pub resets: Option<&'a Tensor>,
+}
+
+impl<'a> RunOptions<'a> {
+    /// All steps, nothing reset.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the lengths of the sequences, in any order: `[B]` u32 from [`crate::Device::lengths`]. Equal to PyTorch's
+    /// `pack_padded_sequence(enforce_sorted=False)`: outputs past a sequence's length are 0, its last state is that of its last step,
+    /// the reverse direction starts there, and no gradient comes from padding. What the padding holds does not matter, but it
+    /// must be finite.
+    pub fn lengths(self, lengths: &'a Tensor) -> Self {
+        Self { lengths: Some(lengths), ..self }
+    }
+
+    /// Sets marks `[T, B]` u32 (of modules that are batch first too): where other than 0, something begins at that step, an episode
+    /// or a stream. The states of that entry, h and c, become 0 before it, and no gradient crosses; at the first step, the incoming
+    /// state is left out. The reverse direction is cut at the same places: what begins there is run as if it were alone. The marks
+    /// may be written anew before each run.
+    pub fn resets(self, resets: &'a Tensor) -> Self {
+        Self { resets: Some(resets), ..self }
+    }
+
+    /// Refuses marks of another shape or type.
+    pub(crate) fn check_resets(self, op: &'static str, steps: usize, batch: usize) -> Result<()> {
+        match self.resets {
+            Some(resets) if resets.dtype() != DType::U32 || resets.shape() != [steps, batch] => {
+                let expected = format!("[{steps}, {batch}], of u32");
+                Err(Error::shape(op, resets.name(), expected, resets.shape()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> From<Option<&'a Tensor>> for RunOptions<'a> {
+    fn from(lengths: Option<&'a Tensor>) -> Self {
+        Self { lengths, resets: None }
+    }
+}
+
 /// The state of some cells is h and c, the others' h alone.
 pub(crate) fn check_states(cell: &CellKind, states: States) -> Result<()> {
     let (expected, got) = match (cell.states, states.c) {
@@ -69,7 +145,7 @@ pub fn recurrence(
     start: Option<States>,
     lengths: Option<&Tensor>,
 ) -> Result<(Var, States)> {
-    let results = recurrences(g, cell, &[Direction { x, weight, bias, start }], lengths)?;
+    let results = recurrences(g, cell, &[Direction { bias, start, ..Direction::new(x, weight) }], lengths)?;
     Ok(results[0])
 }
 
@@ -82,21 +158,33 @@ pub struct Direction {
     pub weight: Var,
     /// `[G H]`, of the GRU alone.
     pub bias: Option<Var>,
+    /// `[3 H]`, of an LSTM with peepholes: what c is multiplied by on its way into gates i, f and o.
+    pub peepholes: Option<Var>,
     /// The incoming state; 0 if there is none.
     pub start: Option<States>,
+    /// Whether `x` was reversed ([`super::reverse`]): marks of [`RunOptions::resets`] then are at the same places of the sequence.
+    pub reversed: bool,
 }
 
-/// [`recurrence`] in several directions of the same shapes and lengths, side by side: all in one dispatch, or in one for
+impl Direction {
+    /// Without a bias of its own, from zero, not reversed.
+    pub fn new(x: Var, weight: Var) -> Self {
+        Self { x, weight, bias: None, peepholes: None, start: None, reversed: false }
+    }
+}
+
+/// [`recurrence`] in several directions of the same shapes, lengths and resets, side by side: all in one dispatch, or in one for
 /// each step. Each direction is from first step to last; see [`super::reverse`].
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn recurrences(
+pub fn recurrences<'a>(
     g: &mut Graph,
-    cell: Cell,
+    cell: impl Into<CellForm>,
     directions: &[Direction],
-    lengths: Option<&Tensor>,
+    run: impl Into<RunOptions<'a>>,
 ) -> Result<Vec<(Var, States)>> {
+    let (cell, run) = (cell.into(), run.into());
     let count = directions.len();
     g.check(directions.iter().flat_map(|direction| [direction.x, direction.weight]))?;
     if let [Direction { x, weight, .. }, others @ ..] = directions
@@ -114,11 +202,11 @@ pub fn recurrences(
         )
     {
         let limits = "directions one after the other, since together they pass the device's limits";
-        g.note(format!("{cell:?}, H {hidden}: {limits}"));
-        let alone = |direction: &Direction| Ok(Together::new(g, cell, &[*direction], &[])?.record(g, lengths)?[0]);
+        g.note(format!("{:?}, H {hidden}: {limits}", cell.cell));
+        let alone = |direction: &Direction| Ok(Together::new(g, cell, &[*direction], &[])?.record(g, run)?[0]);
         return directions.iter().map(alone).collect();
     }
-    Together::new(g, cell, directions, &[])?.record(g, lengths)
+    Together::new(g, cell, directions, &[])?.record(g, run)
 }
 
 /// The rows that a recurrence on `x` `[T, B, G H]` reads: of a table, or all.
@@ -140,6 +228,8 @@ pub(crate) struct Above {
     pub weight: Var,
     /// `[G H]`, of the GRU alone.
     pub bias: Option<Var>,
+    /// `[3 H]`, of an LSTM with peepholes.
+    pub peepholes: Option<Var>,
     /// The incoming state; 0 if there is none.
     pub start: Option<States>,
 }
@@ -151,22 +241,31 @@ pub(crate) struct Above {
 /// The shapes do not fit.
 pub(crate) fn stacked_recurrence(
     g: &mut Graph,
-    cell: Cell,
+    cell: CellForm,
     lowest: Direction,
     above: &[Above],
-    lengths: Option<&Tensor>,
+    run: RunOptions<'_>,
 ) -> Result<(Var, Vec<States>)> {
-    let results = Together::new(g, cell, &[lowest], above)?.record(g, lengths)?;
+    let results = Together::new(g, cell, &[lowest], above)?.record(g, run)?;
     Ok((results[above.len()].0, results.into_iter().map(|(_, end)| end).collect()))
 }
 
-/// What each recurrence has of its own: weight `[G H, H]`, the GRU's `b_hh`, incoming state.
-type Own = (Var, Option<Var>, Option<States>);
+/// What each recurrence has of its own.
+#[derive(Clone, Copy)]
+struct Own {
+    /// `[G H, H]`
+    weight: Var,
+    /// The GRU's `b_hh`.
+    bias: Option<Var>,
+    peepholes: Option<Var>,
+    start: Option<States>,
+}
 
 /// Recurrences of one size: directions side by side, or one with layers stacked on it, of whose outputs only the top ones then
 /// have a gradient.
 struct Together {
     cell: &'static CellKind,
+    form: Option<Form>,
     inputs: Vec<Direction>,
     above: Vec<Above>,
     steps: usize,
@@ -175,8 +274,8 @@ struct Together {
 }
 
 impl Together {
-    fn new(g: &Graph, cell: Cell, inputs: &[Direction], above: &[Above]) -> Result<Self> {
-        let cell = cell.kind();
+    fn new(g: &Graph, cell: CellForm, inputs: &[Direction], above: &[Above]) -> Result<Self> {
+        let (cell, form) = (cell.kind(), cell.form);
         let Some(&Direction { x, weight, .. }) = inputs.first() else {
             return Err(Error::argument("recurrence", "directions", "at least one", 0));
         };
@@ -186,17 +285,30 @@ impl Together {
         if let Some(odd) = inputs.iter().find(|direction| g.shape(direction.x) != [steps, batch, width]) {
             return Err(Error::shape("recurrence", "input", format!("{:?}", g.shape(x)), g.shape(odd.x)));
         }
-        let together = Self { cell, inputs: inputs.into(), above: above.into(), steps, batch, hidden };
-        if !cell.separate_bias && together.own().any(|(_, bias, _)| bias.is_some()) {
+        let mut together = Self { cell, form, inputs: inputs.into(), above: above.into(), steps, batch, hidden };
+        if !cell.separate_bias && together.own().any(|own| own.bias.is_some()) {
             return Err(Error::argument("recurrence", "bias", "part of the input, but for the GRU", "given"));
+        }
+        if together.own().any(|own| own.peepholes.is_some()) {
+            together.form.get_or_insert(Form::new(cell.functions));
         }
         Ok(together)
     }
 
     /// Of each direction, or layer.
     fn own(&self) -> impl Iterator<Item = Own> {
-        let of_inputs = self.inputs.iter().map(|direction| (direction.weight, direction.bias, direction.start));
-        of_inputs.chain(self.above.iter().map(|layer| (layer.weight, layer.bias, layer.start)))
+        let of_inputs = self.inputs.iter().map(|&Direction { weight, bias, peepholes, start, .. }| Own {
+            weight,
+            bias,
+            peepholes,
+            start,
+        });
+        of_inputs.chain(self.above.iter().map(|&Above { weight, bias, peepholes, start, .. }| Own {
+            weight,
+            bias,
+            peepholes,
+            start,
+        }))
     }
 
     fn count(&self) -> usize {
@@ -222,42 +334,61 @@ impl Together {
     }
 
     /// Records the recurrences, and leaves their backward pass on the tape: the outputs and the last states of each.
-    fn record(self, g: &mut Graph, lengths: Option<&Tensor>) -> Result<Vec<(Var, States)>> {
-        let s = self.sequence(g, lengths)?;
+    fn record(self, g: &mut Graph, run: RunOptions<'_>) -> Result<Vec<(Var, States)>> {
+        run.check_resets("recurrence", self.steps, self.batch)?;
+        let s = self.sequence(g, run)?;
         self.start(g, &s)?;
         sequence::forward(g, self.cell, &s)?;
-        let results = self.results(g, &s, lengths)?;
+        let results = self.results(g, &s, run.lengths)?;
         let ends = results.clone();
         g.on_backward(move |g| self.backward(g, &s, &ends));
         Ok(results)
     }
 
     /// The tensors of the recurrences.
-    fn sequence(&self, g: &mut Graph, lengths: Option<&Tensor>) -> Result<Sequence> {
+    fn sequence(&self, g: &mut Graph, run: RunOptions<'_>) -> Result<Sequence> {
         let (count, steps, batch) = (self.count(), self.steps, self.batch);
         let (x, index) = self.rows(g)?;
         let biases = self.biases(g)?;
         let tensors = |g: &mut Graph, vars: &mut dyn Iterator<Item = Var>| {
             vars.map(|var| g.tensor(var)).collect::<Result<Vec<_>>>()
         };
-        let w = tensors(g, &mut self.own().map(|(weight, ..)| weight))?;
-        let saves = self.cell.saved > 0 && g.is_training();
-        let saved = [count, steps, batch, self.cell.saved * self.hidden];
-        Ok(Sequence {
+        let w = tensors(g, &mut self.own().map(|own| own.weight))?;
+        let lengths = run.lengths.cloned().map_or_else(|| g.device().lengths("all steps", batch, steps), Ok)?;
+        let resets = run.resets.map(|marks| self.resets(g, &lengths, marks)).transpose()?;
+        let peepholes = self.peepholes(g)?;
+        let mut s = Sequence {
             x,
             index,
-            lengths: lengths.cloned().map_or_else(|| g.device().lengths("all steps", batch, steps), Ok)?,
+            lengths,
+            resets,
             w_ih: tensors(g, &mut self.above.iter().map(|layer| layer.weight_ih))?,
             biases,
             states: g.zeros(
                 &format!("states({})", w[0].name()),
                 &[count, self.cell.states, steps + 1, batch, self.hidden],
             )?,
-            saved: saves.then(|| g.zeros("gates", &saved)).transpose()?,
+            saved: None,
             w,
-            has_h_0: self.own().any(|(_, _, start)| start.is_some()),
+            form: self.form,
+            peepholes,
+            has_h_0: self.own().any(|own| own.start.is_some()),
             precision: g.precision(),
-        })
+        };
+        let blocks = s.saved_blocks(self.cell);
+        if blocks > 0 && (g.is_training() || self.cell.parts > 1) {
+            s.saved = Some(g.zeros("gates", &[count, steps, batch, blocks * self.hidden])?);
+        }
+        Ok(s)
+    }
+
+    /// The marks of each direction, behind the lengths.
+    fn resets(&self, g: &mut Graph, lengths: &Tensor, marks: &Tensor) -> Result<Tensor> {
+        let reversed: Vec<_> = self.inputs.iter().map(|direction| direction.reversed).collect();
+        let all = self.batch * (1 + reversed.len() * self.steps);
+        let made = g.device().reserve("lengths and resets", &[all], DType::U32)?;
+        resets::resets(g, lengths, marks, &reversed, &made)?;
+        Ok(made)
     }
 
     /// What comes in from below, and the row of it for each step and entry. Rows of tables are left to the kernel to look up.
@@ -290,7 +421,7 @@ impl Together {
 
     /// The biases that are not in what comes in from below.
     fn biases(&self, g: &mut Graph) -> Result<Option<Tensor>> {
-        let of_products = self.own().map(|(_, bias, _)| bias).filter(|_| self.cell.separate_bias);
+        let of_products = self.own().map(|own| own.bias).filter(|_| self.cell.separate_bias);
         let all = of_products.chain(self.above.iter().map(|layer| layer.bias_below));
         let all = all.map(|bias| bias.map(|bias| g.tensor(bias)).transpose()).collect::<Result<Vec<_>>>()?;
         let shape = [all.len(), self.width()];
@@ -300,10 +431,20 @@ impl Together {
         }
     }
 
+    /// What c is multiplied by on its way into gates, 0 where there is none.
+    fn peepholes(&self, g: &mut Graph) -> Result<Option<Tensor>> {
+        let all = self.own().map(|own| own.peepholes.map(|peepholes| g.tensor(peepholes)).transpose());
+        let all = all.collect::<Result<Vec<_>>>()?;
+        for given in all.iter().flatten() {
+            expect_len("recurrence", given, 3 * self.hidden)?;
+        }
+        g.stack("peepholes", &all, &[all.len(), 3 * self.hidden])
+    }
+
     /// Copies the incoming states to where the recurrences start.
     fn start(&self, g: &mut Graph, s: &Sequence) -> Result<()> {
         let (states, shape) = (self.cell.states, self.state_shape());
-        for (d, start) in self.own().enumerate().filter_map(|(d, (_, _, start))| Some((d, start?))) {
+        for (d, start) in self.own().enumerate().filter_map(|(d, own)| Some((d, own.start?))) {
             check_states(self.cell, start)?;
             for (k, value) in start.vars().enumerate() {
                 let tensor = g.tensor(value)?;
@@ -333,7 +474,9 @@ impl Together {
     fn results(&self, g: &mut Graph, s: &Sequence, lengths: Option<&Tensor>) -> Result<Vec<(Var, States)>> {
         let ends = self.last_states(g, s, lengths)?;
         let (mut results, mut parents) = (Vec::new(), Vec::new());
-        for (d, ((weight, bias, start), end)) in self.own().zip(ends.chunks(self.cell.states)).enumerate() {
+        for (d, (Own { weight, bias, peepholes, start }, end)) in
+            self.own().zip(ends.chunks(self.cell.states)).enumerate()
+        {
             // A stacked layer has the parents of those below it too.
             if !self.is_stacked() {
                 parents.clear();
@@ -345,7 +488,9 @@ impl Together {
                     parents.extend(Some(below.weight_ih).into_iter().chain(below.bias_below));
                 }
             }
-            parents.extend(Some(weight).into_iter().chain(bias).chain(start.into_iter().flat_map(States::vars)));
+            parents.extend(
+                Some(weight).into_iter().chain(bias).chain(peepholes).chain(start.into_iter().flat_map(States::vars)),
+            );
             let shape = [self.steps, self.batch, self.hidden];
             let output = g.view(&s.states, "output", self.slot(d * self.cell.states, 1), &shape)?;
             let output = g.result(output, &parents);
@@ -366,7 +511,7 @@ impl Together {
         if dy.is_none() && dend.is_none() {
             return Ok(());
         }
-        let starts = self.own().filter_map(|(_, _, start)| start);
+        let starts = self.own().filter_map(|own| own.start);
         let wants_dstart = starts.flat_map(States::vars).any(|start| g.is_differentiable(start));
         let d = SequenceGradients::new(g, self.cell, s, (dy, dend), wants_dstart)?;
         sequence::backward(g, self.cell, s, &d)?;
@@ -390,25 +535,63 @@ impl Together {
         g.view(&d.dx, "d recurrence", i * rows * width, &[self.steps, self.batch, width])
     }
 
-    /// Of the weight, bias and incoming state of the i-th.
+    /// The states that steps of the i-th start with, but for the `first` rows.
+    fn before(&self, g: &mut Graph, i: usize, s: &Sequence, first: usize) -> Result<Tensor> {
+        let start = self.slot(i * self.cell.states, 0) + first * self.hidden;
+        let before = g.view(&s.states, "h[..T]", start, &[self.steps * self.batch - first, self.hidden])?;
+        let Some(marks) = &s.resets else { return Ok(before) };
+        let after = g.zeros("h[..T], reset", before.shape())?;
+        reset_rows::reset_rows(g, &before, marks, self.first_mark(i) + first, &after)?;
+        Ok(after)
+    }
+
+    /// The gradient of a weight of whose gates r and z multiply h, and n what is saved behind the gates.
+    fn gradient_of_two_parts(&self, g: &mut Graph, i: usize, s: &Sequence, d: &SequenceGradients) -> Result<Tensor> {
+        let (rows, hidden, width) = (self.steps * self.batch, self.hidden, self.width());
+        let dw = g.zeros("d weight", &[width, hidden])?;
+        let saved = s.saved.as_ref().expect("a cell of two parts saves");
+        let saved = g.view(saved, "gates", i * rows * 4 * hidden, &[rows, 4 * hidden])?;
+        let scaled = g.zeros("r h", &[rows, hidden])?;
+        let last = Layout { offset: 3 * hidden, strides: vec![4 * hidden, 1] };
+        copy(g, &[rows, hidden], Operand::strided(&saved, last), (&scaled).into(), false)?;
+        let mut at = 0;
+        for (gates, factor) in [(2, self.before(g, i, s, 0)?), (1, scaled)] {
+            let part = g.zeros("d gates", &[gates * hidden, hidden])?;
+            let of_gates = Factor::block(&d.dx, i * rows * width + at * hidden, rows, gates * hidden, width);
+            matmul(g, of_gates.t(), &factor, None, &part, false)?;
+            g.copy(&part, &dw.view("gates", at * hidden * hidden, part.shape()))?;
+            at += gates;
+        }
+        Ok(dw)
+    }
+
+    /// Where the marks of the i-th are, behind the lengths.
+    fn first_mark(&self, i: usize) -> usize {
+        self.batch * (1 + self.steps * if self.is_stacked() { 0 } else { i })
+    }
+
+    /// Of the weight, bias, peepholes and incoming state of the i-th.
     fn own_gradients(
         &self,
         g: &mut Graph,
         i: usize,
-        (weight, bias, start): Own,
+        Own { weight, bias, peepholes, start }: Own,
         s: &Sequence,
         d: &SequenceGradients,
     ) -> Result<()> {
         let (rows, width, state) = (self.steps * self.batch, self.width(), self.batch * self.hidden);
         let (gradient, stride) = sequence::recurrent_gradient(self.cell, s, d);
         let start_of_product = i * rows * stride;
-        if let Some((dw, accumulate)) = g.gradient_target(weight)? {
+        if self.cell.parts > 1 && g.is_differentiable(weight) {
+            let dw = self.gradient_of_two_parts(g, i, s, d)?;
+            g.add_gradient(weight, &dw, false)?;
+        } else if let Some((dw, accumulate)) = g.gradient_target(weight)? {
             let h = self.slot(i * self.cell.states, 0);
             // The first step adds nothing if it starts at 0; leaving it out is worth no copy.
             let skips = !s.has_h_0 && self.steps > 1 && g.can_view(h + state);
             let first = if skips { self.batch } else { 0 };
             let count = rows - first;
-            let before = g.view(&s.states, "h[..T]", h + first * self.hidden, &[count, self.hidden])?;
+            let before = self.before(g, i, s, first)?;
             let rows = Factor::block(gradient, start_of_product + first * stride, count, width, stride);
             matmul(g, rows.t(), &before, None, &dw, accumulate)?;
         }
@@ -417,6 +600,16 @@ impl Together {
         {
             let product = g.view(gradient, "d product", start_of_product, &[rows, stride])?;
             column_sum::first_columns(g, &product, &db, accumulate)?;
+        }
+        if let Some(peepholes) = peepholes
+            && let Some((dp, accumulate)) = g.gradient_target(peepholes)?
+        {
+            let (d, at) = (self.dx(g, i, d)?, self.slot(i * self.cell.states + 1, 0));
+            let c = g.view(&s.states, "c", at, &[self.steps + 1, self.batch, self.hidden])?;
+            let products = g.zeros("products of peepholes", &[self.steps, self.batch, 3 * self.hidden])?;
+            let marks = s.resets.as_ref().map(|marks| (marks, self.first_mark(i)));
+            peephole_products::peephole_products(g, (&d, &c), marks, &products)?;
+            column_sum::column_sum(g, &products, &dp, accumulate)?;
         }
         for (k, value) in start.into_iter().flat_map(States::vars).enumerate() {
             if g.is_differentiable(value) {
@@ -451,4 +644,13 @@ impl Together {
         }
         Ok(())
     }
+}
+
+/// A state `[1, B, H]`, 0 where the first of these steps is marked.
+pub(crate) fn reset_state(g: &mut Graph, h: Var, marks: &Tensor) -> Result<Var> {
+    let before = g.tensor(h)?;
+    let after = g.zeros(&format!("{}, reset", before.name()), before.shape())?;
+    reset_rows::reset_rows(g, &before, marks, 0, &after)?;
+    let marks = marks.clone();
+    Ok(result_of_one(g, h, after, move |r, dy, dx| reset_rows::reset_rows(r, dy, &marks, 0, dx)))
 }
