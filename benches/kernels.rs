@@ -11,9 +11,8 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use elman::kernels::cross_entropy::{ClassLoss, cross_entropy};
 use elman::kernels::matmul::{matmul, t};
 use elman::kernels::sequence::{self, Sequence, SequenceGradients};
-use elman::kernels::{
-    Update, accumulate, activation, column_sum, dropout, gather, segment_sum, squared_norm, swap_axes,
-};
+use elman::kernels::{Update, accumulate, column_sum, dropout, gather, map, segment_sum, squared_norm};
+use elman::map::Layout;
 use elman::nn::Cell;
 use elman::optim::{Adam, Rule};
 use elman::{DType, Device, Plan, Precision, Recorder, Result, Tensor, rng};
@@ -173,12 +172,14 @@ fn cases() -> Vec<Case> {
     }));
     cases.push(case("tanh", "1048576", move |device, g| {
         let y = zeros(device, "y", &large)?;
-        activation::activation(g, activation::Activation::Tanh, &random(device, "x", &large)?, &y)?;
+        map::unary(g, |x| x.tanh(), &random(device, "x", &large)?, &y)?;
         Ok(vec![y])
     }));
-    cases.push(case("swap_axes", "8 x 512 x 256", move |device, g| {
+    cases.push(case("transpose", "8 x 512 x 256", move |device, g| {
         let y = zeros(device, "y", &[512, 8, 256])?;
-        swap_axes::swap_axes(g, &random(device, "x", &large)?, &y)?;
+        let x = random(device, "x", &[8, 512, 256])?;
+        let turned = map::Operand::strided(&x, Layout { offset: 0, strides: vec![256, 512 * 256, 1] });
+        map::copy(g, &[512, 8, 256], turned, (&y).into(), false)?;
         Ok(vec![y])
     }));
     cases

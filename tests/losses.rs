@@ -360,7 +360,7 @@ fn errors_are_in_the_users_terms() {
     let entries = gru.forward(&mut g, x, InitialState::Zero).unwrap();
     let tokens = device.tokens("tokens", &[4, 2], 11).unwrap();
     let looked_up = embedding.forward(&mut g, &tokens).unwrap();
-    let first = functional::select(&mut g, x, 0).unwrap();
+    let first = functional::select(&mut g, x, 0, 0).unwrap();
     let state = cell.forward(&mut g, first, None).unwrap();
     for (var, name) in [
         (out.output, "encoder.output"),
@@ -390,8 +390,8 @@ fn errors_are_in_the_users_terms() {
     let error = gru.forward_with_lengths(&mut g, x, InitialState::Zero, &lengths).unwrap_err().to_string();
     assert!(error.starts_with("gru `decoder`: `sizes` must have shape [4], a length"), "{error}");
 
-    let error = functional::select(&mut g, x, 4).unwrap_err().to_string();
-    assert_eq!(error, "select: `x` must have shape [at least 5, ..], but has [4, 2, 3]");
+    let error = functional::select(&mut g, x, 0, 4).unwrap_err().to_string();
+    assert_eq!(error, "select: `x` must have shape [at least 5, 2, 3], but has [4, 2, 3]");
     let line = g.input(&device.upload("line", &[3], &[0.0; 3]).unwrap()).unwrap();
     assert!(functional::last(&mut g, line).unwrap_err().to_string().starts_with("last: `line`"));
 

@@ -159,11 +159,6 @@ impl Fixture {
         Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
     }
 
-    pub fn names(&self) -> Vec<String> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        file.names().into_iter().map(str::to_owned).collect()
-    }
-
     pub fn try_get(&self, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let view = file.tensor(name).ok()?;

@@ -70,7 +70,9 @@ fn narrow_as(g: &mut Graph, op: &'static str, x: Var, axis: isize, start: usize,
     let mut shape = x_tensor.shape().to_vec();
     let size = shape[axis];
     if length == 0 || start.saturating_add(length) > size {
-        let expected = format!("of at least {} along axis {axis}", start.saturating_add(length.max(1)));
+        let least = format!("at least {}", start.saturating_add(length.max(1)));
+        let sizes = shape.iter().enumerate().map(|(i, size)| if i == axis { least.clone() } else { size.to_string() });
+        let expected = format!("[{}]", sizes.collect::<Vec<_>>().join(", "));
         return Err(Error::shape(op, x_tensor.name(), expected, &shape));
     }
     shape[axis] = length;
