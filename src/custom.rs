@@ -65,7 +65,11 @@
 //! # Ok::<(), elman::Error>(())
 //! ```
 
+#[cfg(feature = "gpu")]
+use crate::error::{Error, Result};
 pub use crate::kernel::{Access, Arg, Args, Binding, Field, Kernel, Real, Twin, reads, reads_u32, writes, writes_u32};
+#[cfg(feature = "gpu")]
+use crate::tensor::DType;
 #[doc(inline)]
 pub use crate::twin;
 
@@ -95,14 +99,13 @@ macro_rules! twin {
 /// # Errors
 /// The first difference.
 #[cfg(feature = "gpu")]
-pub fn check(kernel: &Kernel, constants: &[(&str, u32)]) -> crate::Result<()> {
+pub fn check(kernel: &Kernel, constants: &[(&str, u32)]) -> Result<()> {
     use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
     use wgpu::naga::{AddressSpace, Scalar, StorageAccess, TypeInner, front};
 
     let source = kernel.source_with(constants);
-    let refuse = |what: &'static str, expected: String, got: String| {
-        Err(crate::Error::argument(kernel.name, what, expected, got))
-    };
+    let refuse =
+        |what: &'static str, expected: String, got: String| Err(Error::argument(kernel.name, what, expected, got));
     let module = match front::wgsl::parse_str(&source) {
         Ok(module) => module,
         Err(error) => return refuse("source", "WGSL".into(), error.emit_to_string(&source)),
@@ -165,8 +168,7 @@ pub fn check(kernel: &Kernel, constants: &[(&str, u32)]) -> crate::Result<()> {
             (global.name.clone().unwrap_or_default(), element, access)
         });
         let access = if binding.access == Access::Write { "read_write" } else { "read" };
-        let declared =
-            (binding.name.to_owned(), if binding.dtype == crate::DType::F32 { "f32" } else { "u32" }, access);
+        let declared = (binding.name.to_owned(), if binding.dtype == DType::F32 { "f32" } else { "u32" }, access);
         if found.as_ref() != Some(&declared) {
             return refuse("bindings", format!("{declared:?} at binding {}", i + 1), format!("{found:?}"));
         }

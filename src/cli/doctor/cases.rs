@@ -3,10 +3,12 @@
 use elman::kernels::generate::{Layer, Network, Sizes, generate};
 use elman::kernels::sample::Draw;
 use elman::nn::functional::{
-    self, InitialState, Reduction, absolute_error, accuracy, binary_cross_entropy_with_logits, concat, cross_entropy,
-    mse_loss, nll_loss,
+    self, InitialState, Reduction, RunOptions, absolute_error, accuracy, binary_cross_entropy_with_logits, concat,
+    cross_entropy, mse_loss, nll_loss,
 };
-use elman::nn::{Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Recurrent, RnnOptions};
+use elman::nn::{
+    Activation, Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Recurrent, RnnOptions,
+};
 use elman::optim::{Adagrad, Adam, AdamW, Clip, NotFinite, Optimizer, RmsProp, Sgd};
 use elman::text::{Corpus, Windows};
 use elman::{
@@ -64,6 +66,10 @@ pub fn cases(f16: bool) -> Vec<Case> {
     }
     for (name, optimizer) in optimizers() {
         cases.push(Case::new(name, move |device| update(device, &optimizer)));
+    }
+    for stepwise in [false, true] {
+        let path = if stepwise { "step by step" } else { "in one dispatch" };
+        cases.push(Case::new(format!("variants of cells, {path}"), move |device| variants(device, stepwise)));
     }
     cases.push(Case::new("a text's windows", windows));
     cases.push(Case::new("values and losses of elements", elements));
@@ -145,6 +151,39 @@ fn sequence(device: &Device, cell: Cell, planned: Planned) -> Result<Vec<Compari
     let (output, _) = rnn.forward(&mut g, x, InitialState::Zero)?;
     g.backward(&[], &[(output, &d)])?;
     g.finish()?.compare_with_twins()
+}
+
+/// An LSTM with peepholes and coupled gates of other functions, and a GRU that resets before its product, on streams that restart.
+fn variants(device: &Device, stepwise: bool) -> Result<Vec<Comparison>> {
+    let (steps, batch, inputs, hidden) = (7, 5, 6, 19);
+    let mut init = Init::new(rng::manual_seed(4));
+    let options = RnnOptions::new(inputs, hidden).bidirectional(true);
+    let gates = [
+        Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Softsign,
+        Activation::Tanh,
+    ];
+    let of_lstm = options.peepholes(true).coupled(true).activations(&gates).clip(1.5);
+    let lstm = Recurrent::new(&mut init, "lstm", Cell::Lstm, of_lstm)?;
+    let gru = Recurrent::new(&mut init, "gru", Cell::Gru, options.reset_after(false))?;
+    let parameters = init.upload(device)?;
+    let marks: Vec<_> = irregular(steps * batch, 4).into_iter().map(|i| u32::from(i == 1)).collect();
+    let marks = device.upload_u32("marks", &[steps, batch], &marks)?;
+    let lengths = device.lengths("lengths", batch, steps)?;
+    lengths.write_u32(&[7, 3, 5, 1, 6])?;
+    let (x, wanted) =
+        (random(device, "x", &[steps, batch, inputs])?, random(device, "wanted", &[steps, batch, 2 * hidden])?);
+    train(&parameters, Sgd::new(0.1), |g| {
+        g.set_stepwise(stepwise);
+        let x = g.input(&x)?;
+        let run = RunOptions::new().lengths(&lengths).resets(&marks);
+        let (of_lstm, _) = lstm.forward_with(g, x, InitialState::Zero, run)?;
+        let (of_gru, _) = gru.forward_with(g, x, InitialState::Zero, run)?;
+        let both = functional::add(g, of_lstm, of_gru)?;
+        mse_loss(g, both, &wanted, Reduction::Mean)
+    })
 }
 
 /// A character network's tokens: in a chain of dispatches, and many in one.
