@@ -120,6 +120,7 @@ pub struct Twin {
     #[cfg(feature = "reference")]
     pub(crate) f64: TwinFn<f64>,
     /// Whether the kernel is this crate's own, which never reads or writes beyond a tensor; of others a GPU checks it.
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "a CPU's slices check themselves"))]
     pub(crate) is_own: bool,
 }
 

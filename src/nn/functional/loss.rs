@@ -49,7 +49,7 @@ impl Reduction {
     }
 
     /// This one, over the steps of each sequence up to its length: `lengths` `[B]` from [`crate::Device::lengths`],
-    /// where `x` is time first, `[T, B, ..]` ([`super::swap_axes`] makes it so). What stands past a length counts
+    /// where `x` is time first, `[T, B, ..]` ([`super::transpose`] makes it so). What stands past a length counts
     /// neither in the loss nor in the gradient.
     ///
     /// ```
