@@ -157,3 +157,68 @@ fn operations_are_pytorchs() {
     }
     assert_eq!(tested.len(), CASES.len(), "cases without a fixture");
 }
+
+/// What gradients of long expressions have is more than the expressions: 70 times tanh, one dispatch there and one back.
+#[test]
+fn long_expressions_have_their_gradients() {
+    for device in f32_devices() {
+        let mut g = Graph::without_parameters(&device);
+        let x = g.input_with_gradient(&device.upload("x", &[3], &[0.5, -1.0, 2.0]).unwrap()).unwrap();
+        let y = f::map(&mut g, [x], |[x]| (0..70).fold(x, |x, _| x.tanh())).unwrap();
+        let ones = device.upload("ones", &[3], &[1.0; 3]).unwrap();
+        g.backward(&[], &[(y, &ones)]).unwrap();
+        let gradient = g.gradient(x).unwrap();
+        g.finish().unwrap().run().unwrap();
+        let want = [0.5f64, -1.0, 2.0]
+            .map(|x| (0..70).fold((x, 1.0), |(x, slope), _| (x.tanh(), slope * (1.0 - x.tanh() * x.tanh()))).1);
+        assert_close(&format!("70 times tanh on {device:?}"), &gradient.to_vec_f64().unwrap(), &want, 3, 1e-5);
+    }
+}
+
+/// Of a table with a row of zeros that is never looked up: its gradient is 0, not 0 / 0.
+#[test]
+fn rows_that_are_not_looked_up_have_no_gradient() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let table = g.input_with_gradient(&device.upload("table", &[2, 2], &[0.0, 0.0, 4.0, 9.0]).unwrap()).unwrap();
+    let tokens = device.tokens("tokens", &[5], 2).unwrap();
+    tokens.write_u32(&[1; 5]).unwrap();
+    let rows = f::embedding(&mut g, table, &tokens).unwrap();
+    let y = f::sqrt(&mut g, rows).unwrap();
+    let ones = device.upload("ones", &[5, 2], &[1.0; 10]).unwrap();
+    g.backward(&[], &[(y, &ones)]).unwrap();
+    let gradient = g.gradient(table).unwrap();
+    g.finish().unwrap().run().unwrap();
+    assert_close("d table", &gradient.to_vec_f64().unwrap(), &[0.0, 0.0, 1.25, 5.0 / 6.0], 4, 1e-6);
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let mut var = |name: &str, shape: &[usize]| {
+        let tensor = device.zeros(name, shape, elman::DType::F32).unwrap();
+        g.input_with_gradient(&tensor).unwrap()
+    };
+    let (x, row, wide) = (var("x", &[2, 3, 4]), var("row", &[4]), var("wide", &[2, 4]));
+    let refused = [
+        f::add(&mut g, x, wide),
+        f::layer_norm(&mut g, row, Some((wide, wide)), 1e-5),
+        f::rms_norm(&mut g, row, Some(wide), 1e-5),
+        f::batch_norm(&mut g, x, None, Some((row, row)), 1e-5),
+        f::conv1d(&mut g, x, x, None, Conv1dOptions { padding: usize::MAX / 2, ..Conv1dOptions::default() }),
+        f::conv1d(&mut g, x, x, None, Conv1dOptions { dilation: usize::MAX, ..Conv1dOptions::default() }),
+        f::transpose(&mut g, x, 0, 3),
+        f::transpose(&mut g, x, isize::MIN, 0),
+        f::sum_axis(&mut g, x, -4),
+        f::narrow(&mut g, x, 1, usize::MAX, 2),
+        f::select(&mut g, row, 0, 0),
+        f::concat(&mut g, &[], 0),
+        f::stack(&mut g, &[x, row], 0),
+        f::matmul(&mut g, x, row),
+        f::map(&mut g, [x], |[x]| (0..200).fold(x, |x, _| x.tanh())),
+    ];
+    for (i, result) in refused.into_iter().enumerate() {
+        assert!(result.is_err(), "{i}");
+    }
+}

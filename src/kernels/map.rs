@@ -6,6 +6,9 @@ use crate::map::{Expr, Layout, Map, Program};
 use crate::plan::Recorder;
 use crate::tensor::Tensor;
 
+/// Of a program, gradients' included: two words of each fit into WebGPU's 64 KiB of parameters.
+const MOST_INSTRUCTIONS: usize = 1 << 12;
+
 /// A tensor, and where of it the elements are that belong to those of the results.
 #[derive(Clone, Debug)]
 pub struct Operand<'a> {
@@ -45,6 +48,17 @@ pub fn map(
         if expected != got {
             return Err(Error::argument(what, name, expected.to_string(), got));
         }
+    }
+    if shape.contains(&0) || shape.is_empty() {
+        return Err(Error::argument(what, "shape", "sizes of at least 1", format!("{shape:?}")));
+    }
+    if program.len() > MOST_INSTRUCTIONS {
+        return Err(Error::argument(
+            what,
+            "program",
+            format!("at most {MOST_INSTRUCTIONS} instructions"),
+            program.len(),
+        ));
     }
     let mut layouts = Vec::new();
     for (i, Operand { tensor, layout }) in operands.iter().enumerate() {

@@ -33,8 +33,8 @@ pub fn sum(
     y: &Tensor,
     accumulate: bool,
 ) -> Result<()> {
-    expect_len("sum", x, a * rows * c)?;
-    expect_len("sum", y, a * c)?;
+    expect_len("sum", x, a.saturating_mul(rows).saturating_mul(c))?;
+    expect_len("sum", y, a.saturating_mul(c))?;
     // Threads for each sum: four terms or more for each, and neighbours read neighbours.
     let threads = (rows / 4).clamp(1, 256).next_power_of_two();
     let threads = if c >= 32 { threads.min(4) } else { threads.min(256) };

@@ -16,7 +16,7 @@ impl Layout {
     pub fn dense(sizes: &[usize]) -> Self {
         let mut strides = vec![1; sizes.len()];
         for d in (1..sizes.len()).rev() {
-            strides[d - 1] = strides[d] * sizes[d];
+            strides[d - 1] = usize::saturating_mul(strides[d], sizes[d]);
         }
         Self { offset: 0, strides }
     }
@@ -146,8 +146,11 @@ impl Map {
             Instruction::Binary(f, a, b) => [3, f as usize, a, b],
             Instruction::Where(condition, a, b) => [4, condition, a, b],
         };
+        // Two words for each, of two halves.
         for (at, instruction) in program.code.iter().enumerate() {
-            push(format!("code{at}"), code(instruction).into_iter().fold(0, |word, part| word << 8 | part));
+            let [kind, f, a, b] = code(instruction);
+            push(format!("code{at}"), kind << 16 | f);
+            push(format!("operands{at}"), a << 16 | b);
         }
         let mut constants: Vec<_> = constants.into_iter().map(|(bits, at)| (at, bits)).collect();
         constants.sort_unstable();
@@ -171,10 +174,10 @@ impl Map {
         }
         let adds = (0..outputs).map(|_| next() == 1).collect();
         let outputs = (0..outputs).map(|_| next()).collect();
-        let code: Vec<_> = (0..instructions).map(|_| next()).collect();
+        let code: Vec<_> = (0..instructions).map(|_| [next(), next()]).collect();
         let constants: Vec<_> = (0..constants).map(|_| next() as u32).collect();
-        let instruction = |word: usize| {
-            let [kind, f, a, b] = [24, 16, 8, 0].map(|shift| word >> shift & 0xff);
+        let instruction = |[first, second]: [usize; 2]| {
+            let [kind, f, a, b] = [first >> 16, first & 0xffff, second >> 16, second & 0xffff];
             match kind {
                 0 => Instruction::Input(a),
                 1 => Instruction::Constant(constants[a]),

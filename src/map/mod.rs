@@ -192,6 +192,16 @@ impl Program {
         Self::of(&self.code(), self.inputs, &outputs)
     }
 
+    /// Whether it has no instruction whose slope may be infinite or NaN where its inputs are finite.
+    pub(crate) fn is_tame(&self) -> bool {
+        use Unary::{Abs, Neg, Sigmoid, Sign, Softplus, Tanh};
+        self.code.iter().all(|instruction| match instruction {
+            Instruction::Unary(f, _) => matches!(f, Neg | Abs | Sign | Tanh | Sigmoid | Softplus),
+            Instruction::Binary(f, ..) => *f != Binary::Div,
+            _ => true,
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.code.len()
     }
@@ -395,7 +405,7 @@ impl<'a> Expr<'a> {
     /// x above 0, `alpha (exp x - 1)` elsewhere.
     pub fn elu(self, alpha: f32) -> Self {
         // Of what is not taken, an infinite value would make NaN of a gradient of 0.
-        let least = self.lt(0.0).then(self, 0.0);
+        let least = self.gt(0.0).then(0.0, self);
         self.gt(0.0).then(self, (least.exp() - 1.0) * alpha)
     }
 

@@ -371,8 +371,9 @@ fn make(live: &Live, all: &[Work]) -> Result<Vec<Step>> {
         match work {
             Work::Dispatch { kernel, constants, params, tensors, workgroups } => {
                 let pipeline = live.pipeline(kernel, constants)?;
-                let params = binding(&uniforms, uniform_offset as u64, 4 * params.len() as u64);
-                uniform_offset += UNIFORM_ALIGNMENT;
+                let words = params.len();
+                let params = binding(&uniforms, uniform_offset as u64, 4 * words as u64);
+                uniform_offset += (4 * words).next_multiple_of(UNIFORM_ALIGNMENT);
                 let buffers: Vec<_> = tensors.iter().map(|place| place.buffer.now()).collect();
                 let tensors = tensors.iter().zip(&buffers);
                 let tensors = tensors.map(|(place, buffer)| binding(buffer, place.offset, place.bytes));

@@ -33,11 +33,12 @@ impl Default for Conv1dOptions {
 pub fn conv1d(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>, options: Conv1dOptions) -> Result<Var> {
     g.check([x, weight])?;
     let Conv1dOptions { stride, padding, dilation, groups } = options;
-    if stride == 0 || dilation == 0 || groups == 0 {
+    // What is larger than any tensor leads nowhere.
+    if stride == 0 || dilation == 0 || groups == 0 || padding.max(dilation) > 1 << 30 {
         return Err(Error::argument(
             "conv1d",
             "options",
-            "stride, dilation and groups of 1 or more",
+            "stride, dilation and groups of 1 or more, padding and dilation below 2^30",
             format!("{options:?}"),
         ));
     }
@@ -52,8 +53,9 @@ pub fn conv1d(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>, options: Co
         return Err(Error::shape("conv1d", g.name(weight), expected, g.shape(weight)));
     }
     let padded = l + 2 * padding;
-    let Some(room) = padded.checked_sub(dilation * (k - 1) + 1) else {
-        let expected = format!("[N, C, L] with L of at least {}", dilation * (k - 1) + 1 - 2 * padding);
+    let Some(room) = padded.checked_sub(dilation.saturating_mul(k - 1).saturating_add(1)) else {
+        let expected =
+            format!("[N, C, L] with L of at least {}", dilation.saturating_mul(k - 1).saturating_add(1) - 2 * padding);
         return Err(Error::shape("conv1d", g.name(x), expected, g.shape(x)));
     };
     let windows = room / stride + 1;

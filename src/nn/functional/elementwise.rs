@@ -91,7 +91,10 @@ fn record(g: &mut Graph, op: &'static str, program: Program, values: &[Var]) -> 
     let shape = broadcast(g, op, values)?;
     let place = |i: usize| different.iter().position(|value| *value == values[i]).unwrap_or(0);
     let program = program.renumbered(different.len(), place);
+    // Of a row that is not looked up the gradient is 0, times a slope that must be finite.
     if let &[only] = &different[..]
+        && shape == g.shape(only)
+        && program.is_tame()
         && let Some((table, index)) = table_of(g, only)
     {
         let table = record(g, op, program, &[table])?;

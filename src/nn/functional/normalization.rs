@@ -13,6 +13,9 @@ use crate::tensor::Tensor;
 /// # Errors
 /// The shapes do not fit.
 pub fn layer_norm(g: &mut Graph, x: Var, affine: Option<(Var, Var)>, eps: f32) -> Result<Var> {
+    g.check([x])?;
+    let channels = g.shape(x).last().copied().unwrap_or(1);
+    check_channels(g, "layer_norm", channels, affine.iter().flat_map(|&(weight, bias)| [weight, bias]))?;
     let (mean, var) = moments(g, x)?;
     normalize(g, x, mean, var, affine, eps)
 }
@@ -23,6 +26,9 @@ pub fn layer_norm(g: &mut Graph, x: Var, affine: Option<(Var, Var)>, eps: f32) -
 /// # Errors
 /// The shapes do not fit.
 pub fn rms_norm(g: &mut Graph, x: Var, weight: Option<Var>, eps: f32) -> Result<Var> {
+    g.check([x])?;
+    let channels = g.shape(x).last().copied().unwrap_or(1);
+    check_channels(g, "rms_norm", channels, weight)?;
     let squares = map(g, [x], |[x]| x.square())?;
     let mean = mean_of_rows(g, squares)?;
     match weight {
@@ -62,6 +68,12 @@ pub fn batch_norm(
     let (&[n, c] | &[n, c, _]) = &shape[..] else {
         return Err(Error::shape("batch_norm", g.name(x), "[N, C] or [N, C, L]", &shape));
     };
+    check_channels(g, "batch_norm", c, affine.iter().flat_map(|&(weight, bias)| [weight, bias]))?;
+    for tensor in running.iter().flat_map(|running| [running.mean, running.var]) {
+        if tensor.shape() != [c] {
+            return Err(Error::shape("batch_norm", tensor.name(), format!("[{c}]"), tensor.shape()));
+        }
+    }
     // Channels last, as layers' features are.
     let count = shape.iter().product::<usize>() / c;
     let rows = if shape.len() == 3 { transpose(g, x, 1, 2)? } else { x };
@@ -117,6 +129,17 @@ fn mean_of_rows(g: &mut Graph, x: Var) -> Result<Var> {
         *last = 1;
     }
     reshape(g, mean, &shape)
+}
+
+/// Refuses what is not of one number for each channel, and would broadcast.
+fn check_channels(g: &Graph, op: &'static str, channels: usize, of: impl IntoIterator<Item = Var>) -> Result<()> {
+    for value in of {
+        g.check([value])?;
+        if g.shape(value) != [channels] {
+            return Err(Error::shape(op, g.name(value), format!("[{channels}]"), g.shape(value)));
+        }
+    }
+    Ok(())
 }
 
 fn normalize(g: &mut Graph, x: Var, mean: Var, var: Var, affine: Option<(Var, Var)>, eps: f32) -> Result<Var> {

@@ -53,6 +53,10 @@ fn around(shape: &[usize], axes: std::ops::Range<usize>) -> [usize; 3] {
 
 /// Adds to the gradient of a value that was broadcast what its repetitions have: their sum.
 pub(super) fn sum_to(g: &mut Graph, d: &Tensor, value: Var) -> Result<()> {
+    if d.len() == g.shape(value).iter().product::<usize>() {
+        // Over sizes of 1 alone.
+        return g.add_gradient(value, d, true);
+    }
     let Some((target, adds)) = g.gradient_target(value)? else { return Ok(()) };
     let missing = d.shape().len() - target.shape().len();
     let wanted = [vec![1; missing], target.shape().to_vec()].concat();
