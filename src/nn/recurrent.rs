@@ -535,7 +535,7 @@ impl Recurrent {
         }
         let mut x = if batch_first { functional::transpose(g, x, 0, 1)? } else { x };
         let (steps, batch) = (g.shape(x)[0], g.shape(x)[1]);
-        let lengths = run.lengths;
+        let (form, lengths) = (self.options.form(self.cell), run.lengths);
         if let Some(lengths) = lengths {
             kernels::expect_lengths(op, lengths, batch, steps)?;
         }
@@ -569,10 +569,9 @@ impl Recurrent {
         if directions == 1
             && self.options.proj_size == 0
             && !drops
-            && sequence::shall_stack(g, self.options.form(self.cell).kind(), training, above.len(), rows, size)
+            && sequence::shall_stack(g, form.kind(), training, above.len(), rows, size)
         {
-            (x, ends) =
-                run_stack(g, self.options.form(self.cell), above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
+            (x, ends) = run_stack(g, form, above, x, |g, l| self.start(g, initial, &shapes, l), run)?;
             above = &[];
         }
         for (l, layer) in above.chunks(directions).enumerate() {
@@ -585,9 +584,7 @@ impl Recurrent {
                 Ok((x, self.start(g, initial, &shapes, l * directions + d)?))
             };
             let mut outputs = Vec::new();
-            for (d, (output, end)) in
-                run_layer(g, self.options.form(self.cell), layer, x, input, run)?.into_iter().enumerate()
-            {
+            for (d, (output, end)) in run_layer(g, form, layer, x, input, run)?.into_iter().enumerate() {
                 outputs.push(reversal(d).map_or(Ok(output), |lengths| functional::reverse(g, output, lengths))?);
                 ends.push(end);
             }

@@ -60,22 +60,21 @@ pub fn conv1d(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>, options: Co
     };
     let windows = room / stride + 1;
     let columns = unfold(g, x, padding, [n, c, padded], [windows, k], [stride, dilation], groups)?;
-    let of_groups = o / groups;
-    let y = if groups == 1 {
+    if groups == 1 {
         let columns = reshape(g, columns, &[n, windows, c * k])?;
         let weight = reshape(g, weight, &[o, c * k])?;
         let y = linear(g, columns, weight, bias)?;
         return transpose(g, y, 1, 2);
-    } else {
-        let weight = reshape(g, weight, &[groups, of_groups, of_group * k])?;
-        let weight = transpose(g, weight, 1, 2)?;
-        let y = matmul(g, columns, weight)?;
-        // [groups, N, windows, O / groups] to [N, groups, O / groups, windows]
-        let y = reshape(g, y, &[groups, n, windows, of_groups])?;
-        let y = transpose(g, y, 2, 3)?;
-        let y = transpose(g, y, 0, 1)?;
-        reshape(g, y, &[n, o, windows])?
-    };
+    }
+    let of_groups = o / groups;
+    let weight = reshape(g, weight, &[groups, of_groups, of_group * k])?;
+    let weight = transpose(g, weight, 1, 2)?;
+    let y = matmul(g, columns, weight)?;
+    // [groups, N, windows, O / groups] to [N, groups, O / groups, windows]
+    let y = reshape(g, y, &[groups, n, windows, of_groups])?;
+    let y = transpose(g, y, 2, 3)?;
+    let y = transpose(g, y, 0, 1)?;
+    let y = reshape(g, y, &[n, o, windows])?;
     let Some(bias) = bias else { return Ok(y) };
     let bias = reshape(g, bias, &[o, 1])?;
     add(g, y, bias)
