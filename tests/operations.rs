@@ -222,3 +222,98 @@ fn what_does_not_fit_is_an_error() {
         assert!(result.is_err(), "{i}");
     }
 }
+
+/// A step of a GRU written in separate operations, on columns that are there: `r`, `z`, `n` and `h` are one dispatch, and one more for each
+/// six of the gradients that it has; written in one `map`, as many.
+#[test]
+fn separate_operations_are_one_dispatch() {
+    let gru = |g: &mut Graph, [r, z, n, rest, h]: [Var; 5]| -> Result<Var> {
+        let (r, z) = (f::sigmoid(g, r)?, f::sigmoid(g, z)?);
+        let reset = f::mul(g, r, rest)?;
+        let sum = f::add(g, n, reset)?;
+        let n = f::tanh(g, sum)?;
+        let less = f::sub(g, h, n)?;
+        let kept = f::mul(g, z, less)?;
+        f::add(g, n, kept)
+    };
+    let in_one = |g: &mut Graph, values: [Var; 5]| {
+        f::map(g, values, |[r, z, n, rest, h]| {
+            let n = (n + r.sigmoid() * rest).tanh();
+            n + z.sigmoid() * (h - n)
+        })
+    };
+    for device in f32_devices() {
+        let run = |cell: &dyn Fn(&mut Graph, [Var; 5]) -> Result<Var>| {
+            let mut g = Graph::without_parameters(&device);
+            let mut random = elman::rng::manual_seed(3);
+            let values =
+                [0; 5].map(|_| g.input_with_gradient(&device.upload("x", &[7], &random.randn(7)).unwrap()).unwrap());
+            let y = cell(&mut g, values).unwrap();
+            let tensor = g.tensor(y).unwrap();
+            let dy = device.upload("dy", &[7], &random.randn(7)).unwrap();
+            g.backward(&[], &[(y, &dy)]).unwrap();
+            let gradients = values.map(|value| g.gradient(value).unwrap());
+            let plan = g.finish().unwrap();
+            plan.run().unwrap();
+            let all: Vec<_> = std::iter::once(tensor).chain(gradients).map(|t| t.to_vec_f64().unwrap()).collect();
+            (plan.count().dispatches, plan.notes().join("\n"), all.concat())
+        };
+        let (separate, notes, values) = run(&gru);
+        let (one, _, want) = run(&in_one);
+        assert_eq!(separate, one);
+        assert!(one <= 4, "{one}");
+        assert!(notes.contains("8 operations of elements in one dispatch"), "{notes}");
+        assert_close(&format!("{device:?}"), &values, &want, 42, 1e-6);
+    }
+}
+
+/// What is used by several things of several kinds: a product, operations, a seed of its own.
+#[test]
+fn values_that_are_used_several_times_have_the_sum_of_gradients() {
+    for device in f32_devices() {
+        let mut g = Graph::without_parameters(&device);
+        let x = device.upload("x", &[2, 2], &[1., 2., 3., 4.]).unwrap();
+        let x = g.input_with_gradient(&x).unwrap();
+        let squares = f::square(&mut g, x).unwrap();
+        let doubled = f::scale(&mut g, squares, 2.0).unwrap();
+        let sum = f::add(&mut g, squares, doubled).unwrap();
+        let product = f::matmul(&mut g, squares, squares).unwrap();
+        let never = f::exp(&mut g, sum).unwrap();
+        let ones = device.upload("ones", &[2, 2], &[1.0; 4]).unwrap();
+        g.backward(&[], &[(sum, &ones), (product, &ones), (squares, &ones)]).unwrap();
+        assert!(g.gradient(never).is_none());
+        let (sum, product, gradient) = (g.tensor(sum).unwrap(), g.tensor(product).unwrap(), g.gradient(x).unwrap());
+        let plan = g.finish().unwrap();
+        assert!(!plan.to_string().contains("exp"), "what nothing needs is not computed: {plan}");
+        plan.run().unwrap();
+        let read = |tensor: &elman::Tensor| tensor.to_vec().unwrap();
+        assert_eq!(read(&sum), [3., 12., 27., 48.], "{device:?}");
+        assert_eq!(read(&product), [37., 68., 153., 292.], "{device:?}");
+        // With S = x²: 3 and 1, and of the product each row's sum of S and each column's: [15 35; 25 45]; times 2 x.
+        assert_eq!(read(&gradient), [38., 156., 174., 392.], "{device:?}");
+    }
+}
+
+/// A value is what its input was where it was recorded, whatever is written to that before something reads the value.
+#[test]
+fn values_stay_what_they_were() {
+    for device in f32_devices() {
+        let mut g = Graph::without_parameters(&device);
+        let state = device.upload("state", &[2], &[1., 3.]).unwrap();
+        let x = g.input(&state).unwrap();
+        let squares = f::square(&mut g, x).unwrap();
+        let less = f::scale(&mut g, squares, -1.0).unwrap();
+        let next = f::scale(&mut g, squares, 2.0).unwrap();
+        let next = g.tensor(next).unwrap();
+        elman::kernels::map::unary(&mut g, |x| x, &next, &state).unwrap();
+        let before = f::add(&mut g, squares, less).unwrap();
+        let both = f::sub(&mut g, x, less).unwrap();
+        let [squares, before, both] = [squares, before, both].map(|value| g.tensor(value).unwrap());
+        g.finish().unwrap().run().unwrap();
+        let read = |tensor: &elman::Tensor| tensor.to_vec().unwrap();
+        assert_eq!(read(&state), [2., 18.], "{device:?}");
+        assert_eq!(read(&squares), [1., 9.], "{device:?}");
+        assert_eq!(read(&before), [0., 0.], "{device:?}");
+        assert_eq!(read(&both), [3., 27.], "{device:?}");
+    }
+}

@@ -1,13 +1,16 @@
 //! A recorder of a [`Plan`] with values, their gradients, and a tape, kept while building, that writes the backward commands.
 
 mod loss;
+mod map;
 mod parameters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use loss::Loss;
+use map::Expression;
 pub use parameters::{Init, ParameterId, Parameters};
 
 use crate::device::Device;
@@ -92,6 +95,11 @@ enum Value {
     Rows {
         table: Var,
         index: Tensor,
+    },
+    /// A program of other values, not yet computed: programs that read it take it in, anything else computes it first.
+    Expression {
+        expression: Arc<Expression>,
+        uses: usize,
     },
 }
 
@@ -229,7 +237,14 @@ impl Graph {
         let mut shape = index.shape().to_vec();
         shape.push(*self.shape(table).last().unwrap_or(&1));
         let gradient = self.gradient_like(&[table]);
-        self.node(shape, Value::Rows { table, index: index.clone() }, gradient)
+        let y = self.node(shape, Value::Rows { table, index: index.clone() }, gradient);
+        let index = index.clone();
+        self.on_backward(move |g| {
+            let Some(dy) = g.gradient(y) else { return Ok(()) };
+            let Some((dtable, accumulate)) = g.gradient_target(table)? else { return Ok(()) };
+            kernels::segment_sum::segment_sum(g, &dy, &index, &dtable, accumulate)
+        });
+        y
     }
 
     fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
@@ -263,7 +278,7 @@ impl Graph {
         let Some(node) = self.nodes.get_mut(var.index).filter(|_| var.graph == self.id) else { return };
         match &mut node.value {
             Value::Dense(tensor) => *tensor = tensor.named(name),
-            Value::Rows { .. } => node.name = Some(name.into()),
+            Value::Rows { .. } | Value::Expression { .. } => node.name = Some(name.into()),
         }
     }
 
@@ -275,7 +290,7 @@ impl Graph {
             Some(Node { value: Value::Rows { table, index }, .. }) => {
                 format!("{}[{}]", self.name(*table), index.name())
             }
-            None => "value".into(),
+            Some(Node { value: Value::Expression { .. }, .. }) | None => "value".into(),
         }
     }
 
@@ -293,11 +308,17 @@ impl Graph {
     pub(crate) fn as_rows(&self, var: Var) -> Option<(Var, Tensor)> {
         match &self.get(var)?.value {
             Value::Rows { table, index } => Some((*table, index.clone())),
-            Value::Dense(_) => None,
+            Value::Dense(_) | Value::Expression { .. } => None,
         }
     }
 
-    /// The tensor that holds a value when the plan has run. Records the lookup if it is rows of a table.
+    /// The table to act on in place of a value, if that is rows of one and there is less to do so; and the index of the rows.
+    pub(crate) fn table_of(&self, var: Var) -> Option<(Var, Tensor)> {
+        self.as_rows(var).filter(|(table, index)| self.prefers_table(*table, index))
+    }
+
+    /// The tensor that holds a value when the plan has run. Records the lookup if it is rows of a table, and the dispatch that computes it
+    /// if it is an operation of elements that was left to what uses it.
     ///
     /// # Errors
     /// The value is of another graph, or the device cannot hold the result.
@@ -306,6 +327,10 @@ impl Graph {
         let (table, index) = match &self.nodes[var.index].value {
             Value::Dense(tensor) => return Ok(tensor.clone()),
             Value::Rows { table, index } => (*table, index.clone()),
+            Value::Expression { expression, .. } => {
+                let expression = expression.clone();
+                return self.evaluate(var, &expression);
+            }
         };
         let table = self.tensor(table)?;
         let shape = self.shape(var).to_vec();
@@ -352,7 +377,7 @@ impl Graph {
     pub(crate) fn suspects(&self) -> (Vec<Tensor>, Vec<Tensor>) {
         let parameters = self.parameters.iter();
         let is_one = |tensor: &Tensor| {
-            parameters.clone().any(|parameters| std::sync::Arc::ptr_eq(parameters.values().buffer(), tensor.buffer()))
+            parameters.clone().any(|parameters| Arc::ptr_eq(parameters.values().buffer(), tensor.buffer()))
         };
         (
             self.recorder.inputs().into_iter().filter(|tensor| !is_one(tensor)).collect(),
@@ -506,6 +531,7 @@ impl Graph {
         match &self.nodes[var.index].value {
             Value::Dense(tensor) => format!("d {}", tensor.name()),
             Value::Rows { index, .. } => format!("d rows[{}]", index.name()),
+            Value::Expression { .. } => format!("d {}", self.name(var)),
         }
     }
 

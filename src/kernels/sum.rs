@@ -105,3 +105,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         y.par_chunks_exact_mut(c).enumerate().for_each(each);
     }
 }
+
+/// The sizes before, of and after a range of axes.
+pub(crate) fn around(shape: &[usize], axes: std::ops::Range<usize>) -> [usize; 3] {
+    [&shape[..axes.start], &shape[axes.clone()], &shape[axes.end..]].map(|sizes| sizes.iter().product())
+}

@@ -240,6 +240,40 @@ impl Program {
         Self::of(&code, inputs, &self.outputs.iter().map(|&output| place[output]).collect::<Vec<_>>())
     }
 
+    /// The program with another in place of the input that one of the values is, and the values that both read, each once.
+    pub(crate) fn with<V: Copy + PartialEq>(
+        &self,
+        values: &[V],
+        value: V,
+        other: &Self,
+        of_other: &[V],
+    ) -> (Self, Vec<V>) {
+        let mut read: Vec<V> = values.iter().copied().filter(|&kept| kept != value).collect();
+        for &added in of_other {
+            if !read.contains(&added) {
+                read.push(added);
+            }
+        }
+        let number = |value: V| read.iter().position(|&other| other == value).expect("all are there");
+        let mut code = Code::default();
+        let mut append = |program: &Self, values: &[V], result: Option<usize>| {
+            let mut place = Vec::new();
+            for &instruction in &program.code {
+                let at = match (instruction, result) {
+                    (Instruction::Input(input), Some(result)) if values[input] == value => result,
+                    (Instruction::Input(input), _) => code.input(number(values[input])),
+                    (other, _) => code.push(other.with_operands(|operand| place[operand])),
+                };
+                place.push(at);
+            }
+            place
+        };
+        let result = append(other, of_other, None)[other.outputs[0]];
+        let place = append(self, values, Some(result));
+        let outputs: Vec<_> = self.outputs.iter().map(|&output| place[output]).collect();
+        (Self::of(&code, read.len(), &outputs), read)
+    }
+
     /// What it is made of, for names and notes: `mul_sigmoid`.
     pub(crate) fn names(&self) -> String {
         let names = self.code.iter().filter_map(|instruction| match instruction {

@@ -173,7 +173,7 @@ pub struct PlanCount {
 
 impl Plan {
     pub(crate) fn prepare(device: Device, commands: Vec<Command>, notes: Vec<String>) -> Result<Self> {
-        Self::allocate(&device, &commands)?;
+        Self::allocate(&device, &*commands)?;
         let commands: Arc<[Command]> = commands.into();
         let (passes, stretches) = match device.gpu() {
             Some(gpu) => (Some(Arc::new(Passes::new(gpu, &commands)?)), Vec::new()),
@@ -189,7 +189,7 @@ impl Plan {
     }
 
     /// Gives memory to all tensors of these commands, or to none.
-    fn allocate(device: &Device, commands: &[Command]) -> Result<()> {
+    fn allocate<'a>(device: &Device, commands: impl IntoIterator<Item = &'a Command>) -> Result<()> {
         Buffer::allocate("the plan", device, buffers(commands))
     }
 
@@ -208,12 +208,12 @@ impl Plan {
             (Some(passes), Some(gpu)) => passes.submits(gpu),
             _ => 1,
         };
-        count(&self.commands, submits)
+        count(&*self.commands, submits)
     }
 
     /// The dispatches, in order.
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        dispatches(&self.commands)
+        dispatches(&*self.commands)
     }
 
     /// Names of the kernels in the order of dispatch.
@@ -359,8 +359,8 @@ impl Plan {
 }
 
 /// Those of all tensors of commands.
-fn buffers(commands: &[Command]) -> impl Iterator<Item = &Buffer> {
-    commands.iter().flat_map(Command::reads_and_writes).map(|tensor| &**tensor.buffer())
+fn buffers<'a>(commands: impl IntoIterator<Item = &'a Command>) -> impl Iterator<Item = &'a Buffer> {
+    commands.into_iter().flat_map(Command::reads_and_writes).map(|tensor| &**tensor.buffer())
 }
 
 /// Runs a command on the CPU, in the turn of its plan.
@@ -382,8 +382,9 @@ where
 }
 
 /// How many there are of each kind, and what they cost.
-fn count(commands: &[Command], submits: usize) -> PlanCount {
-    let buffers: HashMap<_, _> = buffers(commands).map(|buffer| (std::ptr::from_ref(buffer), buffer.bytes())).collect();
+fn count<'a>(commands: impl IntoIterator<Item = &'a Command> + Clone, submits: usize) -> PlanCount {
+    let buffers: HashMap<_, _> =
+        buffers(commands.clone()).map(|buffer| (std::ptr::from_ref(buffer), buffer.bytes())).collect();
     let mut count = PlanCount { submits, memory: buffers.values().sum(), ..Default::default() };
     for command in commands {
         match command {
@@ -406,18 +407,18 @@ fn count(commands: &[Command], submits: usize) -> PlanCount {
     count
 }
 
-fn dispatches(commands: &[Command]) -> impl Iterator<Item = &Dispatch> {
-    commands.iter().filter_map(|command| match command {
+fn dispatches<'a>(commands: impl IntoIterator<Item = &'a Command>) -> impl Iterator<Item = &'a Dispatch> {
+    commands.into_iter().filter_map(|command| match command {
         Command::Dispatch(dispatch) => Some(dispatch),
         Command::Copy { .. } | Command::Clear { .. } => None,
     })
 }
 
 /// Lists the commands of a plan, or of what is to be one.
-fn list(
+fn list<'a>(
     f: &mut fmt::Formatter<'_>,
     device: &Device,
-    commands: &[Command],
+    commands: impl IntoIterator<Item = &'a Command>,
     notes: &[String],
     count: PlanCount,
 ) -> fmt::Result {
@@ -433,7 +434,7 @@ fn list(
     for note in notes {
         writeln!(f, "  {note}")?;
     }
-    for (i, command) in commands.iter().enumerate() {
+    for (i, command) in commands.into_iter().enumerate() {
         match command {
             Command::Dispatch(d) => {
                 let [x, y, z] = d.workgroups;
@@ -453,7 +454,7 @@ fn list(
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        list(f, &self.device, &self.commands, &self.notes, self.count())
+        list(f, &self.device, &*self.commands, &self.notes, self.count())
     }
 }
 

@@ -190,8 +190,8 @@ fn estimate(command: &Command, is_software: bool) -> f64 {
         }
 }
 
-fn estimates(gpu: &Gpu, commands: &[Command]) -> Vec<f64> {
-    commands.iter().map(|command| estimate(command, gpu.is_software())).collect()
+fn estimates<'a>(gpu: &Gpu, commands: impl IntoIterator<Item = &'a Command>) -> Vec<f64> {
+    commands.into_iter().map(|command| estimate(command, gpu.is_software())).collect()
 }
 
 /// wgpu's alignment of a uniform binding's offset (the default limit, which every adapter meets).
@@ -216,7 +216,7 @@ impl Passes {
     }
 
     /// How many submissions a run of commands would be, before any was timed.
-    pub fn estimated_submits(gpu: &Gpu, commands: &[Command]) -> usize {
+    pub fn estimated_submits<'a>(gpu: &Gpu, commands: impl IntoIterator<Item = &'a Command>) -> usize {
         pieces(&estimates(gpu, commands), 0.0, gpu.budget().seconds()).len()
     }
 

@@ -51,7 +51,8 @@ pub struct Recorder {
     turns_at_once: usize,
     most_flops: u64,
     precision: Precision,
-    commands: Vec<Command>,
+    /// None: a place for one that may come yet.
+    commands: Vec<Option<Command>>,
     notes: Vec<String>,
     clock: Option<Tensor>,
 }
@@ -367,27 +368,27 @@ impl Recorder {
                 cure: "use a smaller batch or window",
             });
         }
-        self.commands.push(Command::Dispatch(Dispatch {
+        self.commands.push(Some(Command::Dispatch(Dispatch {
             kernel,
             constants: constants.into(),
             params,
             tensors: tensors.iter().map(|&tensor| tensor.clone()).collect(),
             workgroups: workgroups.map(|n| n as u32),
             work: Work::default(),
-        }));
+        })));
         Ok(())
     }
 
     /// What the dispatch just recorded costs beyond reading and writing its tensors.
     pub(crate) fn cost(&mut self, flops: u64, rereads: u64) {
-        if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
+        if let Some(Some(Command::Dispatch(dispatch))) = self.commands.last_mut() {
             dispatch.work = Work { flops, rereads, untouched: 0 };
         }
     }
 
     /// How many elements the dispatch just recorded reads or writes of a tensor, where that is not all.
     pub(crate) fn touches(&mut self, elements: impl Fn(&Tensor) -> Option<usize>) {
-        if let Some(Command::Dispatch(dispatch)) = self.commands.last_mut() {
+        if let Some(Some(Command::Dispatch(dispatch))) = self.commands.last_mut() {
             let rest = |tensor: &Tensor| elements(tensor).map_or(0, |touched| tensor.len().saturating_sub(touched));
             dispatch.work.untouched = dispatch.each_tensor().map(|tensor| 4 * rest(tensor) as u64).sum();
         }
@@ -408,7 +409,7 @@ impl Recorder {
                 written: to.name().into(),
             });
         }
-        self.commands.push(Command::Copy { from: from.clone(), to: to.clone() });
+        self.commands.push(Some(Command::Copy { from: from.clone(), to: to.clone() }));
         Ok(())
     }
 
@@ -444,6 +445,29 @@ impl Recorder {
         Ok(copy)
     }
 
+    /// The commands so far.
+    fn recorded(&self) -> impl Iterator<Item = &Command> + Clone {
+        self.commands.iter().flatten()
+    }
+
+    /// Keeps a place for a command that may be wanted there later ([`Self::move_last_to`]).
+    pub(crate) fn keep_place(&mut self) -> usize {
+        self.commands.push(None);
+        self.commands.len() - 1
+    }
+
+    /// Moves the command just recorded to a place that was kept.
+    pub(crate) fn move_last_to(&mut self, place: usize) {
+        debug_assert!(self.commands[place].is_none());
+        self.commands[place] = self.commands.pop().flatten();
+    }
+
+    /// Whether a command from this place on writes to one of these tensors' memory.
+    pub(crate) fn is_written_since(&self, place: usize, tensors: &[Tensor]) -> bool {
+        let mut written = self.commands[place..].iter().flatten().flat_map(Command::writes);
+        written.any(|to| tensors.iter().any(|tensor| Arc::ptr_eq(tensor.buffer(), to.buffer())))
+    }
+
     /// How many commands there are so far.
     pub(crate) fn len(&self) -> usize {
         self.commands.len()
@@ -452,36 +476,36 @@ impl Recorder {
     /// The f32 tensors that commands so far read and none of them writes: what the user fills, parameters, constants.
     pub(crate) fn inputs(&self) -> Vec<Tensor> {
         let buffer = |tensor: &Tensor| Arc::as_ptr(tensor.buffer()) as usize;
-        let written: BTreeSet<_> = self.commands.iter().flat_map(Command::writes).map(buffer).collect();
+        let written: BTreeSet<_> = self.recorded().flat_map(Command::writes).map(buffer).collect();
         let mut seen = BTreeSet::new();
         let is_new = |tensor: &&Tensor| {
             let is_input = tensor.dtype() == DType::F32 && !written.contains(&buffer(tensor));
             is_input && seen.insert((buffer(tensor), tensor.offset()))
         };
-        self.commands.iter().flat_map(Command::reads).filter(is_new).cloned().collect()
+        self.recorded().flat_map(Command::reads).filter(is_new).cloned().collect()
     }
 
     /// Sets a tensor to zero.
     pub(crate) fn clear(&mut self, tensor: Tensor) {
-        self.commands.push(Command::Clear { tensor });
+        self.commands.push(Some(Command::Clear { tensor }));
     }
 
     /// Bytes that [`Self::finish`] will allocate for tensors of what was recorded so far; those that have memory already, parameters
     /// say, are not among them.
     pub fn memory(&self) -> u64 {
-        Buffer::without_memory(buffers(&self.commands)).iter().map(|buffer| buffer.bytes()).sum()
+        Buffer::without_memory(buffers(self.recorded())).iter().map(|buffer| buffer.bytes()).sum()
     }
 
     /// How many commands there are so far, and what they cost, as [`Plan::count`] of what [`Self::finish`] would make; submissions by an
     /// estimate.
     pub fn count(&self) -> PlanCount {
-        let submits = self.device.gpu().map_or(1, |gpu| Passes::estimated_submits(gpu, &self.commands));
-        count(&self.commands, submits)
+        let submits = self.device.gpu().map_or(1, |gpu| Passes::estimated_submits(gpu, self.recorded()));
+        count(self.recorded(), submits)
     }
 
     /// The dispatches so far, in order.
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        dispatches(&self.commands)
+        dispatches(self.recorded())
     }
 
     /// Which paths were taken so far, and why.
@@ -503,20 +527,22 @@ impl Recorder {
     /// # Errors
     /// As [`Self::finish`].
     pub async fn finish_async(self) -> Result<Plan> {
-        Plan::prepare(self.device, self.commands, self.notes)
+        Plan::prepare(self.device, self.commands.into_iter().flatten().collect(), self.notes)
     }
 
     /// Two recorders: of what needs to run only when what is in `constant` has changed, and of what every run needs.
     pub(crate) fn split(self, constant: &Tensor) -> (Self, Self) {
         let mut constants = Self::new(&self.device);
-        let (of_constants, commands) = split_off_constants(self.commands, constant);
-        constants.commands = of_constants;
+        let commands = self.commands.into_iter().flatten().collect();
+        let (of_constants, commands) = split_off_constants(commands, constant);
+        constants.commands = of_constants.into_iter().map(Some).collect();
+        let commands = commands.into_iter().map(Some).collect();
         (constants, Self { commands, ..self })
     }
 
     /// Two plans: what needs to run only when what is in `constant` has changed, and what every run needs.
     pub(crate) async fn finish_in_two_async(self, constant: &Tensor) -> Result<(Plan, Plan)> {
-        Plan::allocate(&self.device, &self.commands)?;
+        Plan::allocate(&self.device, self.recorded())?;
         let (constants, others) = self.split(constant);
         Ok((constants.finish_async().await?, others.finish_async().await?))
     }
@@ -525,7 +551,7 @@ impl Recorder {
 /// As the plan would be printed.
 impl fmt::Display for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        list(f, &self.device, &self.commands, &self.notes, self.count())
+        list(f, &self.device, self.recorded(), &self.notes, self.count())
     }
 }
 

@@ -1,21 +1,11 @@
 //! What acts on each element or each row alone: arithmetic, activations, softmax, dropout.
 
-use super::product::{rows, table_of};
-use super::reduction::sum_to;
 use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::kernels::map::Operand;
 use crate::kernels::{self, dropout as dropout_kernel, log_softmax_backward};
-use crate::map::{Expr, MOST_INSTRUCTIONS, Program};
+use crate::map::{Expr, Program};
 use crate::rng::threefry2x32;
-use crate::tensor::Tensor;
-
-/// Values that one program reads, at most: with two results' gradients they are all that WebGPU lets a kernel bind.
-const MOST_VALUES: usize = 6;
-
-/// Tensors that a kernel binds, at most.
-const MOST_BOUND: usize = 8;
 
 /// Any function of each element of up to six values, in one dispatch, and another for its gradients. Shapes broadcast as in PyTorch:
 /// sizes are compared from the last, and one of 1, or a missing one, stands for any.
@@ -66,109 +56,12 @@ pub(super) fn broadcast(g: &Graph, op: &'static str, values: &[Var]) -> Result<V
     Ok(shape)
 }
 
-/// Records a program of these values. If all are rows of one table with fewer rows, the table is acted on instead.
+/// Records a program of these values.
 fn record(g: &mut Graph, op: &'static str, program: Program, values: &[Var]) -> Result<Var> {
     g.check(values.iter().copied())?;
-    if program.len() > MOST_INSTRUCTIONS {
-        return Err(Error::argument(
-            op,
-            "expression",
-            format!("of at most {MOST_INSTRUCTIONS} operations"),
-            program.len(),
-        ));
-    }
-    let mut different: Vec<Var> = Vec::new();
-    for (i, value) in values.iter().enumerate() {
-        if program.reads(i) && !different.contains(value) {
-            different.push(*value);
-        }
-    }
-    if different.is_empty() || different.len() > MOST_VALUES {
-        let expected = format!("1 to {MOST_VALUES} values");
-        return Err(Error::argument(op, "expression", format!("one that depends on {expected}"), different.len()));
-    }
     // What is not read gives the shape alone.
     let shape = broadcast(g, op, values)?;
-    let place = |i: usize| different.iter().position(|value| *value == values[i]).unwrap_or(0);
-    let program = program.renumbered(different.len(), place);
-    // Of a row that is not looked up the gradient is 0, times a slope that must be finite.
-    if let &[only] = &different[..]
-        && shape == g.shape(only)
-        && program.is_tame()
-        && let Some((table, index)) = table_of(g, only)
-    {
-        let table = record(g, op, program, &[table])?;
-        return Ok(rows(g, table, &index));
-    }
-    let inputs = different.iter().map(|&value| g.tensor(value)).collect::<Result<Vec<_>>>()?;
-    let names = inputs.iter().map(Tensor::name).collect::<Vec<_>>().join(", ");
-    let name = match op {
-        "map" => format!("{}({names})", program.names()),
-        _ => format!("{op}({names})"),
-    };
-    let y_tensor = g.zeros(&name, &shape)?;
-    let operands: Vec<_> = inputs.iter().map(Operand::from).collect();
-    kernels::map::map(g, &program, &shape, &operands, &[((&y_tensor).into(), false)])?;
-    let y = g.result(y_tensor.clone(), &different);
-    g.on_backward(move |g| backward(g, &program, (y, &y_tensor), &different, &inputs));
-    Ok(y)
-}
-
-/// The gradients of a program's inputs: all of them in one dispatch, if that does not bind too many tensors, and a sum for each that
-/// was broadcast.
-fn backward(
-    g: &mut Graph,
-    program: &Program,
-    (y, y_tensor): (Var, &Tensor),
-    values: &[Var],
-    inputs: &[Tensor],
-) -> Result<()> {
-    let Some(dy) = g.gradient(y) else { return Ok(()) };
-    let mut wanted: Vec<usize> = (0..values.len()).filter(|&i| g.is_differentiable(values[i])).collect();
-    let given: Vec<_> = inputs.iter().chain([&dy, y_tensor]).collect();
-    while !wanted.is_empty() {
-        // As many as can be made together; the result is made again where there is no place to read it.
-        let together = (1..=wanted.len()).rev().flat_map(|n| [(n, true), (n, false)]).find_map(|(n, reads_output)| {
-            let (gradients, places) = program.gradients(&wanted[..n], reads_output);
-            let read = (0..given.len()).filter(|&i| gradients.reads(i)).count();
-            (read + gradients.outputs().len() <= MOST_BOUND || n == 1 && !reads_output)
-                .then_some((n, gradients, places))
-        });
-        let Some((n, gradients, places)) = together else { unreachable!("one at a time is always found") };
-        let now: Vec<_> = wanted.drain(..n).collect();
-        let mut targets = Vec::new();
-        for (&i, place) in now.iter().zip(&places) {
-            let Some(place) = *place else { continue };
-            let is_whole = inputs[i].shape() == dy.shape();
-            if gradients.is_input(place) == Some(values.len()) {
-                // What was added has the gradient of the sum.
-                match is_whole {
-                    true => g.add_gradient(values[i], &dy, true)?,
-                    false => sum_to(g, &dy, values[i])?,
-                }
-            } else if is_whole {
-                targets.extend(g.gradient_target(values[i])?.map(|(target, adds)| (place, target, adds, None)));
-            } else {
-                let part = g.zeros(&format!("{} of each", g.gradient_name(values[i])), dy.shape())?;
-                targets.push((place, part, false, Some(values[i])));
-            }
-        }
-        if targets.is_empty() {
-            continue;
-        }
-        let gradients = gradients.with_outputs(targets.iter().map(|(place, ..)| *place));
-        let read: Vec<_> = (0..given.len()).filter(|&i| gradients.reads(i)).collect();
-        let gradients = gradients.renumbered(read.len(), |i| read.iter().position(|&other| other == i).unwrap_or(0));
-        let operands: Vec<_> = read.iter().map(|&i| Operand::from(given[i])).collect();
-        let outputs: Vec<_> = targets.iter().map(|(_, target, adds, _)| (Operand::from(target), *adds)).collect();
-        kernels::map::map(g, &gradients, dy.shape(), &operands, &outputs)?;
-        for (_, part, _, value) in &targets {
-            if let Some(value) = value {
-                sum_to(g, part, *value)?;
-            }
-        }
-    }
-    Ok(())
+    g.map(op, program, values, &shape)
 }
 
 /// Operations of two values: name, equation, expression.

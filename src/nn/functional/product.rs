@@ -1,10 +1,9 @@
 //! Products, of a value with a weight or of two values, and embeddings.
 
-use super::reduction::sum_to;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::matmul::{batched, matmul as matrix_product, matmul_with_biases, t};
-use crate::kernels::{self, accumulate, column_sum, segment_sum};
+use crate::kernels::{self, accumulate, column_sum};
 use crate::tensor::Tensor;
 
 /// `y = x Wᵀ + b` (`torch.nn.functional.linear`): `x` `[.., I]`, `weight` `[O, I]`, `bias` `[O]`, `y` `[.., O]`.
@@ -18,14 +17,9 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Result<V
     linear_with_biases(g, x, weight, &biases, None)
 }
 
-/// The table to act on in place of `x`, if that is rows of one and there is less to do so; and the index of the rows.
-pub(super) fn table_of(g: &Graph, x: Var) -> Option<(Var, Tensor)> {
-    g.as_rows(x).filter(|(table, index)| g.prefers_table(*table, index))
-}
-
 /// The shape of what [`linear`] computes: of the table's product, if it multiplies a table.
 pub(crate) fn linear_shape(g: &Graph, x: Var, outputs: usize) -> Vec<usize> {
-    let x = table_of(g, x).map_or(x, |(table, _)| table);
+    let x = g.table_of(x).map_or(x, |(table, _)| table);
     let mut shape = g.shape(x).to_vec();
     shape.pop();
     shape.push(outputs);
@@ -47,9 +41,9 @@ pub(crate) fn linear_with_biases(
     if g.shape(x).last() != Some(&inputs) {
         return Err(Error::shape("linear", g.name(x), format!("[.., {inputs}]"), g.shape(x)));
     }
-    if let Some((table, index)) = table_of(g, x) {
+    if let Some((table, index)) = g.table_of(x) {
         let table = linear_with_biases(g, table, weight, biases, place)?;
-        return Ok(rows(g, table, &index));
+        return Ok(g.rows(table, &index));
     }
     let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
     let b = biases.iter().map(|&bias| g.tensor(bias)).collect::<Result<Vec<_>>>()?;
@@ -111,7 +105,7 @@ pub fn matmul(g: &mut Graph, x: Var, y: Var) -> Result<Var> {
         if g.is_differentiable(x) && is_shared {
             let each = g.zeros(&format!("{} of each", g.gradient_name(x)), &[count, m, k])?;
             batched(g, (&dz, false), (&b, true), &each, false)?;
-            sum_to(g, &each, x)?;
+            g.sum_to(&each, x)?;
         } else if let Some((dx, accumulate)) = g.gradient_target(x)? {
             batched(g, (&dz, false), (&b, true), &dx, accumulate)?;
         }
@@ -156,16 +150,5 @@ pub fn embedding(g: &mut Graph, table: Var, index: &Tensor) -> Result<Var> {
         return Err(Error::shape("embedding", "weight", "[V, E]", g.shape(table)));
     };
     kernels::expect_indices("embedding", index, v)?;
-    Ok(rows(g, table, index))
-}
-
-pub(super) fn rows(g: &mut Graph, table: Var, index: &Tensor) -> Var {
-    let y = g.rows(table, index);
-    let index = index.clone();
-    g.on_backward(move |g| {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        let Some((dtable, accumulate)) = g.gradient_target(table)? else { return Ok(()) };
-        segment_sum::segment_sum(g, &dy, &index, &dtable, accumulate)
-    });
-    y
+    Ok(g.rows(table, index))
 }

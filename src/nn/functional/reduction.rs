@@ -4,7 +4,6 @@ use super::axis::axis_of;
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 use crate::kernels;
-use crate::tensor::Tensor;
 
 /// The sum over an axis, which goes (`torch.sum(x, axis)`); below 0, axes are counted from the last.
 ///
@@ -30,7 +29,7 @@ fn reduce(g: &mut Graph, op: &'static str, x: Var, axis: isize, scale: fn(usize)
     if shape.is_empty() {
         shape.push(1);
     }
-    let sizes = around(x_tensor.shape(), axis..axis + 1);
+    let sizes = kernels::sum::around(x_tensor.shape(), axis..axis + 1);
     let y_tensor = g.zeros(&format!("{op}({})", x_tensor.name()), &shape)?;
     kernels::sum::sum(g, &x_tensor, sizes, scale(size), &y_tensor, false)?;
     let y = g.result(y_tensor, &[x]);
@@ -44,41 +43,4 @@ fn reduce(g: &mut Graph, op: &'static str, x: Var, axis: isize, scale: fn(usize)
         kernels::map::map(g, &program, dx.shape(), &[(&dy).into()], &[((&dx).into(), adds)])
     });
     Ok(y)
-}
-
-/// The sizes before, of and after a range of axes.
-fn around(shape: &[usize], axes: std::ops::Range<usize>) -> [usize; 3] {
-    [&shape[..axes.start], &shape[axes.clone()], &shape[axes.end..]].map(|sizes| sizes.iter().product())
-}
-
-/// Adds to the gradient of a value that was broadcast what its repetitions have: their sum.
-pub(super) fn sum_to(g: &mut Graph, d: &Tensor, value: Var) -> Result<()> {
-    if d.len() == g.shape(value).iter().product::<usize>() {
-        // Over sizes of 1 alone.
-        return g.add_gradient(value, d, true);
-    }
-    let Some((target, adds)) = g.gradient_target(value)? else { return Ok(()) };
-    let missing = d.shape().len() - target.shape().len();
-    let wanted = [vec![1; missing], target.shape().to_vec()].concat();
-    let (mut from, mut shape) = (d.clone(), d.shape().to_vec());
-    // Neighbouring axes at once, from the last.
-    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
-    for axis in (0..shape.len()).rev().filter(|&axis| wanted[axis] != shape[axis]) {
-        match ranges.last_mut() {
-            Some(range) if range.start == axis + 1 => range.start = axis,
-            _ => ranges.push(axis..axis + 1),
-        }
-    }
-    let last = ranges.len() - 1;
-    for (i, range) in ranges.into_iter().enumerate() {
-        let sizes = around(&shape, range.clone());
-        shape[range].fill(1);
-        let (to, adds) = match i == last {
-            true => (target.clone(), adds),
-            false => (g.zeros(&format!("{} of some", target.name()), &shape)?, false),
-        };
-        kernels::sum::sum(g, &from, sizes, 1.0, &to, adds)?;
-        from = to;
-    }
-    Ok(())
 }

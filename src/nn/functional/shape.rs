@@ -1,7 +1,6 @@
 //! The same values in another order or shape, and parts and joins of them.
 
 use super::axis::{self, axis_of};
-use super::product::rows;
 use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
@@ -267,7 +266,7 @@ pub(crate) fn reverse_input(g: &mut Graph, x: Var, lengths: &Tensor) -> Result<V
     let vocabulary = g.shape(table)[0];
     let reversed = g.tokens(&format!("{} reversed", index.name()), index.shape(), vocabulary)?;
     reverse_index::reverse_index(g, &index, lengths, &reversed)?;
-    Ok(rows(g, table, &reversed))
+    Ok(g.rows(table, &reversed))
 }
 
 /// Each entry's own steps, last first: `x` `[T, B, C]`, `lengths` `[B]` u32. Past an entry's length, 0.

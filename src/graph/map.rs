@@ -1,0 +1,215 @@
+//! Values that are programs of others ([`crate::map`]), put together as long as nothing needs them by themselves: a chain of
+//! operations is one dispatch, and so are its gradients.
+
+use std::sync::Arc;
+
+use super::{Graph, Value, Var};
+use crate::error::{Error, Result};
+use crate::kernels;
+use crate::kernels::map::Operand;
+use crate::map::{MOST_INSTRUCTIONS, Program};
+use crate::tensor::Tensor;
+
+/// Values that one program reads, at most: with two results' gradients they are all that WebGPU lets a kernel bind.
+const MOST_VALUES: usize = 6;
+
+/// Tensors that a kernel binds, at most.
+const MOST_BOUND: usize = 8;
+
+/// Programs that take in another, at most; then its result is kept, for more to read.
+const MOST_USES: usize = 4;
+
+/// A value that is computed where it is used, until something needs its tensor.
+pub(super) struct Expression {
+    program: Program,
+    values: Vec<Var>,
+    inputs: Vec<Tensor>,
+    /// The place among the commands where its own goes, if it gets one: what it reads may be written later.
+    place: usize,
+    /// Whether it is made of several operations.
+    is_fused: bool,
+}
+
+impl Graph {
+    /// Records a program of these values, whose shapes broadcast to `shape`. If all are rows of one table with fewer rows, the table is acted
+    /// on instead.
+    pub(crate) fn map(&mut self, op: &'static str, program: Program, values: &[Var], shape: &[usize]) -> Result<Var> {
+        if program.len() > MOST_INSTRUCTIONS {
+            let expected = format!("of at most {MOST_INSTRUCTIONS} operations");
+            return Err(Error::argument(op, "expression", expected, program.len()));
+        }
+        let (program, values) = only_read(&program, values);
+        if values.is_empty() || values.len() > MOST_VALUES {
+            let expected = format!("one that depends on 1 to {MOST_VALUES} values");
+            return Err(Error::argument(op, "expression", expected, values.len()));
+        }
+        // Of a row that is not looked up the gradient is 0, times a slope that must be finite.
+        if let &[only] = &values[..]
+            && shape == self.shape(only)
+            && program.is_tame()
+            && let Some((table, index)) = self.table_of(only)
+        {
+            let of_table = self.shape(table).to_vec();
+            let table = self.map(op, program, &[table], &of_table)?;
+            return Ok(self.rows(table, &index));
+        }
+        let (program, values, is_fused) = self.with_expressions(program, values, shape);
+        let inputs = values.iter().map(|&value| self.tensor(value)).collect::<Result<Vec<_>>>()?;
+        let names = inputs.iter().map(Tensor::name).collect::<Vec<_>>().join(", ");
+        let name = match is_fused || op == "map" {
+            true => format!("{}({names})", program.names()),
+            false => format!("{op}({names})"),
+        };
+        let place = self.keep_place();
+        let gradient = self.gradient_like(&values);
+        let expression = Arc::new(Expression { program, values, inputs, place, is_fused });
+        let y = self.node(shape.into(), Value::Expression { expression: expression.clone(), uses: 0 }, gradient);
+        self.set_name(y, &name);
+        self.on_backward(move |g| expression.backward(g, y));
+        Ok(y)
+    }
+
+    /// The program with those of its values taken in that are programs of the same shape, as far as limits allow; and whether there
+    /// are any.
+    fn with_expressions(
+        &mut self,
+        mut program: Program,
+        mut values: Vec<Var>,
+        shape: &[usize],
+    ) -> (Program, Vec<Var>, bool) {
+        let mut is_fused = false;
+        for value in values.clone() {
+            let Some(node) = self.nodes.get_mut(value.index).filter(|node| node.shape == shape) else { continue };
+            let Value::Expression { expression, uses } = &mut node.value else { continue };
+            let is_as_it_was = !self.recorder.is_written_since(expression.place, &expression.inputs);
+            let (whole, of_whole) = program.with(&values, value, &expression.program, &expression.values);
+            let fits = of_whole.len() <= MOST_VALUES && whole.len() <= MOST_INSTRUCTIONS;
+            if *uses < MOST_USES && is_as_it_was && fits {
+                *uses += 1;
+                is_fused = true;
+                (program, values) = (whole, of_whole);
+            }
+        }
+        (program, values, is_fused)
+    }
+
+    /// Records an expression where it belongs, for something that needs its tensor.
+    pub(super) fn evaluate(&mut self, y: Var, expression: &Expression) -> Result<Tensor> {
+        let Expression { program, inputs, place, is_fused, .. } = expression;
+        let (name, shape) = (self.name(y), self.shape(y).to_vec());
+        let tensor = self.zeros(&name, &shape)?;
+        let operands: Vec<_> = inputs.iter().map(Operand::from).collect();
+        kernels::map::map(self, program, &shape, &operands, &[((&tensor).into(), false)])?;
+        self.move_last_to(*place);
+        if *is_fused {
+            let names = program.names();
+            let count = names.split('_').count();
+            self.note(format!("{count} operations of elements in one dispatch: {names}"));
+        }
+        self.nodes[y.index].value = Value::Dense(tensor.clone());
+        Ok(tensor)
+    }
+
+    /// Adds to the gradient of a value that was broadcast what its repetitions have: their sum.
+    pub(crate) fn sum_to(&mut self, d: &Tensor, value: Var) -> Result<()> {
+        if d.len() == self.shape(value).iter().product::<usize>() {
+            // Over sizes of 1 alone.
+            return self.add_gradient(value, d, true);
+        }
+        let Some((target, adds)) = self.gradient_target(value)? else { return Ok(()) };
+        let missing = d.shape().len() - target.shape().len();
+        let wanted = [vec![1; missing], target.shape().to_vec()].concat();
+        let (mut from, mut shape) = (d.clone(), d.shape().to_vec());
+        // Neighbouring axes at once, from the last.
+        let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+        for axis in (0..shape.len()).rev().filter(|&axis| wanted[axis] != shape[axis]) {
+            match ranges.last_mut() {
+                Some(range) if range.start == axis + 1 => range.start = axis,
+                _ => ranges.push(axis..axis + 1),
+            }
+        }
+        let last = ranges.len() - 1;
+        for (i, range) in ranges.into_iter().enumerate() {
+            let sizes = kernels::sum::around(&shape, range.clone());
+            shape[range].fill(1);
+            let (to, adds) = match i == last {
+                true => (target.clone(), adds),
+                false => (self.zeros(&format!("{} of some", target.name()), &shape)?, false),
+            };
+            kernels::sum::sum(self, &from, sizes, 1.0, &to, adds)?;
+            from = to;
+        }
+        Ok(())
+    }
+}
+
+/// A program with inputs for those values that it reads, each once, and these.
+fn only_read(program: &Program, values: &[Var]) -> (Program, Vec<Var>) {
+    let mut read: Vec<Var> = Vec::new();
+    for (i, value) in values.iter().enumerate() {
+        if program.reads(i) && !read.contains(value) {
+            read.push(*value);
+        }
+    }
+    let place = |i: usize| read.iter().position(|value| *value == values[i]).unwrap_or(0);
+    (program.renumbered(read.len(), place), read)
+}
+
+impl Expression {
+    /// The gradients of its inputs: all of them in one dispatch, if that does not bind too many tensors, and a sum for each that was broadcast.
+    fn backward(&self, g: &mut Graph, y: Var) -> Result<()> {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        let Self { program, values, inputs, .. } = self;
+        let y_tensor = match &g.nodes[y.index].value {
+            Value::Dense(tensor) => Some(tensor.clone()),
+            _ => None,
+        };
+        let mut wanted: Vec<usize> = (0..values.len()).filter(|&i| g.is_differentiable(values[i])).collect();
+        let given: Vec<_> = inputs.iter().chain([&dy]).chain(&y_tensor).collect();
+        while !wanted.is_empty() {
+            // As many as can be made together; the result is made again where there is no place to read it.
+            let choices = (1..=wanted.len()).rev().flat_map(|n| [(n, y_tensor.is_some()), (n, false)]);
+            let together = choices.into_iter().find_map(|(n, reads_output)| {
+                let (gradients, places) = program.gradients(&wanted[..n], reads_output);
+                let read = (0..given.len()).filter(|&i| gradients.reads(i)).count();
+                let fits = read + gradients.outputs().len() <= MOST_BOUND || n == 1 && !reads_output;
+                fits.then_some((n, gradients, places))
+            });
+            let Some((n, gradients, places)) = together else { unreachable!("one at a time is always found") };
+            let now: Vec<_> = wanted.drain(..n).collect();
+            let mut targets = Vec::new();
+            for (&i, place) in now.iter().zip(&places) {
+                let Some(place) = *place else { continue };
+                let is_whole = inputs[i].shape() == dy.shape();
+                if gradients.is_input(place) == Some(values.len()) {
+                    // What was added has the gradient of the sum.
+                    match is_whole {
+                        true => g.add_gradient(values[i], &dy, true)?,
+                        false => g.sum_to(&dy, values[i])?,
+                    }
+                } else if is_whole {
+                    targets.extend(g.gradient_target(values[i])?.map(|(target, adds)| (place, target, adds, None)));
+                } else {
+                    let part = g.zeros(&format!("{} of each", g.gradient_name(values[i])), dy.shape())?;
+                    targets.push((place, part, false, Some(values[i])));
+                }
+            }
+            if targets.is_empty() {
+                continue;
+            }
+            let gradients = gradients.with_outputs(targets.iter().map(|(place, ..)| *place));
+            let read: Vec<_> = (0..given.len()).filter(|&i| gradients.reads(i)).collect();
+            let gradients =
+                gradients.renumbered(read.len(), |i| read.iter().position(|&other| other == i).unwrap_or(0));
+            let operands: Vec<_> = read.iter().map(|&i| Operand::from(given[i])).collect();
+            let outputs: Vec<_> = targets.iter().map(|(_, target, adds, _)| (Operand::from(target), *adds)).collect();
+            kernels::map::map(g, &gradients, dy.shape(), &operands, &outputs)?;
+            for (_, part, _, value) in &targets {
+                if let Some(value) = value {
+                    g.sum_to(part, *value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
