@@ -1,4 +1,4 @@
-//! Model files: safetensors with PyTorch's parameter names.
+//! Model files: safetensors with PyTorch's parameter names, PyTorch's own among them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 pub use crate::files::write_atomically;
 use crate::graph::Parameters;
+pub use crate::model_file::ModelFile;
+pub(crate) use crate::model_file::not_finite;
+use crate::model_file::{model_file, unreadable};
 use crate::nn::{Snapshot, State};
 use crate::tensor::Tensor;
 
@@ -66,6 +69,11 @@ pub struct Loaded {
     pub missing: Vec<String>,
     /// What else the file has, sorted.
     pub unexpected: Vec<String>,
+    /// Parameters whose values were converted to f32, and what from: `F16`, `BF16`, `F64`.
+    pub converted: Vec<(String, String)>,
+    /// Of the parameters that have another name in the file, by [`ModelFile::rename`] or because a wrapper's stood in front of all: that
+    /// name, and the parameter's.
+    pub renamed: Vec<(String, String)>,
 }
 
 /// Writes parameters and metadata. The file appears whole or not at all, through symbolic links, with the mode of the one
@@ -222,15 +230,14 @@ pub fn load_state(path: impl AsRef<Path>, state: &State) -> Result<()> {
 /// Reads a model file's metadata, to build the network that its parameters fit.
 ///
 /// # Errors
-/// The file cannot be read, or is no safetensors file.
+/// As [`ModelFile::open`].
 pub fn metadata(path: impl AsRef<Path>) -> Result<Metadata> {
-    let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
-    Ok(header.metadata().clone().unwrap_or_default())
+    Ok(ModelFile::open(path)?.metadata().clone())
 }
 
-/// Replaces all parameters by those of a file: all of them, in one write between two steps, or, on any error, none.
+/// Replaces all parameters by those of a file, or of the shards that an index lists ([`ModelFile`]): all of them, in one write between two
+/// steps, or, on any error, none. F16, BF16 and F64 become f32; where nothing in the file has a parameter's name, what a wrapper put in front
+/// of all is taken away ([`ModelFile::without_wrappers`]).
 ///
 /// # Errors
 /// The file cannot be read or is damaged. Or it does not fit, and the error has the names: parameters that it lacks, names
@@ -263,82 +270,85 @@ pub fn load(path: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
 /// # Errors
 /// As [`load`], but for what is not asked for; nothing in the file has the name of a parameter.
 pub fn load_with(path: impl AsRef<Path>, parameters: &Parameters, asked: Load) -> Result<Loaded> {
-    let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| unreadable(path, &bytes, &error))?;
-    let is_checkpoint = header.metadata().as_ref().is_some_and(|metadata| metadata.contains_key(CHECKPOINT));
-    let (mut found, mut report) = (Vec::new(), Loaded::default());
-    let (mut unfit, mut infinite) = (Vec::new(), Vec::new());
-    for (name, tensor) in parameters.iter() {
-        let Ok(view) = file.tensor(name) else {
-            report.missing.push(name.to_owned());
-            continue;
-        };
-        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape() {
-            let got = format!("{:?} {:?}", view.dtype(), view.shape());
-            unfit.push(format!("`{name}` must be F32 {:?}, but is {got}", tensor.shape()));
-            continue;
-        }
-        let values = bytemuck::pod_collect_to_vec::<u8, f32>(view.data());
-        infinite.extend(not_finite(name, &values).filter(|_| asked.finite));
-        report.loaded.push(name.to_owned());
-        found.push((place(&tensor), values));
-    }
-    let known: HashSet<_> = parameters.names().collect();
-    // Of a checkpoint, the parameters alone.
-    let is_more = |name: &str| is_checkpoint && NOT_PARAMETERS.iter().any(|start| name.starts_with(start));
-    let others = file.names().into_iter().filter(|name| !known.contains(name) && !is_more(name));
-    report.unexpected = others.map(str::to_owned).collect();
-    report.unexpected.sort();
-    let matched = report.missing.is_empty() && report.unexpected.is_empty();
-    if !unfit.is_empty() || !infinite.is_empty() || found.is_empty() || (asked.strict && !matched) {
-        return Err(model_file(path, misfit(&report, &unfit, &infinite)));
-    }
+    ModelFile::open(path)?.load(parameters, asked)
+}
 
-    // One write, of values of one step.
-    let block = parameters.values();
-    let mut values = if report.missing.is_empty() { vec![0.0; block.len()] } else { block.to_vec_f64()? };
-    for (place, new) in found {
-        values[place].iter_mut().zip(new).for_each(|(value, new)| *value = new.into());
+impl ModelFile {
+    /// Replaces all parameters by those of this file, under the names that it was given ([`Self::rename`]); see [`load_with`].
+    ///
+    /// ```
+    /// use elman::io::{self, Load, ModelFile};
+    /// # use elman::{Device, nn, rng};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.safetensors");
+    /// # let network = |name: &str| {
+    /// #     let mut init = nn::Init::new(rng::manual_seed(1));
+    /// #     nn::Linear::new(&mut init, name, 2, 2)?;
+    /// #     init.upload(&Device::cpu())
+    /// # };
+    /// # io::save(&path, &network("net.out")?, io::Metadata::new())?;
+    /// # let parameters = network("output")?;
+    ///
+    /// let report = ModelFile::open(&path)?.rename(&[("net.out.", "output.")])?.load(&parameters, Load::default())?;
+    /// assert_eq!(report.renamed[0], ("net.out.weight".into(), "output.weight".into()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load_with`].
+    pub fn load(&self, parameters: &Parameters, asked: Load) -> Result<Loaded> {
+        if !parameters.names().any(|name| self.shape(name).is_some()) {
+            let file = self.clone().without_wrappers();
+            if parameters.names().any(|name| file.shape(name).is_some()) {
+                return file.load(parameters, asked);
+            }
+        }
+        let (mut found, mut report) = (Vec::new(), Loaded::default());
+        let (mut unfit, mut infinite) = (Vec::new(), Vec::new());
+        for (name, tensor) in parameters.iter() {
+            let (Some(shape), Some((dtype, own_name))) = (self.shape(name), self.own(name)) else {
+                report.missing.push(name.to_owned());
+                continue;
+            };
+            let Some(values) = self.values(name).ok().filter(|_| shape == tensor.shape()) else {
+                unfit.push(format!("`{name}` must be F32 {:?}, but is {dtype:?} {shape:?}", tensor.shape()));
+                continue;
+            };
+            infinite.extend(not_finite(name, &values).filter(|_| asked.finite));
+            report.loaded.push(name.to_owned());
+            if dtype != Dtype::F32 {
+                report.converted.push((name.to_owned(), format!("{dtype:?}")));
+            }
+            if own_name != name {
+                report.renamed.push((own_name.to_owned(), name.to_owned()));
+            }
+            found.push((place(&tensor), values));
+        }
+        let known: HashSet<_> = parameters.names().collect();
+        // Of a checkpoint, the parameters alone.
+        let is_checkpoint = self.metadata().contains_key(CHECKPOINT);
+        let is_more = |name: &str| is_checkpoint && NOT_PARAMETERS.iter().any(|start| name.starts_with(start));
+        let others = self.names().filter(|name| !known.contains(name) && !is_more(name));
+        report.unexpected = others.map(str::to_owned).collect();
+        let matched = report.missing.is_empty() && report.unexpected.is_empty();
+        if !unfit.is_empty() || !infinite.is_empty() || found.is_empty() || (asked.strict && !matched) {
+            return Err(self.problem(misfit(&report, &unfit, &infinite)));
+        }
+
+        // One write, of values of one step.
+        let block = parameters.values();
+        let mut values = if report.missing.is_empty() { vec![0.0; block.len()] } else { block.to_vec_f64()? };
+        for (place, new) in found {
+            values[place].iter_mut().zip(new).for_each(|(value, new)| *value = new.into());
+        }
+        block.write_f64(&values)?;
+        Ok(report)
     }
-    block.write_f64(&values)?;
-    Ok(report)
 }
 
 /// Where a parameter lies among all values.
 fn place(tensor: &Tensor) -> std::ops::Range<usize> {
     tensor.offset()..tensor.offset() + tensor.len()
-}
-
-pub(crate) fn not_finite(name: &str, values: &[f32]) -> Option<String> {
-    let bad = values.iter().position(|value| !value.is_finite())?;
-    Some(format!("{} at index {bad} of `{name}`", values[bad]))
-}
-
-fn model_file(path: &Path, problem: impl ToString) -> Error {
-    Error::ModelFile { path: path.into(), problem: problem.to_string() }
-}
-
-/// What a file that is no safetensors file is, where that can be told.
-fn unreadable(path: &Path, bytes: &[u8], error: &SafeTensorError) -> Error {
-    // A zip archive, or, from before PyTorch 1.6, a pickle of protocol 2 or later.
-    if !bytes.starts_with(b"PK\x03\x04") && !matches!(bytes, [0x80, 2..=5, ..]) {
-        return model_file(path, format!("it is no safetensors file ({error})"));
-    }
-    let name = path.file_name().unwrap_or_default().display().to_string();
-    let converted = Path::new(&name).with_extension("safetensors").display().to_string();
-    let python = format!(
-        "import torch; from safetensors.torch import save_file; \
-         save_file(torch.load({name:?}, map_location=\"cpu\", weights_only=True), {converted:?})"
-    );
-    model_file(
-        path,
-        format!(
-            "it is what PyTorch's `torch.save` writes (.pt, .pth), Python objects in a zip archive or pickle, and no \
-             safetensors file; convert its state_dict in Python: {python}"
-        ),
-    )
 }
 
 /// All that keeps a file from fitting, some of each kind.
@@ -353,12 +363,9 @@ fn misfit(report: &Loaded, unfit: &[String], infinite: &[String]) -> String {
         some_of("not finite", infinite),
     ];
     let cure = if let Some(prefix) = prefix(&report.unexpected, &report.missing) {
-        format!(
-            "the file's names begin with `{prefix}`, which a wrapper (DataParallel, torch.compile, a module around the \
-             network) left there: save {{k.removeprefix({prefix:?}): v for k, v in state_dict.items()}}"
-        )
+        format!("the file's names begin with `{prefix}`: load `ModelFile::open(path)?.rename(&[({prefix:?}, \"\")])?`")
     } else if let Some(prefix) = prefix(&report.missing, &report.unexpected) {
-        format!("the file's names lack `{prefix}`: save {{{prefix:?} + k: v for k, v in state_dict.items()}}")
+        format!("the file's names lack `{prefix}`: load `ModelFile::open(path)?.rename(&[(\"\", {prefix:?})])?`")
     } else if !report.missing.is_empty() || !report.unexpected.is_empty() {
         "build the network that the file is of, or load what has the same name with `Load { strict: false, .. }`".into()
     } else if !unfit.is_empty() {

@@ -56,7 +56,7 @@
 //! | floor | where | what |
 //! |---|---|---|
 //! | ground | [`Error`], [`rng`] | the one error type; PyTorch's random generator |
-//! | | `product`, `real`, `files` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole |
+//! | | `product`, `real`, `files`, `model_file` | matrix products of the twins by the `gemm` crate; the float types they run in; files that appear whole; safetensors files, opened |
 //! | device | [`device`], [`Tensor`] | `gpu` finds adapters and talks to wgpu (`live` is what dies with a device, `recovery` what makes it anew), and `no_gpu` stands for it in a build without the feature; `memory` holds the CPU's buffers, `turns` says who may use them; a named, shaped range of one |
 //! | | [`kernel`], [`custom`] | what a kernel is, and one of the user's own |
 //! | | [`map`] | programs of elementwise operations: expressions, their gradients, their WGSL, their twin |
@@ -164,6 +164,7 @@ pub mod kernel;
 pub mod kernels;
 mod log;
 pub mod map;
+mod model_file;
 pub mod nn;
 mod open;
 pub mod optim;

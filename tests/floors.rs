@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// From the ground up, by the longest name that fits; a `*` stands for any beginning.
 const FLOORS: [&[&str]; 13] = [
-    &["error", "files", "product", "real", "rng", "signals"],
+    &["error", "files", "model_file", "product", "real", "rng", "signals"],
     &["custom", "device", "kernel", "map", "tensor", "twin"],
     &["plan"],
     &["kernels"],

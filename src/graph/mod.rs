@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use loss::Loss;
 use map::Expression;
+pub(crate) use parameters::name_in;
 pub use parameters::{Init, ParameterId, Parameters};
 
 use crate::device::Device;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::model_file::ModelFile;
 use crate::rng::{self, Rng};
 use crate::tensor::{DType, Tensor, checked_len};
 
@@ -34,6 +35,12 @@ pub struct Init {
     pub rng: Rng,
     added: Vec<Added>,
     has_values: bool,
+    file: Option<ModelFile>,
+}
+
+/// The name of a module's parameter; of one without a name of its own, as a network that is one module is saved by PyTorch, the parameter's.
+pub(crate) fn name_in(module: &str, parameter: &str) -> String {
+    if module.is_empty() { parameter.into() } else { format!("{module}.{parameter}") }
 }
 
 /// A parameter that was added; no values where none are drawn.
@@ -48,7 +55,49 @@ struct Added {
 impl Init {
     /// Starts with this generator; see [`crate::rng::manual_seed`].
     pub fn new(rng: Rng) -> Self {
-        Self { rng, added: Vec::new(), has_values: true }
+        Self { rng, added: Vec::new(), has_values: true, file: None }
+    }
+
+    /// Parameters have the values that this file has under their names; none is drawn, nor taken where one is given. Modules are made as
+    /// ever, or, where the file says their sizes, by their `from_file`, which reads these off.
+    ///
+    /// ```
+    /// use elman::nn::{Embedding, Gru, Init, Linear, RnnOptions};
+    /// use elman::{Device, io, rng};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.safetensors");
+    /// # let mut init = Init::new(rng::manual_seed(1));
+    /// # Embedding::new(&mut init, "embedding", 10, 4)?;
+    /// # Gru::new(&mut init, "gru", RnnOptions::new(4, 8))?;
+    /// # Linear::new(&mut init, "output", 8, 10)?;
+    /// # io::save(&path, &init.upload(&Device::cpu())?, io::Metadata::new())?;
+    /// let file = io::ModelFile::open(&path)?;
+    /// let mut init = Init::from_file(&file);
+    /// let embedding = Embedding::from_file(&mut init, "embedding")?;
+    /// let gru = Gru::new(&mut init, "gru", RnnOptions::from_file(&file, "gru")?.batch_first(true))?;
+    /// let output = Linear::from_file(&mut init, "output")?;
+    /// assert!(init.unused().is_empty()); // nothing else is in the file
+    /// let parameters = init.upload(&Device::cpu())?;
+    /// # drop((embedding, gru, output, parameters));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// A parameter that the file lacks, or has in another shape or with a value that is not finite, is an error where its module is made.
+    pub fn from_file(file: &ModelFile) -> Self {
+        Self { file: Some(file.clone()), ..Self::new(rng::manual_seed(0)) }
+    }
+
+    /// The names of the file that no module has taken so far, sorted; none without a file.
+    pub fn unused(&self) -> Vec<&str> {
+        let taken: BTreeSet<_> = self.added.iter().map(|added| &added.name[..]).collect();
+        self.file.iter().flat_map(ModelFile::names).filter(|name| !taken.contains(name)).collect()
+    }
+
+    /// The file that modules read their sizes off.
+    pub(crate) fn file(&self) -> Result<&ModelFile> {
+        let expected = "one of `Init::from_file`";
+        self.file.as_ref().ok_or_else(|| Error::argument("from_file", "init", expected, "one that draws"))
     }
 
     /// Of parameters it takes names and shapes alone; [`Self::upload`] then gives them no memory. For what is recorded to be looked at,
@@ -66,8 +115,7 @@ impl Init {
         if !(bound >= 0.0 && ((2.0 * bound) as f32).is_finite()) {
             return Err(Error::argument("init", "bound", "0 or above, and half of what an f32 can be at most", bound));
         }
-        let values = self.has_values.then(|| self.rng.uniform(len, -bound, bound));
-        self.insert(name, shape, values)
+        self.insert(name, shape, |rng| rng.uniform(len, -bound, bound))
     }
 
     /// Adds a parameter from N(0, 1).
@@ -76,8 +124,16 @@ impl Init {
     /// A dimension of 0, or the name is taken.
     pub fn normal(&mut self, name: String, shape: &[usize]) -> Result<ParameterId> {
         let len = checked_len("init", &name, shape)?;
-        let values = self.has_values.then(|| self.rng.randn(len));
-        self.insert(name, shape, values)
+        self.insert(name, shape, |rng| rng.randn(len))
+    }
+
+    /// Adds a parameter that is this value throughout.
+    ///
+    /// # Errors
+    /// A dimension of 0, or the name is taken.
+    pub fn constant(&mut self, name: String, shape: &[usize], value: f32) -> Result<ParameterId> {
+        let len = checked_len("init", &name, shape)?;
+        self.insert(name, shape, |_| vec![value; len])
     }
 
     /// Adds a parameter with these values.
@@ -88,13 +144,23 @@ impl Init {
         if checked_len("init", &name, shape)? != values.len() {
             return Err(Error::shape("init", name, format!("one of {} values", values.len()), shape));
         }
-        self.insert(name, shape, self.has_values.then_some(values))
+        self.insert(name, shape, |_| values)
     }
 
-    fn insert(&mut self, name: String, shape: &[usize], values: Option<Vec<f32>>) -> Result<ParameterId> {
+    fn insert(
+        &mut self,
+        name: String,
+        shape: &[usize],
+        values: impl FnOnce(&mut Rng) -> Vec<f32>,
+    ) -> Result<ParameterId> {
         if self.added.iter().any(|added| added.name == name) {
             return Err(Error::argument("init", "name", "one that no other parameter has", name));
         }
+        let values = match &self.file {
+            _ if !self.has_values => None,
+            None => Some(values(&mut self.rng)),
+            Some(file) => Some(file.expect(&name, shape)?),
+        };
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = ParameterId(NEXT.fetch_add(1, Ordering::Relaxed));
         self.added.push(Added { id, name, shape: shape.into(), values });

@@ -1,8 +1,8 @@
 //! `nn.Embedding`.
 
-use super::functional;
+use super::{functional, sizes_in_file};
 use crate::error::Result;
-use crate::graph::{Graph, Init, ParameterId, Var};
+use crate::graph::{Graph, Init, ParameterId, Var, name_in};
 use crate::tensor::Tensor;
 
 /// A lookup table (`torch.nn.Embedding`): parameter `weight` `[V, E]` from N(0, 1).
@@ -18,7 +18,16 @@ impl Embedding {
     /// # Errors
     /// A size of 0, or the name is taken.
     pub fn new(init: &mut Init, name: &str, vocabulary: usize, dim: usize) -> Result<Self> {
-        Ok(Self { name: name.into(), weight: init.normal(format!("{name}.weight"), &[vocabulary, dim])? })
+        Ok(Self { name: name.into(), weight: init.normal(name_in(name, "weight"), &[vocabulary, dim])? })
+    }
+
+    /// With the sizes and the values that the file of [`Init::from_file`] has under this name.
+    ///
+    /// # Errors
+    /// The file has no such table; `init` has no file; the name is taken.
+    pub fn from_file(init: &mut Init, name: &str) -> Result<Self> {
+        let ([vocabulary, dim], _) = sizes_in_file(init, name)?;
+        Self::new(init, name, vocabulary, dim)
     }
 
     /// `tokens` `[..]` from [`crate::Device::tokens`] to `[.., E]`.

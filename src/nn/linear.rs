@@ -1,8 +1,8 @@
 //! `nn.Linear`.
 
-use super::functional;
+use super::{functional, sizes_in_file};
 use crate::error::Result;
-use crate::graph::{Graph, Init, ParameterId, Var};
+use crate::graph::{Graph, Init, ParameterId, Var, name_in};
 
 /// `y = x Wᵀ + b` (`torch.nn.Linear`): parameters `weight` `[O, I]` and `bias` `[O]` from U(-1/√I, 1/√I).
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ impl Linear {
     pub fn new(init: &mut Init, name: &str, inputs: usize, outputs: usize) -> Result<Self> {
         let mut layer = Self::without_bias(init, name, inputs, outputs)?;
         let bound = 1.0 / (inputs as f64).sqrt();
-        layer.bias = Some(init.uniform(format!("{name}.bias"), &[outputs], bound)?);
+        layer.bias = Some(init.uniform(name_in(name, "bias"), &[outputs], bound)?);
         Ok(layer)
     }
 
@@ -31,8 +31,17 @@ impl Linear {
     pub fn without_bias(init: &mut Init, name: &str, inputs: usize, outputs: usize) -> Result<Self> {
         // kaiming_uniform_ with a = √5, in PyTorch's order of operations so that the bound has its bits.
         let bound = 3f64.sqrt() * ((2f64 / (1.0 + 5.0)).sqrt() / (inputs as f64).sqrt());
-        let weight = init.uniform(format!("{name}.weight"), &[outputs, inputs], bound)?;
+        let weight = init.uniform(name_in(name, "weight"), &[outputs, inputs], bound)?;
         Ok(Self { name: name.into(), weight, bias: None })
+    }
+
+    /// With the sizes and the values that the file of [`Init::from_file`] has under this name, and a bias if it has one.
+    ///
+    /// # Errors
+    /// The file has no such layer; `init` has no file; the name is taken.
+    pub fn from_file(init: &mut Init, name: &str) -> Result<Self> {
+        let ([outputs, inputs], has_bias) = sizes_in_file(init, name)?;
+        if has_bias { Self::new(init, name, inputs, outputs) } else { Self::without_bias(init, name, inputs, outputs) }
     }
 
     /// `x` `[.., I]` to `[.., O]`.

@@ -4,11 +4,12 @@ use super::State;
 use super::functional::{self, Above, Direction, InitialState, RunOptions, States};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Init, ParameterId, Var};
+use crate::graph::{Graph, Init, ParameterId, Var, name_in};
 use crate::kernels;
 use crate::kernels::cell::{Cell, CellForm};
 use crate::kernels::generate;
 use crate::kernels::sequence::{self, Activation, Form, MOST_FUNCTIONS};
+use crate::model_file::ModelFile;
 use crate::rng::threefry2x32;
 use crate::tensor::{MOST_ELEMENTS, Tensor};
 
@@ -86,6 +87,15 @@ impl RnnOptions {
             peepholes: false,
             coupled: false,
         }
+    }
+
+    /// What a file says of the module of this name: sizes, layers, directions, biases, projection, peepholes. What has no values, as
+    /// `batch_first`, `dropout` or the nonlinearity of an [`Rnn`], it cannot say: that is as in [`Self::new`].
+    ///
+    /// # Errors
+    /// The file has no such module, or its shapes are those of none.
+    pub fn from_file(file: &ModelFile, name: &str) -> Result<Self> {
+        read_off(file, name, "_l0").map(|(_, options)| options)
     }
 
     /// Sets the number of layers.
@@ -245,6 +255,60 @@ impl RnnOptions {
     }
 }
 
+/// What the file says of a module of this name, whose first parameters end so: with an input of G H rows, and a recurrent matrix of H columns,
+/// it is an RNN, a GRU or an LSTM by G. A projection is an LSTM's.
+fn read_off(file: &ModelFile, name: &str, suffix: &str) -> Result<(Cell, RnnOptions)> {
+    let full = |parameter: &str, suffix: &str| name_in(name, &format!("{parameter}{suffix}"));
+    let has = |parameter: &str, suffix: &str| file.shape(&full(parameter, suffix)).is_some();
+    let matrix = |parameter: &str| {
+        let name = full(parameter, suffix);
+        let shape = file.shape(&name).ok_or_else(|| file.lacks(&name))?;
+        let misfit = || file.problem(format!("`{name}` must have two dimensions, but has shape {shape:?}"));
+        <[usize; 2]>::try_from(shape).map_err(|_| misfit())
+    };
+    let ([rows, input], [_, columns]) = (matrix("weight_ih")?, matrix("weight_hh")?);
+    let projection = if has("weight_hr", suffix) { Some(matrix("weight_hr")?) } else { None };
+    let hidden = projection.map_or(columns, |[_, hidden]| hidden);
+    let cell = match (rows.checked_div(hidden).filter(|gates| gates * hidden == rows), projection) {
+        (Some(1), None) => Cell::Tanh,
+        (Some(3), None) => Cell::Gru,
+        (Some(4), _) => Cell::Lstm,
+        _ => {
+            let expected = format!("{hidden} (RNN), {} (GRU) or {} (LSTM) rows", 3 * hidden, 4 * hidden);
+            let got = format!(
+                "`{}`, of {hidden} hidden units, must have {expected}, but has {rows}",
+                full("weight_ih", suffix)
+            );
+            return Err(file.problem(got));
+        }
+    };
+    let above = (1..).take_while(|layer| has("weight_ih", &format!("_l{layer}"))).count();
+    let options = RnnOptions::new(input, hidden)
+        .num_layers(1 + if suffix.is_empty() { 0 } else { above })
+        .bidirectional(has("weight_ih", &format!("{suffix}_reverse")))
+        .bias(has("bias_ih", suffix))
+        .proj_size(projection.map_or(0, |[projected, _]| projected))
+        .peepholes(has("weight_ph", suffix));
+    Ok((cell, options))
+}
+
+/// [`read_off`], of a module that is to have as many gates as this cell.
+fn read_off_as(
+    init: &Init,
+    name: &str,
+    suffix: &str,
+    expected: impl Fn(&RnnOptions) -> Cell,
+) -> Result<(Cell, RnnOptions)> {
+    let file = init.file()?;
+    let (got, options) = read_off(file, name, suffix)?;
+    let expected = expected(&options);
+    if got.gates() != expected.gates() {
+        let name = if name.is_empty() { "the module" } else { name };
+        return Err(file.problem(format!("`{name}` must be an {expected:?}, but has the shapes of a {got:?}")));
+    }
+    Ok((expected, options))
+}
+
 /// A recurrent module whose cell is chosen at run time; [`Rnn`], [`Gru`] and [`Lstm`] are this with a cell of their own.
 #[derive(Clone, Debug)]
 pub struct Recurrent {
@@ -275,7 +339,8 @@ impl Layer {
     fn new(init: &mut Init, name: &str, suffix: &str, cell: Cell, input: usize, options: &RnnOptions) -> Result<Self> {
         let (hidden, gates) = (options.hidden_size, cell.gates());
         let bound = 1.0 / (hidden as f64).sqrt();
-        let mut draw = |kind: &str, shape: &[usize]| init.uniform(format!("{name}.{kind}{suffix}"), shape, bound);
+        let mut draw =
+            |kind: &str, shape: &[usize]| init.uniform(name_in(name, &format!("{kind}{suffix}")), shape, bound);
         let width = gates.saturating_mul(hidden);
         Ok(Self {
             weight_ih: draw("weight_ih", &[width, input])?,
@@ -434,6 +499,16 @@ impl Recurrent {
         // Masks differ from module to module and from seed to seed; the generator is looked at, not drawn from.
         let hash = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
         Ok(Self { name: name.into(), cell, options, layers, seed: [hash, init.rng.clone().next_u32()] })
+    }
+
+    /// What the file of [`Init::from_file`] has under this name: an RNN (tanh, for the file does not say), a GRU or an LSTM, told apart by the
+    /// shapes, with all that [`RnnOptions::from_file`] reads off.
+    ///
+    /// # Errors
+    /// The file has no such module, or its shapes are those of none; `init` has no file; the name is taken.
+    pub fn from_file(init: &mut Init, name: &str) -> Result<Self> {
+        let (cell, options) = read_off(init.file()?, name, "_l0")?;
+        Self::new(init, name, cell, options)
     }
 
     /// What happens at each step.
@@ -686,6 +761,16 @@ macro_rules! module {
                 Ok(Self(Recurrent::new(init, name, cell(&options), options)?))
             }
 
+            /// What the file of [`Init::from_file`] has under this name, with all that [`RnnOptions::from_file`] reads off. To change
+            /// what a file does not say, make it of those: `new(&mut init, name, RnnOptions::from_file(&file, name)?.batch_first(true))`.
+            ///
+            /// # Errors
+            /// The file has no such module, or one of another cell; `init` has no file; the name is taken.
+            pub fn from_file(init: &mut Init, name: &str) -> Result<Self> {
+                let (cell, options) = read_off_as(init, name, "_l0", $cell)?;
+                Ok(Self(Recurrent::new(init, name, cell, options)?))
+            }
+
             /// A zero state for `batch` sequences, to carry from window to window.
             ///
             /// # Errors
@@ -800,6 +885,15 @@ macro_rules! cell {
             pub fn new(init: &mut Init, name: &str, options: RnnOptions) -> Result<Self> {
                 let cell: fn(&RnnOptions) -> Cell = $cell;
                 Ok(Self(SingleStep::new(init, $module, name, cell(&options), options)?))
+            }
+
+            /// What the file of [`Init::from_file`] has under this name.
+            ///
+            /// # Errors
+            /// The file has no such cell, or another; `init` has no file; the name is taken.
+            pub fn from_file(init: &mut Init, name: &str) -> Result<Self> {
+                let (cell, options) = read_off_as(init, name, "", $cell)?;
+                Ok(Self(SingleStep::new(init, $module, name, cell, options)?))
             }
 
             /// `x` `[B, I]` and states `[B, H]` (zero if none are given) to the next states, `[B, H]`.
