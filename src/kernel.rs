@@ -1,5 +1,7 @@
 //! What a kernel is: a WGSL file, its bindings and parameters, and its CPU twin.
 
+use smallvec::SmallVec;
+
 use crate::device::memory::{Cells, Memory};
 pub use crate::real::Real;
 use crate::tensor::{DType, Tensor};
@@ -122,33 +124,42 @@ pub struct Twin {
     /// Whether the kernel is this crate's own, which never reads or writes beyond a tensor; of others a GPU checks it.
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "a CPU's slices check themselves"))]
     pub(crate) is_own: bool,
+    /// Whether it keeps to one thread where that is asked for ([`crate::device::threads::is_alone`]), or ever.
+    pub(crate) can_be_alone: bool,
 }
 
 impl Twin {
     #[doc(hidden)]
     #[cfg(feature = "reference")]
     pub const fn custom(f32: TwinFn<f32>, f64: TwinFn<f64>) -> Self {
-        Self { f32, f64, is_own: false }
+        Self { f32, f64, is_own: false, can_be_alone: false }
     }
 
     #[doc(hidden)]
     #[cfg(not(feature = "reference"))]
     pub const fn custom(f32: TwinFn<f32>) -> Self {
-        Self { f32, is_own: false }
+        Self { f32, is_own: false, can_be_alone: false }
     }
 }
 
 /// Parameters as words, then the tensors in the order of the bindings.
 pub type TwinFn<F> = fn(&[u32], Args<'_, F>);
 
-/// Wraps `fn twin<F: Real>(p: &Params, args: Args<F>)` for both float types.
+/// Wraps `fn twin<F: Real>(p: &Params, args: Args<F>)` for both float types; `alone` says what [`Twin::can_be_alone`] does.
 macro_rules! twin {
     ($function:path) => {
+        twin!($function, can_be_alone: false)
+    };
+    ($function:path, alone) => {
+        twin!($function, can_be_alone: true)
+    };
+    ($function:path, can_be_alone: $can_be_alone:literal) => {
         $crate::kernel::Twin {
             f32: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
             #[cfg(feature = "reference")]
             f64: |params, args| $function(bytemuck::from_bytes(bytemuck::cast_slice(params)), args),
             is_own: true,
+            can_be_alone: $can_be_alone,
         }
     };
 }
@@ -180,8 +191,8 @@ macro_rules! wgsl {
 }
 pub(crate) use wgsl;
 
-/// The tensors of one dispatch, as the twin sees them.
-pub struct Args<'a, F>(Vec<Arg<'a, F>>);
+/// The tensors of one dispatch, as the twin sees them: of almost all kernels, few enough that no memory is taken for the list.
+pub struct Args<'a, F>(SmallVec<[Arg<'a, F>; 8]>);
 
 /// One tensor of a dispatch.
 pub enum Arg<'a, F> {
@@ -220,8 +231,8 @@ impl<'a, F: Real> Args<'a, F> {
     }
 
     /// All of them, of a kernel that has any number.
-    pub fn into_all(self) -> Vec<Arg<'a, F>> {
-        self.0
+    pub fn into_all(self) -> impl Iterator<Item = Arg<'a, F>> {
+        self.0.into_iter()
     }
 
     /// All of them, in the order of the kernel's bindings.
@@ -229,8 +240,9 @@ impl<'a, F: Real> Args<'a, F> {
     /// # Panics
     /// The kernel binds another number.
     pub fn all<const N: usize>(self) -> [Arg<'a, F>; N] {
-        let got = self.0.len();
-        self.0.try_into().unwrap_or_else(|_| unreachable!("the twin takes {N} tensors, the kernel binds {got}"))
+        assert_eq!(self.0.len(), N, "the tensors that the kernel binds, and those that the twin takes");
+        let mut all = self.0.into_iter();
+        std::array::from_fn(|_| all.next().expect("as many as counted"))
     }
 }
 

@@ -183,6 +183,7 @@ pub mod schedule;
 #[cfg(feature = "gpu")]
 mod self_check;
 mod signals;
+mod stream;
 mod tensor;
 pub mod text;
 mod train;
@@ -201,6 +202,7 @@ pub use plan::{Dispatch, Plan, PlanCount, Precision, Profile, ProfileRow, Record
 pub use plans::Plans;
 pub use predict::Predictor;
 pub use read::{Reader, Reading};
+pub use stream::Stream;
 pub use tensor::{DType, NO_TARGET, Tensor};
 pub use train::Trainer;
 

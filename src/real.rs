@@ -1,7 +1,10 @@
 //! The float types the CPU twins run in: f32 (the CPU device) and f64 (the reference).
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::iter::Sum;
+use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
 
 pub use gemm_common::Parallelism;
 
@@ -26,6 +29,55 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     /// Runs a loop compiled for the widest vectors there are: a short closure, or a struct whose `call` is
     /// `#[inline(always)]`, for what is not inlined is not vectorised.
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>);
+    #[doc(hidden)]
+    fn spare() -> &'static LocalKey<Spare<Self>>;
+}
+
+/// Memory that a thread's twins had for what lies between, for those to come.
+#[doc(hidden)]
+pub type Spare<F> = RefCell<Vec<Vec<F>>>;
+
+/// How much of it a thread keeps: so many pieces, of at most so many elements.
+const MOST_SPARE: (usize, usize) = (16, 1 << 16);
+
+/// Zeros for what lies between a twin's inputs and results; a twin that runs again finds the memory of its last run.
+pub(crate) struct Scratch<F: Real>(Vec<F>);
+
+impl<F: Real> Scratch<F> {
+    pub fn zeros(len: usize) -> Self {
+        let mut values = F::spare().with_borrow_mut(Vec::pop).unwrap_or_default();
+        values.clear();
+        values.resize(len, F::zero());
+        Self(values)
+    }
+}
+
+impl<F: Real> Drop for Scratch<F> {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.0);
+        let (most, most_elements) = MOST_SPARE;
+        // A thread that ends has none any more.
+        let _ = F::spare().try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < most && values.capacity() <= most_elements {
+                spare.push(values);
+            }
+        });
+    }
+}
+
+impl<F: Real> Deref for Scratch<F> {
+    type Target = [F];
+
+    fn deref(&self) -> &[F] {
+        &self.0
+    }
+}
+
+impl<F: Real> DerefMut for Scratch<F> {
+    fn deref_mut(&mut self) -> &mut [F] {
+        &mut self.0
+    }
 }
 
 /// A product of the `gemm` crates: m, n, k; the result, its strides by column and row, and whether it is added to; both factors, each
@@ -75,6 +127,10 @@ impl Real for f32 {
         // pulp compiles the loop once for each vector width and picks one at run time.
         pulp::Arch::new().dispatch(work);
     }
+    fn spare() -> &'static LocalKey<Spare<Self>> {
+        thread_local!(static SPARE: Spare<f32> = const { RefCell::new(Vec::new()) });
+        &SPARE
+    }
 }
 
 #[cfg(feature = "reference")]
@@ -105,6 +161,10 @@ impl Real for f64 {
     }
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
         work.call();
+    }
+    fn spare() -> &'static LocalKey<Spare<Self>> {
+        thread_local!(static SPARE: Spare<f64> = const { RefCell::new(Vec::new()) });
+        &SPARE
     }
 }
 

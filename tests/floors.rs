@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 13] = [
     &["kernels::generate"],
     &["graph"],
     &["data", "io", "nn", "optim", "schedule", "text"],
-    &["autosave", "checkpoint", "evaluate", "generate", "log", "plans", "predict", "read", "train"],
+    &["autosave", "checkpoint", "evaluate", "generate", "log", "plans", "predict", "read", "stream", "train"],
 ];
 
 /// The floor of a path like `kernels::gru_forward::KERNEL`.

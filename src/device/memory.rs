@@ -117,6 +117,10 @@ fn convert<A: Element, B: Element>(x: A) -> B {
     num_traits::cast(x).expect("f32, f64 and u32 tensors are read and written as what they are")
 }
 
+fn convert_all<A: Element, B: Element>(from: &[A], to: &mut [B]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = convert(from));
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.memory.get().is_some() {
@@ -268,36 +272,66 @@ impl Buffer {
     }
 
     pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {
-        fn put<T: Element, D: Element>(cells: &Cells<D>, offset: usize, values: &[T]) {
-            // SAFETY: it is this call's turn to write, and this is the only slice.
-            let target = unsafe { cells.slice_mut(offset..offset + values.len()) };
-            target.iter_mut().zip(values).for_each(|(d, &s)| *d = convert(s));
-        }
+        let memory = self.touch()?;
+        let Memory::Gpu(buffer) = memory else {
+            let _turn = self.turn(true);
+            // SAFETY: it is this call's turn to write, and there is no other slice.
+            unsafe { self.put(offset, values) };
+            return Ok(());
+        };
         Counters::add(&self.device.counters().uploads, 1);
-        let _turn = self.turn(true);
-        match self.touch()? {
-            Memory::F32(cells) => put(cells, offset, values),
-            #[cfg(feature = "reference")]
-            Memory::F64(cells) => put(cells, offset, values),
-            Memory::U32(cells) => put(cells, offset, values),
-            Memory::Gpu(buffer) => {
-                let gpu = self.device.gpu().expect("GPU memory belongs to a GPU device");
-                match self.dtype {
-                    DType::F32 => {
-                        let values: Vec<f32> = values.iter().map(|&x| convert(x)).collect();
-                        gpu.write(buffer, 4 * offset as u64, bytemuck::cast_slice(&values))?;
-                    }
-                    DType::U32 => gpu.write(buffer, 4 * offset as u64, bytemuck::cast_slice(values))?,
-                }
+        let gpu = self.device.gpu().expect("GPU memory belongs to a GPU device");
+        match self.dtype {
+            DType::F32 => {
+                let values: Vec<f32> = values.iter().map(|&x| convert(x)).collect();
+                gpu.write(buffer, 4 * offset as u64, bytemuck::cast_slice(&values))
+            }
+            DType::U32 => gpu.write(buffer, 4 * offset as u64, bytemuck::cast_slice(values)),
+        }
+    }
+
+    /// Writes to the CPU's memory, which there is.
+    ///
+    /// # Safety
+    /// It is the caller's turn to write, and there is no other slice of these values.
+    pub unsafe fn put<T: Element>(&self, offset: usize, values: &[T]) {
+        Counters::add(&self.device.counters().uploads, 1);
+        let range = offset..offset + values.len();
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.memory() {
+                Memory::F32(cells) => convert_all(values, cells.slice_mut(range)),
+                #[cfg(feature = "reference")]
+                Memory::F64(cells) => convert_all(values, cells.slice_mut(range)),
+                Memory::U32(cells) => convert_all(values, cells.slice_mut(range)),
+                Memory::Gpu(_) => unreachable!("a GPU's memory is written through its queue"),
             }
         }
-        Ok(())
+    }
+
+    /// Reads the CPU's memory, which there is.
+    ///
+    /// # Safety
+    /// It is the caller's turn to read.
+    pub unsafe fn get<T: Element>(&self, offset: usize, values: &mut [T]) {
+        Counters::add(&self.device.counters().downloads, 1);
+        let range = offset..offset + values.len();
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.memory() {
+                Memory::F32(cells) => convert_all(cells.slice(range), values),
+                #[cfg(feature = "reference")]
+                Memory::F64(cells) => convert_all(cells.slice(range), values),
+                Memory::U32(cells) => convert_all(cells.slice(range), values),
+                Memory::Gpu(_) => unreachable!("a GPU's memory is read through its queue"),
+            }
+        }
     }
 
     pub async fn read<T: Element>(&self, range: Range<usize>) -> Result<Vec<T>> {
-        Counters::add(&self.device.counters().downloads, 1);
         let memory = self.touch()?;
         if let Memory::Gpu(buffer) = memory {
+            Counters::add(&self.device.counters().downloads, 1);
             let gpu = self.device.gpu().expect("GPU memory belongs to a GPU device");
             let bytes = gpu.read(buffer, 4 * range.start as u64..4 * range.end as u64).await?;
             return Ok(match self.dtype {
@@ -306,16 +340,10 @@ impl Buffer {
             });
         }
         let _turn = self.turn(false);
+        let mut values = vec![T::zeroed(); range.len()];
         // SAFETY: it is this call's turn to read, so nobody writes.
-        unsafe {
-            Ok(match memory {
-                Memory::F32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
-                #[cfg(feature = "reference")]
-                Memory::F64(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
-                Memory::U32(cells) => cells.slice(range).iter().map(|&x| convert(x)).collect(),
-                Memory::Gpu(_) => unreachable!("handled above"),
-            })
-        }
+        unsafe { self.get(range.start, &mut values) };
+        Ok(values)
     }
 }
 

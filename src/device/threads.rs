@@ -1,5 +1,6 @@
 //! The threads of the CPU twins.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -32,10 +33,29 @@ pub(crate) fn install(work: impl FnOnce() + Send) {
     }
 }
 
+thread_local!(static ALONE: Cell<bool> = const { Cell::new(false) });
+
+/// Whether this thread runs twins that are to keep to it: waking another would take longer than they do.
+pub(crate) fn is_alone() -> bool {
+    ALONE.get()
+}
+
+/// Runs work on this thread alone.
+fn alone(work: impl FnOnce()) {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    work();
+}
+
 impl Device {
-    /// Runs twins that use this when it is their turn.
-    pub(crate) fn run_twins(&self, uses: Uses<'_>, work: impl FnOnce() + Send) {
+    /// Runs twins that use this when it is their turn; `is_short` if this thread shall do it by itself.
+    pub(crate) fn run_twins(&self, uses: Uses<'_>, is_short: bool, work: impl FnOnce() + Send) {
         let _turn = self.turn(uses);
-        install(work);
+        if is_short { alone(work) } else { install(work) }
     }
 }

@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads("table"), reads_u32("index"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records the lookup. `table` `[V, columns]`, `index` `[..]` u32, each below V, `y` `[.., columns]`.

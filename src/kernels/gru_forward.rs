@@ -3,14 +3,14 @@
 use super::sequence::forward::{self, Params};
 use super::sequence::twin::{Below, Resets, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
-use crate::real::Real;
+use crate::real::{Real, Scratch};
 
 /// See `shaders/gru_forward.wgsl`.
 pub static KERNEL: Kernel = forward::kernel(
     "gru_forward",
     wgsl!("gru_forward", "rows", "forward", "before", "activations", "math"),
     false,
-    twin!(twin),
+    twin!(twin, alone),
 );
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
@@ -28,7 +28,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let (w, [bias]) = (matrix(w, direction, sizes), of_direction([biases], direction, sizes));
         let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
-        let mut gates = [0, 1, 2].map(|_| vec![F::zero(); slots[0].len()]);
+        let mut gates: [Scratch<F>; 3] = [0, 1, 2].map(|_| Scratch::zeros(slots[0].len()));
         for t in steps {
             let (past, future) = slots.split_at_mut(t + 1);
             let next = &mut *future[0];

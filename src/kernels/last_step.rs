@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads("h"), reads_u32("lengths"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records `y[d, b] = h[d, lengths[b], b]`. `h` `[D, T + 1, B, H]`, `lengths` `[B]` from [`crate::Device::lengths`] of at

@@ -4,14 +4,14 @@ use super::sequence::Form;
 use super::sequence::forward::{self, Params};
 use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, of_direction, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
-use crate::real::Real;
+use crate::real::{Real, Scratch};
 
 /// See `shaders/lstm_forward.wgsl`.
 pub static KERNEL: Kernel = forward::kernel(
     "lstm_forward",
     wgsl!("lstm_forward", "rows", "forward", "before", "activations", "math"),
     true,
-    twin!(twin),
+    twin!(twin, alone),
 );
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
@@ -32,7 +32,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let peepholes = if has_peepholes { of_direction([peepholes], direction, sizes)[0] } else { &[] };
         let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
-        let mut gates = [0, 1, 2, 3].map(|_| vec![F::zero(); h[0].len()]);
+        let mut gates: [Scratch<F>; 4] = [0, 1, 2, 3].map(|_| Scratch::zeros(h[0].len()));
         for t in steps {
             let (past, future) = h.split_at_mut(t + 1);
             let next = &mut *future[0];

@@ -1,6 +1,7 @@
 //! `c = op(a) op(b) + bias + bias2`.
 
 use super::{LARGE_TILE_FLOPS, column_sum, expect_len, slices};
+use crate::device::threads;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::plan::Recorder;
@@ -17,7 +18,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &["VECTORS", "SHARES"],
     params: FIELDS,
     bindings: &[reads("a"), reads("b"), reads("bias"), reads("bias2"), writes("c")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// A factor of a product: a tensor `[.., columns]` seen as a matrix, a block of one, or the transpose.
@@ -303,6 +304,6 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         }
         let from = (p.first as usize + part) * slice;
         let to = k.min(from + slice);
-        product(c, a.columns(from, to), b.rows(from, to), p.biases > 0 || p.accumulate != 0, true);
+        product(c, a.columns(from, to), b.rows(from, to), p.biases > 0 || p.accumulate != 0, !threads::is_alone());
     }
 }

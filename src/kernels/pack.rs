@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &["F16"],
     params: FIELDS,
     bindings: &[reads("x"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records `y[g] = x[g]`, or its transpose, padded with zeros: `x` `[G R, C]` (`[G C, R]` with `transpose`) as `[G, RP, CP]`

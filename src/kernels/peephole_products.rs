@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads("d"), reads("c"), reads_u32("marks"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records the products, of which each column of `y` `[T, B, 3 H]` has those of one peephole: `d` `[T, B, 4 H]`, the gradient of the

@@ -3,14 +3,14 @@
 use super::sequence::forward::{self, Params};
 use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, tiles};
 use crate::kernel::{Args, Kernel, twin, wgsl};
-use crate::real::Real;
+use crate::real::{Real, Scratch};
 
 /// See `shaders/reset_gru_forward.wgsl`.
 pub static KERNEL: Kernel = forward::kernel(
     "reset_gru_forward",
     wgsl!("reset_gru_forward", "rows", "forward", "activations", "math"),
     false,
-    twin!(twin),
+    twin!(twin, alone),
 );
 
 /// Whether each of a step's two parts is to be done.
@@ -31,8 +31,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let w = matrix(w, direction, sizes);
         let (mut copy, has_state) = (Vec::new(), |t| t > 0 || p.has_h_0 != 0);
-        let [mut r, mut z] = [0, 1].map(|_| vec![F::zero(); slots[0].len()]);
-        let mut product = r.clone();
+        let [mut r, mut z]: [Scratch<F>; 2] = [0, 1].map(|_| Scratch::zeros(slots[0].len()));
+        let mut product = Scratch::zeros(r.len());
         // What comes into a gate: `rows` W_gᵀ beside what comes from below.
         let input = |sum: &mut [F], t: usize, gate: usize, rows: &[F]| {
             for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
@@ -74,7 +74,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                         save(saved[t], which, gate);
                     }
                 }
-                product.iter_mut().zip(&r).zip(before).for_each(|((product, &r), &h)| *product = r * h);
+                product.iter_mut().zip(&r[..]).zip(before).for_each(|((product, &r), &h)| *product = r * h);
                 save(saved[t], 3, &product);
             }
             if parts[1] {

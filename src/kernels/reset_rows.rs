@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads("x"), reads_u32("marks"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records `y = x`, 0 in the rows that are marked: the marks u32, from the `first` on; the rows are those of the last axis.

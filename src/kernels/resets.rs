@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads_u32("lengths"), reads_u32("marks"), writes_u32("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records the marks of some directions, each reversed or not, behind the lengths: `lengths` `[B]` from [`crate::Device::lengths`],

@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads("x"), reads_u32("lengths"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records the reversal. `x` and `y` `[T, B, C]`, `lengths` `[B]` from [`crate::Device::lengths`] of at most T.

@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: FIELDS,
     bindings: &[reads_u32("x"), reads_u32("lengths"), writes_u32("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records the reversal. `x` and `y` `[T, B]`, `lengths` `[B]` from [`crate::Device::lengths`] of at most T; all u32.

@@ -10,7 +10,7 @@ pub static KERNEL: Kernel = forward::kernel(
     "rnn_forward",
     wgsl!("rnn_forward", "rows", "forward", "before", "activations", "math"),
     false,
-    twin!(twin),
+    twin!(twin, alone),
 );
 
 /// The variant with `max(0, ·)` in place of `tanh`.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{expect_len, folded_grid, slices};
+use crate::device::threads;
 use crate::error::Result;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::plan::Recorder;
@@ -18,7 +19,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &["COLUMNS"],
     params: FIELDS,
     bindings: &[reads("x"), writes("y")],
-    twin: twin!(twin),
+    twin: twin!(twin, alone),
 };
 
 /// Records the sum over the middle axis, times `scale`. `x` of `A R C` elements, `y` of `A C`; `accumulate` adds to what is there.
@@ -99,7 +100,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         }
     };
     let y = y.write();
-    if x.len() < 1 << 16 {
+    if x.len() < 1 << 16 || threads::is_alone() {
         y.chunks_exact_mut(c).enumerate().for_each(each);
     } else {
         y.par_chunks_exact_mut(c).enumerate().for_each(each);

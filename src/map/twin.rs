@@ -1,10 +1,16 @@
 //! A program on the CPU: each instruction on a block of elements after the other.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use rayon::prelude::*;
+use smallvec::SmallVec;
 
 use super::{Binary, Instruction, Layout, Map, Unary};
+use crate::device::threads;
 use crate::kernel::{Arg, Args};
-use crate::real::Real;
+use crate::real::{Real, Scratch};
 
 /// Elements that an instruction takes at a time: what all instructions keep stays in the cache.
 const BLOCK: usize = 256;
@@ -12,9 +18,29 @@ const BLOCK: usize = 256;
 /// Elements that a thread takes at a time.
 const SHARE: usize = 16 * BLOCK;
 
+/// Programs that a thread keeps as they are walked.
+const MOST_KEPT: usize = 256;
+
+thread_local!(static KEPT: RefCell<HashMap<Box<[u32]>, Rc<Map>>> = RefCell::default());
+
+/// What the words say, taken apart when they come first.
+fn kept(words: &[u32]) -> Rc<Map> {
+    KEPT.with_borrow_mut(|kept| {
+        if let Some(map) = kept.get(words) {
+            return map.clone();
+        }
+        if kept.len() == MOST_KEPT {
+            kept.clear();
+        }
+        let map = Rc::new(Map::from_words(words));
+        kept.insert(words.into(), map.clone());
+        map
+    })
+}
+
 pub(super) fn twin<F: Real>(words: &[u32], args: Args<'_, F>) {
-    let map = Map::from_words(words);
-    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    let map = &*kept(words);
+    let (mut inputs, mut outputs) = (SmallVec::<[&[F]; 8]>::new(), SmallVec::<[&mut [F]; 8]>::new());
     for arg in args.into_all() {
         match arg {
             Arg::Write(output) => outputs.push(output),
@@ -23,7 +49,7 @@ pub(super) fn twin<F: Real>(words: &[u32], args: Args<'_, F>) {
     }
     let n = map.len();
     let output_layouts = &map.layouts[map.program.inputs..];
-    if output_layouts.iter().any(Option::is_some) || n <= SHARE {
+    if output_layouts.iter().any(Option::is_some) || n <= SHARE || threads::is_alone() {
         let mut scratch = map.scratch();
         for start in (0..n).step_by(BLOCK) {
             let range = start..n.min(start + BLOCK);
@@ -109,8 +135,8 @@ fn scatter<F: Real>(layout: &Layout, sizes: &[usize], start: usize, values: &[F]
 }
 
 impl Map {
-    fn scratch<F: Real>(&self) -> Vec<F> {
-        let mut scratch = vec![F::zero(); BLOCK * self.program.code.len()];
+    fn scratch<F: Real>(&self) -> Scratch<F> {
+        let mut scratch = Scratch::zeros(BLOCK * self.program.code.len());
         for (at, instruction) in self.program.code.iter().enumerate() {
             if let Instruction::Constant(bits) = *instruction {
                 scratch[at * BLOCK..][..BLOCK].fill(F::of(f32::from_bits(bits).into()));

@@ -56,6 +56,7 @@ impl Map {
                 #[cfg(feature = "reference")]
                 f64: twin::twin::<f64>,
                 is_own: true,
+                can_be_alone: true,
             },
         }));
         made.of_source.insert(body, kernel);

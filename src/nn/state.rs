@@ -53,8 +53,11 @@ impl State {
     /// # Errors
     /// A size of 0, or more than the device can hold in one buffer.
     pub fn zeros(device: &Device, tensors: &[(&str, [usize; 3])]) -> Result<Self> {
+        // By name, so that states of the same tensors have the same layout.
+        let mut tensors = tensors.to_vec();
+        tensors.sort();
         let (mut starts, mut len) = (Vec::new(), 0usize);
-        for (name, shape) in tensors {
+        for (name, shape) in &tensors {
             starts.push(len);
             len = len.saturating_add(checked_len("state", name, shape)?.next_multiple_of(ALIGNMENT));
         }
@@ -226,6 +229,11 @@ impl State {
         };
         let tensors: Vec<_> = self.tensors.iter().map(|(name, tensor)| (name.as_str(), shape(tensor))).collect();
         Self::zeros(self.values.device(), &tensors)
+    }
+
+    /// All values, with zeros between the tensors.
+    pub(crate) fn values(&self) -> &Tensor {
+        &self.values
     }
 
     /// Name and tensor of each, by name.

@@ -144,8 +144,52 @@ pub struct Plan {
     passes: Option<Arc<Passes>>,
     /// Filled on a CPU device: which commands run at the same time.
     stretches: Vec<Stretch>,
+    /// Of a CPU: whether it takes less than to wake another thread.
+    is_short: bool,
     dispatches: usize,
     footprint: Footprint,
+}
+
+/// A plan with what goes in before a run and comes out after it.
+pub(crate) struct Exchange {
+    pub plan: Plan,
+    /// What is written, each a tensor's beginning.
+    inputs: Vec<Tensor>,
+    output: Tensor,
+    footprint: Footprint,
+}
+
+impl Exchange {
+    pub fn new(plan: Plan, inputs: Vec<Tensor>, output: Tensor) -> Self {
+        let uses = plan.uses().chain(inputs.iter().map(|tensor| (&**tensor.buffer(), true)));
+        let footprint = Footprint::new(uses.chain([(&**output.buffer(), false)]));
+        Self { plan, inputs, output, footprint }
+    }
+
+    /// Writes what goes in, runs the plan, and reads what comes out; on the CPU in one turn and, after the first time, without taking
+    /// memory.
+    pub async fn run(&self, values: &[&[f32]], result: &mut [f32]) -> Result<()> {
+        let device = &self.plan.device;
+        if device.is_gpu() {
+            for (tensor, values) in self.inputs.iter().zip(values) {
+                tensor.write(values)?;
+            }
+            self.plan.run()?;
+            result.copy_from_slice(&self.output.to_vec_async().await?);
+            return Ok(());
+        }
+        device.run_twins([Some(&self.footprint), None], self.plan.is_short, || {
+            for (tensor, values) in self.inputs.iter().zip(values) {
+                // SAFETY: it is this turn's to write, as the footprint says.
+                unsafe { tensor.buffer().put(tensor.offset(), values) };
+            }
+            self.plan.interpret_here();
+            // SAFETY: it is this turn's to read.
+            unsafe { self.output.buffer().get(self.output.offset(), result) };
+        });
+        self.plan.count_run(self.plan.dispatches);
+        Ok(())
+    }
 }
 
 /// How many commands a plan has, by kind.
@@ -180,12 +224,14 @@ impl Plan {
             None => (None, stretches::stretches(&commands)),
         };
         let dispatches = commands.iter().filter(|command| matches!(command, Command::Dispatch(_))).count();
-        let uses = commands.iter().flat_map(|command| {
-            let reads = command.reads().map(|tensor| (&**tensor.buffer(), false));
-            reads.chain(command.writes().map(|tensor| (&**tensor.buffer(), true)))
-        });
-        let footprint = Footprint::new(uses);
-        Ok(Self { device, commands, notes, passes, stretches, dispatches, footprint })
+        let is_short = stretches::are_short(&stretches, &commands);
+        let footprint = Footprint::new(uses(&commands));
+        Ok(Self { device, commands, notes, passes, stretches, is_short, dispatches, footprint })
+    }
+
+    /// The buffers of all commands, each with whether it is written.
+    fn uses(&self) -> impl Iterator<Item = (&Buffer, bool)> {
+        uses(&self.commands)
     }
 
     /// Gives memory to all tensors of these commands, or to none.
@@ -268,7 +314,6 @@ impl Plan {
 
     /// Runs all commands of another plan once, then those of this one `times` times, in one submission.
     pub(crate) fn run_after(&self, first: Option<&Self>, times: usize) -> Result<()> {
-        let counters = self.device.counters();
         let plans = || first.into_iter().chain(std::iter::repeat_n(self, times));
         let dispatches: usize = plans().map(|plan| plan.dispatches).sum();
         let uses = [first.map(|plan| &plan.footprint), Some(&self.footprint)];
@@ -278,15 +323,31 @@ impl Plan {
                 let runs: Runs = runs.map(|(plan, times)| (plan.passes().clone(), times)).collect();
                 Passes::submit(gpu, &runs)?;
             }
-            Kind::Cpu(Floats::F32, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f32>)),
-            #[cfg(feature = "reference")]
-            Kind::Cpu(Floats::F64, _) => self.device.run_twins(uses, || plans().for_each(Self::interpret::<f64>)),
+            Kind::Cpu(..) => {
+                let is_short = first.is_none() && times == 1 && self.is_short;
+                self.device.run_twins(uses, is_short, || plans().for_each(Self::interpret_here));
+            }
         }
+        self.count_run(dispatches);
+        Ok(())
+    }
+
+    fn count_run(&self, dispatches: usize) {
+        let counters = self.device.counters();
         if !self.device.is_gpu() {
             Counters::add(&counters.submits, 1);
         }
         Counters::add(&counters.dispatches, dispatches as u64);
-        Ok(())
+    }
+
+    /// On the CPU, in its floats.
+    fn interpret_here(&self) {
+        match self.device.kind() {
+            Kind::Cpu(Floats::F32, _) => self.interpret::<f32>(),
+            #[cfg(feature = "reference")]
+            Kind::Cpu(Floats::F64, _) => self.interpret::<f64>(),
+            Kind::Gpu(_) => unreachable!("a GPU has passes"),
+        }
     }
 
     /// Runs all commands `runs` times, each command timed: on the CPU by the clock, on a GPU by timestamp queries around
@@ -347,7 +408,7 @@ impl Plan {
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1e6;
         let mut times = Vec::new();
-        self.device.run_twins([None, Some(&self.footprint)], || {
+        self.device.run_twins([None, Some(&self.footprint)], self.is_short, || {
             for command in &*self.commands {
                 let before = now();
                 interpret(command);
@@ -356,6 +417,14 @@ impl Plan {
         });
         times
     }
+}
+
+/// Those of all tensors of commands, each with whether it is written.
+fn uses(commands: &[Command]) -> impl Iterator<Item = (&Buffer, bool)> {
+    commands.iter().flat_map(|command| {
+        let reads = command.reads().map(|tensor| (&**tensor.buffer(), false));
+        reads.chain(command.writes().map(|tensor| (&**tensor.buffer(), true)))
+    })
 }
 
 /// Those of all tensors of commands.

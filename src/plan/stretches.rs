@@ -12,6 +12,9 @@ use crate::tensor::Tensor;
 /// What two threads must save, in nanoseconds, to be worth waking.
 const LEAST_SAVING: u64 = 15_000;
 
+/// What a plan takes, in nanoseconds, that its caller runs by itself: about what it would wait for another thread to wake.
+const MOST_ALONE: u64 = 60_000;
+
 /// Commands of a stretch, at most: each is compared with all before it.
 const MOST: usize = 64;
 
@@ -71,6 +74,17 @@ pub(super) fn stretches(commands: &[Command]) -> Vec<Stretch> {
     let starts = (0..commands.len()).step_by(MOST);
     let range = |start| start..commands.len().min(start + MOST);
     starts.map(range).map(|range| Stretch { flow: Flow::of(&commands[range.clone()]), range }).collect()
+}
+
+/// Whether all of it is done by one thread before another would have begun, and the twins keep to one.
+pub(super) fn are_short(stretches: &[Stretch], commands: &[Command]) -> bool {
+    let can_be_alone = |command: &Command| match command {
+        Command::Dispatch(d) => d.kernel.twin.can_be_alone,
+        Command::Copy { .. } | Command::Clear { .. } => true,
+    };
+    stretches.iter().all(|stretch| stretch.flow.is_none())
+        && commands.iter().all(can_be_alone)
+        && commands.iter().map(nanoseconds).sum::<u64>() <= MOST_ALONE
 }
 
 impl Flow {

@@ -2,8 +2,10 @@
 //! out.
 
 use rayon::prelude::*;
+use smallvec::SmallVec;
 
 use super::{Sizes, backward, forward, start_of_dstart};
+use crate::device::threads;
 use crate::plan::Precision;
 use crate::product::{Matrix, product};
 use crate::real::Real;
@@ -15,13 +17,16 @@ fn twin_rows(batch: usize) -> usize {
     (batch / 4).clamp(16, 64)
 }
 
+/// The tiles, of which one of a single step takes no memory for these lists.
+pub type Tiles<'a, F> = SmallVec<[SmallVec<[&'a mut [F]; 4]>; 1]>;
+
 /// `[D, slots, batch, width]` cut into tiles of [`twin_rows`] batch entries, direction by direction: for each tile, its
 /// part of every slot; of a dummy, none.
-pub fn tiles<F>(values: &mut [F], Sizes { directions, batch, .. }: Sizes, width: usize) -> Vec<Vec<&mut [F]>> {
+pub fn tiles<F>(values: &mut [F], Sizes { directions, batch, .. }: Sizes, width: usize) -> Tiles<'_, F> {
     let rows = twin_rows(batch);
     let slots = (values.len() / (batch * width)).div_ceil(directions);
     let per_direction = batch.div_ceil(rows);
-    let mut tiles: Vec<_> = (0..directions * per_direction).map(|_| Vec::new()).collect();
+    let mut tiles: Tiles<'_, F> = (0..directions * per_direction).map(|_| SmallVec::new()).collect();
     for (i, slot) in values.chunks_exact_mut(batch * width).enumerate() {
         for (tile, part) in tiles[i / slots * per_direction..].iter_mut().zip(slot.chunks_mut(rows * width)) {
             tile.push(part);
@@ -36,10 +41,11 @@ pub fn for_each_tile<T: Send>(tiles: impl Iterator<Item = T>, batch: usize, work
     let rows = twin_rows(batch);
     let per_direction = batch.div_ceil(rows);
     let work = |i: usize, tile| work(i / per_direction, i % per_direction * rows, tile);
-    let mut tiles: Vec<_> = tiles.collect();
-    match tiles.len() {
-        1 => tiles.drain(..).for_each(|tile| work(0, tile)),
-        _ => tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile)),
+    let tiles: SmallVec<[T; 1]> = tiles.collect();
+    if tiles.len() == 1 || threads::is_alone() {
+        tiles.into_iter().enumerate().for_each(|(i, tile)| work(i, tile));
+    } else {
+        tiles.into_vec().into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile));
     }
 }
 
