@@ -69,6 +69,7 @@
 //! | nn | [`nn`] | modules, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations, by kind |
 //! | | [`optim`], [`schedule`], [`io`], [`text`], [`data`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size; batches of arrays on the host |
 //! | use | [`Trainer`], [`Evaluator`], [`Predictor`] | a training step, an evaluation, a prediction as plans over the same parameters; [`Plans`] keeps one for each shape, `log` the losses of their runs |
+//! | | [`Stream`] | frames that come one by one, the state kept; lanes that get none wait |
 //! | | [`Checkpoint`], [`Autosave`] | all that a training is at one of its steps, as a file; such files in a folder, as it goes; `signals` says that it is to end |
 //! | | [`generate`] | text, drawn and fed back on the device; lanes that are primed, saved, put back and forked one by one |
 //! | command | `src/main.rs`, `src/cli` | a program of its own: one file for each command, and in `shared` what the examples need too |
@@ -134,6 +135,13 @@
 //! * **Twins have threads of their own**, and the caller waits in its turn: no task of a user's pool is taken up meanwhile.
 //! * **On the CPU, what shares no written tensor runs at the same time**: a plan or transfer waits for what came before it, runs or
 //!   waits, and writes what it uses or uses what it writes (`device/turns`). So nobody is overtaken for good, and nobody waits in a circle.
+//! * **A step of a stream is recorded once**: a block of frames is that step so many times in one plan, so its numbers are those of as many
+//!   pushes. Lanes that get no frame take the step too, and have their states put back after it.
+//! * **A short plan runs on its caller's thread** on the CPU, where to wake another takes longer; its twins, as far as they can
+//!   (`Twin::can_be_alone`), then use no other. What lies between their inputs and results is memory that the thread keeps, and few rows have a
+//!   product of their own: so a frame of a small network takes none.
+//! * **A file's values go where initial values would be drawn**: [`nn::Init::from_file`], so every module can be made from a file; what its
+//!   shapes say of a module is read off by its `from_file`.
 //! * **A batch of commands is worth two threads where each by itself is not**: on the CPU, neighbours in a plan that do not depend on each
 //!   other run at the same time (both directions' products, a weight's gradient beside an input's), if that saves what waking a thread takes.
 //! * **What only a GPU needs is behind two modules**, `device/gpu` and `plan/passes`, and the self-check; without the feature `gpu`, modules

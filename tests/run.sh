@@ -2,12 +2,14 @@
 # Runs all tests, those on the GPU included. Where no adapter answers and it may, it installs a software Vulkan driver
 # (Debian and Ubuntu: mesa-vulkan-drivers); elsewhere, install one by hand.
 #
-#   tests/run.sh [--driver lavapipe|swiftshader] [--limits webgpu] [--validation] [--soak] [arguments of cargo test]
+#   tests/run.sh [--driver lavapipe|swiftshader] [--limits webgpu] [--validation] [--soak] [--with-python] [arguments of cargo test]
 #
 # --driver      that software driver and no other, installed where it may be
 # --limits      every adapter with WebGPU's default limits and no optional features (ELMAN_LIMITS)
 # --validation  under Vulkan's validation layers, any message of which is a failure
 # --soak        the tests of long runs alone, in their full form: kills, lost devices, full disks, memory
+# --with-python models go to PyTorch and come back too: by the interpreter that ELMAN_PYTHON names, or one with PyTorch in a virtual
+#               environment, target/python, which is made if it is not there
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,13 +18,14 @@ fail() {
     exit 1
 }
 
-driver= validation= soak=()
+driver= validation= python= soak=()
 long=(--test soak --test recovery --test memory --test flat_memory --test submissions --test threads -- --include-ignored --nocapture --test-threads 1)
 while [ $# -gt 0 ]; do
     case $1 in
         --driver) driver=${2:?} && shift 2 ;;
         --limits) export ELMAN_LIMITS=${2:?} && shift 2 ;;
         --validation) validation=yes && shift ;;
+        --with-python) python=yes && shift ;;
         --soak) export ELMAN_SOAK=1 && soak=("${long[@]}") && shift ;;
         *) break ;;
     esac
@@ -38,6 +41,14 @@ esac
 
 # Mesa's device-selection layer prints errors where there is no desktop session.
 [ -n "${XDG_RUNTIME_DIR:-}" ] || export NODEVICE_SELECT=1
+
+if [ -n "$python" ] && [ -z "${ELMAN_PYTHON:-}" ]; then
+    export ELMAN_PYTHON=$PWD/target/python/bin/python
+    if ! "$ELMAN_PYTHON" -c 'import torch, safetensors' 2>/dev/null; then
+        python3 -m venv target/python
+        "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors
+    fi
+fi
 
 cargo build --release --examples
 

@@ -1,36 +1,11 @@
-//! Frames that come one by one: pushes, blocks, lanes alone, and no memory taken on the CPU.
+//! Frames that come one by one: pushes, blocks, lanes alone.
 
 mod common;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use common::{f32_devices, values};
 use elman::nn::functional::{self, InitialState, States};
 use elman::nn::{Cell as Kind, Init, LayerNorm, Linear, LstmCell, Parameters, Recurrent, RnnOptions, State};
 use elman::{Device, Error, Result, Stream, rng};
-
-/// Counts what a thread asks for.
-struct Counting;
-
-thread_local!(static COUNT: Cell<usize> = const { Cell::new(0) });
-
-// SAFETY: as `System`.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const INPUTS: usize = 3;
 const OUTPUTS: usize = 2;
@@ -171,27 +146,6 @@ fn lanes_are_alone() {
                     }
                 }
             }
-        }
-    }
-}
-
-/// After the first of its kind, no push takes memory on the CPU.
-#[test]
-fn the_cpu_takes_no_memory() {
-    let device = Device::cpu();
-    for (kind, options) in kinds(32) {
-        for lanes in [1, 2, 8] {
-            let (mut stream, _) = stream(&device, kind, options, lanes).unwrap();
-            let (x, marks) = (values(1, 3 * lanes * INPUTS), vec![true; 3 * lanes]);
-            let all = |stream: &mut Stream<1, 2>| {
-                stream.push(&x[..lanes * INPUTS]).unwrap();
-                stream.push_block(&x).unwrap();
-                stream.push_some(&x, &marks).unwrap();
-            };
-            all(&mut stream);
-            let before = COUNT.get();
-            (0..100).for_each(|_| all(&mut stream));
-            assert_eq!(COUNT.get() - before, 0, "{kind:?}, {lanes} lanes");
         }
     }
 }

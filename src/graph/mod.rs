@@ -178,6 +178,11 @@ impl Graph {
         rows < index.len() || (self.repeated && rows <= MOST_ROWS_OF_A_KEPT_TABLE)
     }
 
+    /// Whether a weight that few rows are multiplied with shall be transposed: once for many runs, where the CPU is faster with it so.
+    pub(crate) fn keeps_transposes(&self) -> bool {
+        self.repeated && !self.differentiable && !self.device().is_gpu()
+    }
+
     /// Whether gradients are recorded: dropout drops only then.
     pub fn is_training(&self) -> bool {
         self.differentiable

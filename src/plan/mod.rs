@@ -144,7 +144,7 @@ pub struct Plan {
     passes: Option<Arc<Passes>>,
     /// Filled on a CPU device: which commands run at the same time.
     stretches: Vec<Stretch>,
-    /// Of a CPU: whether it takes less than to wake another thread.
+    /// Of a CPU: whether its caller runs it as fast as the threads of the twins.
     is_short: bool,
     dispatches: usize,
     footprint: Footprint,

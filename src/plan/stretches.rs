@@ -12,8 +12,8 @@ use crate::tensor::Tensor;
 /// What two threads must save, in nanoseconds, to be worth waking.
 const LEAST_SAVING: u64 = 15_000;
 
-/// What a plan takes, in nanoseconds, that its caller runs by itself: about what it would wait for another thread to wake.
-const MOST_ALONE: u64 = 60_000;
+/// What a command takes, in nanoseconds, that is not worth dividing.
+const MOST_ALONE: u64 = 50_000;
 
 /// Commands of a stretch, at most: each is compared with all before it.
 const MOST: usize = 64;
@@ -76,15 +76,15 @@ pub(super) fn stretches(commands: &[Command]) -> Vec<Stretch> {
     starts.map(range).map(|range| Stretch { flow: Flow::of(&commands[range.clone()]), range }).collect()
 }
 
-/// Whether all of it is done by one thread before another would have begun, and the twins keep to one.
+/// Whether one thread runs these as fast as several: none is worth dividing, and the twins then keep to their thread.
 pub(super) fn are_short(stretches: &[Stretch], commands: &[Command]) -> bool {
-    let can_be_alone = |command: &Command| match command {
-        Command::Dispatch(d) => d.kernel.twin.can_be_alone,
+    let is_short = |command: &Command| match command {
+        // A product of few rows is as fast as its weights are read, by one thread.
+        Command::Dispatch(d) if d.flops() > 0 => d.kernel.twin.can_be_alone && d.flops() / 50 <= MOST_ALONE,
+        Command::Dispatch(d) => d.kernel.twin.can_be_alone && nanoseconds(command) <= MOST_ALONE,
         Command::Copy { .. } | Command::Clear { .. } => true,
     };
-    stretches.iter().all(|stretch| stretch.flow.is_none())
-        && commands.iter().all(can_be_alone)
-        && commands.iter().map(nanoseconds).sum::<u64>() <= MOST_ALONE
+    stretches.iter().all(|stretch| stretch.flow.is_none()) && commands.iter().all(is_short)
 }
 
 impl Flow {

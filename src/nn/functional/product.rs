@@ -1,9 +1,11 @@
 //! Products, of a value with a weight or of two values, and embeddings.
 
+use super::transpose;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::matmul::{batched, matmul as matrix_product, matmul_with_biases, t};
 use crate::kernels::{self, accumulate, column_sum};
+use crate::product::FEW_ROWS;
 use crate::tensor::Tensor;
 
 /// `y = x Wᵀ + b` (`torch.nn.functional.linear`): `x` `[.., I]`, `weight` `[O, I]`, `bias` `[O]`, `y` `[.., O]`.
@@ -51,7 +53,14 @@ pub(crate) fn linear_with_biases(
         Some(place) => place,
         None => g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &linear_shape(g, x, outputs))?,
     };
-    matmul_with_biases(g, &x_tensor, t(&w), &b.iter().collect::<Vec<_>>(), &y_tensor, false)?;
+    let b: Vec<_> = b.iter().collect();
+    if g.keeps_transposes() && x_tensor.len() / inputs <= FEW_ROWS {
+        let transposed = transpose(g, weight, 0, 1)?;
+        let transposed = g.tensor(transposed)?;
+        matmul_with_biases(g, &x_tensor, &transposed, &b, &y_tensor, false)?;
+    } else {
+        matmul_with_biases(g, &x_tensor, t(&w), &b, &y_tensor, false)?;
+    }
     let parents: Vec<_> = [x, weight].iter().chain(biases).copied().collect();
     let y = g.result(y_tensor, &parents);
     let biases = biases.to_vec();
