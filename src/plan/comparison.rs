@@ -247,7 +247,8 @@ mod tests {
 
     static RIGHT: Kernel = kernel("right", twin!(doubles));
     /// What the device runs is not what its twin in f64 is.
-    static WRONG: Kernel = kernel("wrong", Twin { f32: twin!(errs).f32, f64: twin!(doubles).f64, is_own: true });
+    static WRONG: Kernel =
+        kernel("wrong", Twin { f32: twin!(errs).f32, f64: twin!(doubles).f64, is_own: true, can_be_alone: true });
 
     #[test]
     fn a_wrong_kernel_is_found_and_no_other() {
