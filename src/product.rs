@@ -152,6 +152,7 @@ impl<F: Real> pulp::NullaryFnOnce for FewRows<'_, F> {
 impl<F: Real> FewRows<'_, F> {
     /// N rows and W columns of c.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "one index for x and b")]
     fn block<const N: usize, const W: usize>(&mut self, row: usize, j: usize) {
         let mut sums = [[F::zero(); W]; N];
         for (i, sums) in sums.iter_mut().enumerate() {
