@@ -165,6 +165,8 @@ pub mod kernels;
 mod log;
 pub mod map;
 pub mod nn;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 mod open;
 pub mod optim;
 mod plan;

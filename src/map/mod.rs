@@ -325,8 +325,8 @@ impl<'a> Expr<'a> {
         Self { at: self.arena.0.borrow_mut().binary(f, self.at, other.at), ..self }
     }
 
-    /// The number.
-    fn with(self, value: f32) -> Self {
+    /// The number, for what mixes with this expression.
+    pub(crate) fn with(self, value: f32) -> Self {
         Self { at: self.arena.0.borrow_mut().constant(value), ..self }
     }
 

@@ -1,0 +1,4 @@
+//! Networks of this crate, written as ONNX files.
+
+/// Placeholder.
+pub struct Writer;
