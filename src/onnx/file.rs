@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
 
 use ndarray::{ArrayD, IxDyn};
-use rten_onnx::onnx::{AttributeProto, DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
+use rten_onnx::onnx::{
+    AttributeProto, DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
 
 use super::array::Array;
 
@@ -37,7 +39,7 @@ pub(super) enum Attribute {
     Floats(Vec<f32>),
     Texts(Vec<String>),
     Array(Array),
-    Graph,
+    Graph(Box<Graph>),
 }
 
 /// What a graph takes or gives.
@@ -51,12 +53,18 @@ pub struct Port {
     pub is_integer: bool,
 }
 
-/// All of a file.
-pub(super) struct File {
+/// A graph, of a file or of a node.
+#[derive(Clone, Debug)]
+pub(super) struct Graph {
     pub nodes: Vec<Node>,
     pub constants: HashMap<String, Array>,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
+}
+
+/// All of a file.
+pub(super) struct File {
+    pub graph: Graph,
     /// Who wrote it, and in which version.
     pub producer: (String, String),
 }
@@ -110,6 +118,22 @@ impl Node {
         }
     }
 
+    /// A graph that it runs.
+    pub fn graph(&self, name: &str) -> Result<&Graph> {
+        match self.attributes.get(name) {
+            Some(Attribute::Graph(graph)) => Ok(graph),
+            _ => Err(format!("its attribute `{name}` must be a graph")),
+        }
+    }
+
+    /// The graphs that it may run.
+    pub fn graphs(&self) -> impl Iterator<Item = &Graph> {
+        self.attributes.values().filter_map(|attribute| match attribute {
+            Attribute::Graph(graph) => Some(&**graph),
+            _ => None,
+        })
+    }
+
     /// The name of an input, if it is there.
     pub fn input(&self, i: usize) -> Option<&str> {
         self.inputs.get(i).map(String::as_str).filter(|name| !name.is_empty())
@@ -128,6 +152,12 @@ pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<File> {
     let is_own = |domain: &Option<String>| domain.as_deref().is_none_or(|domain| matches!(domain, "" | "ai.onnx"));
     let opset = model.opset_import.iter().find(|import| is_own(&import.domain)).and_then(|import| import.version);
     let opset = opset.ok_or("it does not say which version of ONNX's operators it has")?;
+    let graph = self::graph(graph, opset, folder)?;
+    let producer = (model.producer_name.unwrap_or_default(), model.producer_version.unwrap_or_default());
+    Ok(File { graph, producer })
+}
+
+fn graph(graph: GraphProto, opset: i64, folder: Option<&Path>) -> Result<Graph> {
     let GraphProto { node, initializer, input, output, .. } = graph;
     let mut constants = HashMap::new();
     for tensor in &initializer {
@@ -136,7 +166,7 @@ pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<File> {
         constants.insert(name, array);
     }
     let nodes = node.into_iter().map(|node| self::node(node, opset, folder)).collect::<Result<Vec<_>>>()?;
-    let port = |info: &rten_onnx::onnx::ValueInfoProto| {
+    let port = |info: &ValueInfoProto| {
         let tensor = info.r#type.as_ref().and_then(|ty| ty.tensor_type.as_ref());
         let sizes = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| {
             shape.dim.iter().map(|dim| dim.dim_value.and_then(|size| usize::try_from(size).ok())).collect()
@@ -149,8 +179,7 @@ pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<File> {
     let outputs = output.iter().map(port).collect();
     // Before version 4 of the format, constants are inputs too.
     let inputs = input.iter().map(port).filter(|input| !constants.contains_key(&input.name)).collect();
-    let producer = (model.producer_name.unwrap_or_default(), model.producer_version.unwrap_or_default());
-    Ok(File { nodes, constants, inputs, outputs, producer })
+    Ok(Graph { nodes, constants, inputs, outputs })
 }
 
 fn node(node: NodeProto, opset: i64, folder: Option<&Path>) -> Result<Node> {
@@ -164,15 +193,19 @@ fn node(node: NodeProto, opset: i64, folder: Option<&Path>) -> Result<Node> {
     let mut attributes = BTreeMap::new();
     for attribute in attribute {
         let of = attribute.name.clone().unwrap_or_default();
-        let value = self::attribute(attribute, folder).map_err(|problem| format!("`{op}` at `{name}`: {problem}"))?;
+        let value =
+            self::attribute(attribute, opset, folder).map_err(|problem| format!("`{op}` at `{name}`: {problem}"))?;
         attributes.insert(of, value);
     }
     Ok(Node { op, name, inputs: input, outputs: output, attributes, opset })
 }
 
-fn attribute(attribute: AttributeProto, folder: Option<&Path>) -> Result<Attribute> {
+fn attribute(attribute: AttributeProto, opset: i64, folder: Option<&Path>) -> Result<Attribute> {
     // By what is there: not all writers name the type.
     let AttributeProto { name, f, s, i, g, t, floats, ints, strings, r#type } = attribute;
+    if let Some(graph) = g {
+        return Ok(Attribute::Graph(self::graph(graph, opset, folder)?.into()));
+    }
     Ok(match (r#type.map_or(0, |ty| ty.0), f, i, s, t) {
         (1, f, ..) => Attribute::Float(f.unwrap_or(0.0)),
         (2, _, i, ..) => Attribute::Int(i.unwrap_or(0)),
@@ -181,11 +214,9 @@ fn attribute(attribute: AttributeProto, folder: Option<&Path>) -> Result<Attribu
             let name = name.unwrap_or_default();
             Attribute::Array(array(&tensor, folder).map_err(|problem| format!("its tensor `{name}` {problem}"))?)
         }
-        (5, ..) => Attribute::Graph,
         (6, ..) => Attribute::Floats(floats),
         (7, ..) => Attribute::Ints(ints),
         (8, ..) => Attribute::Texts(strings),
-        _ if g.is_some() => Attribute::Graph,
         (_, Some(f), ..) => Attribute::Float(f),
         (_, _, Some(i), ..) => Attribute::Int(i),
         (_, _, _, Some(s), _) => Attribute::Text(s),

@@ -51,6 +51,9 @@ operators! {
     Size [] [] |_, _, inputs| Ok(vec![Value::host(scalar(len_of(&inputs.get(0)?.shape())? as i64))]);
     Range [] [] |_, _, inputs| range(inputs);
     Identity [] [] |_, _, inputs| Ok(vec![inputs.get(0)?.clone()]);
+    // What runs graphs of its own is the model's to run (`Model::run_node`).
+    Loop [body] [] |_, _, _| Err("it is computed in a plan".into());
+    If [then_branch, else_branch] [] |_, _, _| Err("it is computed in a plan".into());
     // A graph that is read computes what comes out of it, so nothing is dropped.
     Dropout [ratio, seed, is_test] [] |_, _, inputs| Ok(vec![inputs.get(0)?.clone()]);
     Cast [to, saturate] [] |m, node, inputs| cast(m, node, inputs);
@@ -71,18 +74,24 @@ operators! {
     };
     Gather [axis] [0] gather;
     Pad [mode, pads, value] [] pad;
-    Add [] [0, 1] |m, _, inputs| binary(m, inputs, |a, b| a + b, |a, b| a + b, |a, b| Some(a.wrapping_add(b)));
-    Sub [] [0, 1] |m, _, inputs| binary(m, inputs, |a, b| a - b, |a, b| a - b, |a, b| Some(a.wrapping_sub(b)));
-    Mul [] [0, 1] |m, _, inputs| binary(m, inputs, |a, b| a * b, |a, b| a * b, |a, b| Some(a.wrapping_mul(b)));
-    Div [] [0, 1] |m, _, inputs| binary(m, inputs, |a, b| a / b, |a, b| a / b, i64::checked_div);
-    Mod [fmod] [] |m, _, inputs| binary(m, inputs, |a, _| a, |a, b| a % b, i64::checked_rem_euclid);
-    Min [] [] |m, _, inputs| binary(m, inputs, |a, b| a.minimum(b), f32::min, |a, b| Some(a.min(b)));
-    Max [] [] |m, _, inputs| binary(m, inputs, |a, b| a.maximum(b), f32::max, |a, b| Some(a.max(b)));
-    Equal [] [] |m, _, inputs| compare(m, inputs, |a, b| a.eq(b), |a, b| a == b);
-    Less [] [] |m, _, inputs| compare(m, inputs, |a, b| a.lt(b), |a, b| a < b);
-    LessOrEqual [] [] |m, _, inputs| compare(m, inputs, |a, b| a.le(b), |a, b| a <= b);
-    Greater [] [] |m, _, inputs| compare(m, inputs, |a, b| b.lt(a), |a, b| a > b);
-    GreaterOrEqual [] [] |m, _, inputs| compare(m, inputs, |a, b| b.le(a), |a, b| a >= b);
+    Add [] [0, 1] |m, node, inputs| binary(m, node, inputs, |a, b| a + b, |a, b| a + b, |a, b| Some(a.wrapping_add(b)));
+    Sub [] [0, 1] |m, node, inputs| binary(m, node, inputs, |a, b| a - b, |a, b| a - b, |a, b| Some(a.wrapping_sub(b)));
+    Mul [] [0, 1] |m, node, inputs| binary(m, node, inputs, |a, b| a * b, |a, b| a * b, |a, b| Some(a.wrapping_mul(b)));
+    Div [] [0, 1] |m, node, inputs| binary(m, node, inputs, |a, b| a / b, |a, b| a / b, i64::checked_div);
+    Mod [fmod] [] |m, node, inputs| binary(m, node, inputs, |a, _| a, |a, b| a % b, i64::checked_rem_euclid);
+    Min [] [] |m, node, inputs| binary(m, node, inputs, |a, b| a.minimum(b), f32::min, |a, b| Some(a.min(b)));
+    Max [] [] |m, node, inputs| binary(m, node, inputs, |a, b| a.maximum(b), f32::max, |a, b| Some(a.max(b)));
+    Equal [] [] |m, node, inputs| compare(m, node, inputs, |a, b| a.eq(b), |a, b| a == b);
+    Less [] [] |m, node, inputs| compare(m, node, inputs, |a, b| a.lt(b), |a, b| a < b);
+    LessOrEqual [] [] |m, node, inputs| compare(m, node, inputs, |a, b| a.le(b), |a, b| a <= b);
+    Greater [] [] |m, node, inputs| compare(m, node, inputs, |a, b| b.lt(a), |a, b| a > b);
+    GreaterOrEqual [] [] |m, node, inputs| compare(m, node, inputs, |a, b| b.le(a), |a, b| a >= b);
+    And [] [] |_, _, inputs| logic(inputs, |a, b| a && b);
+    Or [] [] |_, _, inputs| logic(inputs, |a, b| a || b);
+    Not [] [] |m, _, inputs| match inputs.get(0)? {
+        Value::Host(Array::Whole(x), None) => Ok(vec![Value::host(Array::Whole(x.mapv(|x| i64::from(x == 0))))]),
+        _ => on_device(m, inputs, |x| x.eq(0.0)),
+    };
     Where [] [] select;
     Pow [] [] pow;
     Neg [] [] |m, _, inputs| unary(m, inputs, |x| -x, |x| -x);
@@ -121,6 +130,18 @@ operators! {
     LogSoftmax [axis] [] |m, node, inputs| softmax(m, node, inputs, f::log_softmax);
     ReduceSum [axes, keepdims, noop_with_empty_axes] [] |m, node, inputs| reduce(m, node, inputs, f::sum_axis);
     ReduceMean [axes, keepdims, noop_with_empty_axes] [] |m, node, inputs| reduce(m, node, inputs, f::mean_axis);
+    GlobalAveragePool [] [] |m, _, inputs| {
+        let x = inputs.get(0)?;
+        let mut shape = x.shape();
+        let mut y = x.clone();
+        for axis in 2..shape.len() {
+            let var = y.var(m)?;
+            let mean = f::mean_axis(m.graph()?, var, axis as isize).map_err(said)?;
+            shape[axis] = 1;
+            y = Value::made(m.graph()?, mean).reshape(m, &shape)?;
+        }
+        Ok(vec![y])
+    };
     ReduceProd [axes, keepdims, noop_with_empty_axes] [] |_, _, inputs| {
         let product = inputs.get(0)?.array()?.wholes()?.into_iter().fold(1i64, i64::wrapping_mul);
         Ok(vec![Value::host(scalar(product))])
@@ -147,9 +168,8 @@ impl Operator {
     pub fn problems(node: &Node) -> Vec<String> {
         let (op, name) = (&node.op, &node.name);
         let Some(operator) = Self::of(node) else { return vec![format!("the operator `{op}` at `{name}`")] };
-        let unknown = node.attributes.iter().filter(|(attribute, value)| {
-            matches!(value, Attribute::Graph) || !operator.attributes.contains(&attribute.as_str())
-        });
+        let unknown =
+            node.attributes.iter().filter(|(attribute, _)| !operator.attributes.contains(&attribute.as_str()));
         let mut problems: Vec<_> =
             unknown.map(|(attribute, _)| format!("the attribute `{attribute}` of `{op}` at `{name}`")).collect();
         let refuse = |is_wrong: bool, what: &str| is_wrong.then(|| format!("{what} of `{op}` at `{name}`"));
@@ -159,6 +179,7 @@ impl Operator {
         if matches!(op.as_str(), "RNN" | "GRU" | "LSTM") {
             problems.extend(super::recurrent::problems(node));
         }
+        problems.extend(node.graphs().flat_map(|graph| &graph.nodes).flat_map(Self::problems));
         problems
     }
 
@@ -399,7 +420,10 @@ fn gather(m: &mut Machine<'_>, node: &Node, inputs: &Inputs<'_>) -> Result<Vec<V
     let (x, index) = (inputs.get(0)?, inputs.get(1)?);
     let shape = x.shape();
     let axis = axis_of(node.int("axis", 0)?, shape.len())?;
-    if let Value::Indices(tensor, axes) = index {
+    if let Value::Indices { tensor, axes, plus } = index {
+        if *plus != 0 {
+            return Err(format!("it looks up tokens of which {plus} more was made"));
+        }
         if axis != 0 || shape.len() != 2 {
             return Err(format!("tokens look up rows of a table, not entries of axis {axis} of {shape:?}"));
         }
@@ -528,6 +552,7 @@ fn unary(
 /// Of two values or more, one after the other; on the host where all are known there, with a number as part of the program.
 fn binary(
     m: &mut Machine<'_>,
+    node: &Node,
     inputs: &Inputs<'_>,
     expression: for<'a> fn(Expr<'a>, Expr<'a>) -> Expr<'a>,
     real: fn(f32, f32) -> f32,
@@ -536,9 +561,27 @@ fn binary(
     let mut values = inputs.0.iter().flatten();
     let mut all = values.next().ok_or("it is given nothing")?.clone();
     for other in values {
-        all = of_two(m, &all, other, expression, real, whole)?;
+        all = match of_indices(node, &all, other).or_else(|| of_indices(node, other, &all)) {
+            Some(value) => value,
+            None => of_two(m, &all, other, expression, real, whole)?,
+        };
     }
     Ok(vec![all])
+}
+
+/// What Keras does to tokens before it looks them up, so that they may be counted from the last: `x < 0 ? x + V : x`. Here none is below 0.
+fn of_indices(node: &Node, x: &Value, other: &Value) -> Option<Value> {
+    let (Value::Indices { plus, .. }, Some(constant)) = (x, other.constant()) else { return None };
+    let values = constant.wholes().ok().or_else(|| constant.scalar().map(|value| vec![value as i64]))?;
+    let is_all = |value: i64| values.iter().all(|&other| other == value);
+    match (node.op.as_str(), &values[..]) {
+        ("Add", &[value]) => Some(x.plus(value)),
+        ("Add", _) if is_all(0) => Some(x.clone()),
+        ("Mul", _) if is_all(1) => Some(x.clone()),
+        ("Mul", _) if is_all(0) => Some(Value::host(scalar(0))),
+        ("Less", &[value]) if *plus >= value => Some(Value::host(scalar(0))),
+        _ => None,
+    }
 }
 
 fn of_two(
@@ -590,11 +633,15 @@ fn at_least(shape: &[usize]) -> &[usize] {
 
 fn compare(
     m: &mut Machine<'_>,
+    node: &Node,
     inputs: &Inputs<'_>,
     expression: for<'a> fn(Expr<'a>, Expr<'a>) -> Expr<'a>,
     on_host: fn(f64, f64) -> bool,
 ) -> Result<Vec<Value>> {
     let (a, b) = (inputs.get(0)?, inputs.get(1)?);
+    if let Some(value) = of_indices(node, a, b) {
+        return Ok(vec![value]);
+    }
     let (Some(x), Some(y)) = (a.constant(), b.constant()) else {
         return of_two(m, a, b, expression, |_, _| 0.0, |_, _| None).map(|value| vec![value]);
     };
@@ -607,6 +654,16 @@ fn compare(
     };
     let truths = numbers(x)?.into_iter().zip(numbers(y)?).map(|(x, y)| i64::from(on_host(x, y)));
     Ok(vec![Value::host(Array::whole(truths).reshape(&shape)?)])
+}
+
+fn logic(inputs: &Inputs<'_>, on_host: fn(bool, bool) -> bool) -> Result<Vec<Value>> {
+    let (a, b) = (inputs.get(0)?, inputs.get(1)?);
+    let shape = broadcast(&[a.shape().as_slice(), &b.shape()])?;
+    let truths = |value: &Value| -> Result<Vec<bool>> {
+        Ok(value.array()?.broadcast(&shape)?.wholes()?.into_iter().map(|value| value != 0).collect())
+    };
+    let values = truths(a)?.into_iter().zip(truths(b)?).map(|(a, b)| i64::from(on_host(a, b)));
+    Ok(vec![Value::host(Array::whole(values).reshape(&shape)?)])
 }
 
 fn select(m: &mut Machine<'_>, _: &Node, inputs: &Inputs<'_>) -> Result<Vec<Value>> {
@@ -777,31 +834,49 @@ fn gemm(m: &mut Machine<'_>, node: &Node, inputs: &Inputs<'_>) -> Result<Vec<Val
 }
 
 fn conv(m: &mut Machine<'_>, node: &Node, inputs: &Inputs<'_>) -> Result<Vec<Value>> {
-    let (x, weight) = (inputs.get(0)?, inputs.get(1)?);
-    let (shape, of_weight) = (x.shape(), weight.shape());
-    // A convolution of two axes, one of them of size 1 in everything, is one of one axis.
-    let &[_, _, length] = &shape[..] else {
-        return Err(format!("convolutions of one axis are read, not of {shape:?}"));
+    let (whole, weight) = (inputs.get(0)?, inputs.get(1)?);
+    let (of_x, of_weight) = (whole.shape(), weight.shape());
+    if of_x.len() < 3 || of_x.len() != of_weight.len() {
+        return Err(format!("its input has the shape {of_x:?}, its weight {of_weight:?}"));
+    }
+    // A convolution of several axes, of which all but one are of size 1 in everything, is one of that axis.
+    let long: Vec<_> = (2..of_x.len()).filter(|&axis| (of_x[axis], of_weight[axis]) != (1, 1)).collect();
+    let axis = match long[..] {
+        [] => of_x.len() - 1,
+        [axis] => axis,
+        _ => return Err(format!("convolutions of one axis are read, not of {of_x:?} with {of_weight:?}")),
     };
-    let &[_, _, k] = &of_weight[..] else { return Err(format!("a weight [O, I, K], not {of_weight:?}")) };
-    let one = |name: &str| match node.ints(name)? {
-        None => Ok::<_, String>(1),
-        Some(&[value]) => usize::try_from(value).map_err(|_| format!("its `{name}` is {value}")),
-        Some(other) => Err(format!("its `{name}` is {other:?}, of one axis")),
+    let sides = of_x.len() - 2;
+    let x = &whole.reshape(m, &[of_x[0], of_x[1], of_x[axis]])?;
+    let weight = &weight.reshape(m, &[of_weight[0], of_weight[1], of_weight[axis]])?;
+    let (length, k) = (of_x[axis], of_weight[axis]);
+    let of_axis = |name: &str, side: usize| match node.ints(name)? {
+        None => Ok::<_, String>(None),
+        Some(values) => values
+            .get(side * sides + axis - 2)
+            .map(|&value| Some(value))
+            .ok_or_else(|| format!("its `{name}` is {values:?}, of {sides} axes")),
+    };
+    let one = |name: &str| {
+        usize::try_from(of_axis(name, 0)?.unwrap_or(1)).map_err(|_| format!("its `{name}` has numbers below 0"))
     };
     let (stride, dilation) = (one("strides")?, one("dilations")?);
+    let pads = node.ints("pads")?.unwrap_or(&[]).iter().enumerate();
+    if pads.clone().any(|(i, &pad)| i % sides != axis - 2 && pad != 0) {
+        return Err(format!("its `pads` are of axes of size 1 too: {:?}", node.ints("pads")?));
+    }
     let groups = usize::try_from(node.int("group", 1)?).map_err(|_| "its `group` is below 0".to_owned())?;
     let reach = dilation.saturating_mul(k.saturating_sub(1)).saturating_add(1);
-    let (before, after) = match (node.text("auto_pad", "NOTSET")?, node.ints("pads")?) {
-        ("NOTSET", None) | ("VALID", _) => (0, 0),
-        ("NOTSET", Some(&[before, after])) => (before, after),
-        (mode @ ("SAME_UPPER" | "SAME_LOWER"), _) => {
+    let (before, after) = match node.text("auto_pad", "NOTSET")? {
+        "NOTSET" => (of_axis("pads", 0)?.unwrap_or(0), of_axis("pads", 1)?.unwrap_or(0)),
+        "VALID" => (0, 0),
+        mode @ ("SAME_UPPER" | "SAME_LOWER") => {
             let wanted = length.div_ceil(stride.max(1)).saturating_sub(1).saturating_mul(stride).saturating_add(reach);
             let all = wanted.saturating_sub(length) as i64;
             let less = all / 2;
             if mode == "SAME_UPPER" { (less, all - less) } else { (all - less, less) }
         }
-        (mode, pads) => return Err(format!("its `auto_pad` is {mode} and its `pads` {pads:?}, of one axis")),
+        mode => return Err(format!("its `auto_pad` is {mode}")),
     };
     let mut options = Conv1dOptions { stride, dilation, groups, ..Conv1dOptions::default() };
     let x = match usize::try_from(before) {
@@ -814,7 +889,10 @@ fn conv(m: &mut Machine<'_>, node: &Node, inputs: &Inputs<'_>) -> Result<Vec<Val
     let (x, weight) = (x.var(m)?, weight.var(m)?);
     let bias = inputs.optional(2).map(|bias| bias.var(m)).transpose()?;
     let y = f::conv1d(m.graph()?, x, weight, bias, options).map_err(said)?;
-    Ok(vec![Value::made(m.graph()?, y)])
+    let y = Value::made(m.graph()?, y);
+    let mut shape = of_x;
+    (shape[1], shape[axis]) = (y.shape()[1], y.shape()[2]);
+    Ok(vec![y.reshape(m, &shape)?])
 }
 
 fn layer_norm(m: &mut Machine<'_>, node: &Node, inputs: &Inputs<'_>) -> Result<Vec<Value>> {

@@ -269,7 +269,7 @@ fn direction(
 fn lengths(m: &mut Machine<'_>, inputs: &Inputs<'_>, steps: usize, batch: usize) -> Result<Option<Tensor>> {
     match inputs.optional(4) {
         None => Ok(None),
-        Some(Value::Indices(tensor, _)) if tensor.shape() == [batch] => Ok(Some(tensor.clone())),
+        Some(Value::Indices { tensor, plus: 0, .. }) if tensor.shape() == [batch] => Ok(Some(tensor.clone())),
         Some(Value::Host(array, _)) => {
             let lengths = array.wholes()?;
             if lengths.len() != batch {

@@ -13,8 +13,8 @@ pub(super) enum Value {
     Host(Array, Option<ParameterId>),
     /// Of the plan, with its shape in ONNX, where a number has none.
     Device(Var, Vec<usize>),
-    /// Tokens or lengths, whose axes may have changed places.
-    Indices(Tensor, Vec<usize>),
+    /// Tokens or lengths, none below 0, whose axes may have changed places, and so much more.
+    Indices { tensor: Tensor, axes: Vec<usize>, plus: i64 },
 }
 
 /// Where operators are recorded; nowhere, while constants are folded.
@@ -41,6 +41,20 @@ impl Value {
         Self::Host(array, None)
     }
 
+    /// What a user fills in.
+    pub fn indices(tensor: &Tensor) -> Self {
+        Self::Indices { tensor: tensor.clone(), axes: (0..tensor.shape().len()).collect(), plus: 0 }
+    }
+
+    /// So much more than these whole numbers.
+    pub fn plus(&self, more: i64) -> Self {
+        let mut value = self.clone();
+        if let Self::Indices { plus, .. } = &mut value {
+            *plus = plus.saturating_add(more);
+        }
+        value
+    }
+
     /// A value of a plan that has just been made.
     pub fn made(g: &Graph, var: Var) -> Self {
         Self::Device(var, g.shape(var).to_vec())
@@ -50,7 +64,7 @@ impl Value {
         match self {
             Self::Host(array, _) => array.shape().to_vec(),
             Self::Device(_, shape) => shape.clone(),
-            Self::Indices(tensor, axes) => axes.iter().map(|&axis| tensor.shape()[axis]).collect(),
+            Self::Indices { tensor, axes, .. } => axes.iter().map(|&axis| tensor.shape()[axis]).collect(),
         }
     }
 
@@ -66,7 +80,7 @@ impl Value {
     pub fn array(&self) -> Result<&Array> {
         match self {
             Self::Host(array, _) => Ok(array),
-            Self::Device(..) | Self::Indices(..) => {
+            Self::Device(..) | Self::Indices { .. } => {
                 Err("it needs a value when the plan is recorded that is only known when it runs".into())
             }
         }
@@ -86,7 +100,7 @@ impl Value {
                     g.device().upload("constant", at_least_one(array.shape()), &array.reals()).map_err(said)?;
                 g.input(&tensor).map_err(said)
             }
-            Self::Indices(tensor, _) => {
+            Self::Indices { tensor, .. } => {
                 Err(format!("`{}` is of whole numbers, which are only looked up or taken as lengths", tensor.name()))
             }
         }
@@ -104,12 +118,11 @@ impl Value {
                 let var = f::reshape(m.graph()?, var, at_least_one(shape)).map_err(said)?;
                 Ok(Self::Device(var, shape.to_vec()))
             }
-            Self::Indices(tensor, axes) if axes.iter().copied().eq(0..axes.len()) => {
+            Self::Indices { tensor, axes, plus } if axes.iter().copied().eq(0..axes.len()) => {
                 let tensor = tensor.reshape(at_least_one(shape)).map_err(said)?;
-                let axes = (0..tensor.shape().len()).collect();
-                Ok(Self::Indices(tensor, axes))
+                Ok(Self::indices(&tensor).plus(*plus))
             }
-            Self::Indices(..) => Err("whole numbers whose axes have changed places keep their shape".into()),
+            Self::Indices { .. } => Err("whole numbers whose axes have changed places keep their shape".into()),
         }
     }
 
@@ -123,8 +136,9 @@ impl Value {
                 let var = f::permute(g, var, permutation).map_err(said)?;
                 Ok(Self::made(g, var))
             }
-            Self::Indices(tensor, axes) => {
-                Ok(Self::Indices(tensor.clone(), permutation.iter().map(|&axis| axes[axis]).collect()))
+            Self::Indices { tensor, axes, plus } => {
+                let axes = permutation.iter().map(|&axis| axes[axis]).collect();
+                Ok(Self::Indices { tensor: tensor.clone(), axes, plus: *plus })
             }
         }
     }
@@ -156,7 +170,7 @@ impl Value {
                 let var = f::index_select(g, var, axis as isize, indices).map_err(said)?;
                 Ok(Self::made(g, var))
             }
-            Self::Indices(..) => Err("whole numbers are taken as they are".into()),
+            Self::Indices { .. } => Err("whole numbers are taken as they are".into()),
         }
     }
 
