@@ -13,6 +13,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    /// What its parameter's name begins with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Draws the parameters `<name>.weight`.
     ///
     /// # Errors

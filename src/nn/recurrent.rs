@@ -171,7 +171,7 @@ impl RnnOptions {
     }
 
     /// What its cell is asked for.
-    fn form(&self, cell: Cell) -> CellForm {
+    pub(crate) fn form(&self, cell: Cell) -> CellForm {
         let own = Form::new(cell.kind().functions);
         let form = Form {
             activations: self.activations.map_or(own.activations, |activations| activations.functions),
@@ -436,6 +436,16 @@ impl Recurrent {
         Ok(Self { name: name.into(), cell, options, layers, seed: [hash, init.rng.clone().next_u32()] })
     }
 
+    /// What its parameters' names begin with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &RnnOptions {
+        &self.options
+    }
+
     /// What happens at each step.
     pub fn cell(&self) -> Cell {
         self.cell
@@ -674,6 +684,12 @@ macro_rules! module {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $name(Recurrent);
+
+        impl AsRef<Recurrent> for $name {
+            fn as_ref(&self) -> &Recurrent {
+                &self.0
+            }
+        }
 
         impl $name {
             /// Draws the parameters `<name>.weight_ih_l0` and so on, in PyTorch's order.

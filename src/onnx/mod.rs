@@ -16,7 +16,7 @@ use file::{File, Node};
 use operators::{Inputs, Operator};
 use recurrent::Weights;
 use value::{Machine, Value};
-pub use write::Writer;
+pub use write::{Recurrence, Size, Value as Written, Writer, language_model};
 
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -4,11 +4,15 @@ use super::array::Array;
 use super::file::{Node, Result};
 use super::operators::Inputs;
 use super::value::{Machine, Value, said};
+use super::write;
+use crate::error::Error;
 use crate::graph::{Graph, Var};
 use crate::kernels::cell::{Cell, CellForm};
 use crate::kernels::sequence::{Activation, Form, MOST_FUNCTIONS};
+use crate::nn::Recurrent;
 use crate::nn::functional::{self as f, Direction, States};
 use crate::tensor::Tensor;
+use rten_onnx::onnx::AttributeProto;
 
 /// What a kind of node is here.
 struct Kind {
@@ -33,6 +37,82 @@ fn kind(op: &str) -> Kind {
         "GRU" => Kind { cell: Cell::Gru, gates: &[1, 0, 2], functions: &[0, 0, 1], default: &["Sigmoid", "Tanh"] },
         _ => Kind { cell: Cell::Tanh, gates: &[0], functions: &[0], default: &["Tanh"] },
     }
+}
+
+/// Where each of PyTorch's gates is in ONNX's order.
+pub(super) fn gates(cell: Cell) -> &'static [usize] {
+    kind(match cell {
+        Cell::Lstm => "LSTM",
+        Cell::Gru => "GRU",
+        Cell::Tanh | Cell::Relu => "RNN",
+    })
+    .gates
+}
+
+/// What a node says of a module's layer.
+///
+/// # Errors
+/// Gates that ONNX gives one function have several.
+pub(super) fn layer_attributes(module: &Recurrent, directions: usize) -> crate::Result<Vec<AttributeProto>> {
+    let (cell, options) = (module.cell(), module.options());
+    let mut attributes = vec![write::int("hidden_size", options.hidden_size as i64)];
+    if directions == 2 {
+        attributes.push(write::text("direction", "bidirectional"));
+    }
+    if cell == Cell::Gru {
+        attributes.push(write::int("linear_before_reset", i64::from(options.reset_after)));
+    }
+    let form = options.form(cell);
+    let functions = form.form.map_or_else(|| Form::new(cell.kind().functions), |form| form).activations;
+    if form.form.is_some() || cell == Cell::Relu {
+        // The cell's functions in the node's order: of several that are one of the node's, the first.
+        let kind = kind(match cell {
+            Cell::Lstm => "LSTM",
+            Cell::Gru => "GRU",
+            Cell::Tanh | Cell::Relu => "RNN",
+        });
+        let first = |i: usize| kind.functions.iter().position(|&function| function == i).unwrap_or(0);
+        if let Some(odd) = (0..kind.functions.len()).find(|&at| functions[at] != functions[first(kind.functions[at])]) {
+            let expected = "one function for all gates but the candidate, for ONNX has no others";
+            return Err(Error::argument("onnx", "activations", expected, format!("{:?} among them", functions[odd])));
+        }
+        let of_node = |i: usize| functions[first(i)];
+        let named: Vec<_> =
+            (0..kind.default.len()).map(of_node).cycle().take(directions * kind.default.len()).collect();
+        let (mut names, mut alphas, mut betas) = (Vec::new(), Vec::new(), Vec::new());
+        for function in named {
+            let (name, alpha, beta) = match function {
+                Activation::Affine { alpha, beta } => ("Affine", Some(alpha), Some(beta)),
+                Activation::Relu => ("Relu", None, None),
+                Activation::LeakyRelu { alpha } => ("LeakyRelu", Some(alpha), None),
+                Activation::ThresholdedRelu { alpha } => ("ThresholdedRelu", Some(alpha), None),
+                Activation::Tanh => ("Tanh", None, None),
+                Activation::ScaledTanh { alpha, beta } => ("ScaledTanh", Some(alpha), Some(beta)),
+                Activation::Sigmoid => ("Sigmoid", None, None),
+                Activation::HardSigmoid { alpha, beta } => ("HardSigmoid", Some(alpha), Some(beta)),
+                Activation::Elu { alpha } => ("Elu", Some(alpha), None),
+                Activation::Softsign => ("Softsign", None, None),
+                Activation::Softplus => ("Softplus", None, None),
+            };
+            names.push(name.to_owned());
+            alphas.extend(alpha);
+            betas.extend(beta);
+        }
+        attributes.push(write::texts("activations", names));
+        if !alphas.is_empty() {
+            attributes.push(write::floats("activation_alpha", alphas));
+        }
+        if !betas.is_empty() {
+            attributes.push(write::floats("activation_beta", betas));
+        }
+    }
+    if let Some(clip) = options.clip {
+        attributes.push(write::float("clip", clip));
+    }
+    if options.coupled {
+        attributes.push(write::int("input_forget", 1));
+    }
+    Ok(attributes)
 }
 
 /// Which way each direction goes: whether from the last step.

@@ -175,6 +175,15 @@ impl Value {
     }
 
     pub fn concat(m: &mut Machine<'_>, values: &[Self], axis: usize) -> Result<Self> {
+        let around = |value: &Self| {
+            let mut shape = value.shape();
+            shape.get_mut(axis).map(|size| *size = 0);
+            shape
+        };
+        if values.windows(2).any(|pair| around(&pair[0]) != around(&pair[1])) {
+            let shapes: Vec<_> = values.iter().map(Self::shape).collect();
+            return Err(format!("{shapes:?} cannot be joined along axis {axis}"));
+        }
         let arrays: Option<Vec<_>> = values.iter().map(Self::constant).collect();
         if let Some(arrays) = arrays {
             return Ok(Self::host(Array::concat(&arrays, axis)?));
