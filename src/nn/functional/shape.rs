@@ -43,11 +43,18 @@ pub fn transpose(g: &mut Graph, x: Var, a: isize, b: isize) -> Result<Var> {
     Ok(result_of_one(g, x, y_tensor, exchange))
 }
 
-/// The same values in another shape (`torch.reshape`).
+/// The same values in another shape (`torch.reshape`); rows of a table that are not looked up yet stay so, if their axis stays.
 ///
 /// # Errors
 /// The number of elements differs.
 pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
+    if let Some((table, index)) = g.as_rows(x)
+        && let Some((columns, rows)) = shape.split_last()
+        && Some(columns) == g.shape(x).last()
+        && !rows.is_empty()
+    {
+        return Ok(g.rows(table, &index.reshape(rows)?));
+    }
     let y_tensor = g.tensor(x)?.reshape(shape)?;
     let y = g.result(y_tensor, &[x]);
     g.on_backward(move |g| g.gradient(y).map_or(Ok(()), |dy| g.add_gradient(x, &dy, true)));
