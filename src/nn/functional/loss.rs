@@ -10,7 +10,7 @@ use crate::kernels::weigh::weigh;
 use crate::kernels::{self, count_targets};
 use crate::map::{Expr, Program};
 use crate::plan::Recorder;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -336,15 +336,8 @@ fn class_loss(
 ) -> Result<Loss> {
     let x_tensor = g.tensor(x)?;
     let (count, v) = check_classes(op, &x_tensor, targets)?;
-    if let Some(weights) = class_weights
-        && (weights.shape() != [v] || weights.dtype() != DType::F32)
-    {
-        return Err(Error::shape(
-            op,
-            weights.name(),
-            format!("[{v}], of f32, a weight for each class,"),
-            weights.shape(),
-        ));
+    if let Some(weights) = class_weights.filter(|weights| weights.shape() != [v]) {
+        return Err(Error::shape(op, weights.name(), format!("[{v}], a weight for each class,"), weights.shape()));
     }
     let most = if kernel.is_of_logits { 1.0 } else { 0.0 };
     if !(0.0..=most).contains(&label_smoothing) {
