@@ -1348,7 +1348,8 @@ fn class_losses() {
                         targets: &device.upload_u32("targets", &[rows], &target)?,
                         ignore_index,
                         class_weights: (options & 1 != 0).then_some(&class_weights),
-                        label_smoothing: if options & 2 != 0 { 0.3 } else { 0.0 },
+                        // Of one class, the gradient is 0 but for rounding.
+                        label_smoothing: if options & 2 != 0 && v > 1 { 0.3 } else { 0.0 },
                         counts: false,
                         scale: &device.upload("scale", &[1], &[0.37])?,
                         losses: &losses,

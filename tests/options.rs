@@ -301,14 +301,17 @@ fn locked_dropout_has_one_mask() {
     }
 }
 
+/// Names and values.
+type Weights = Vec<(String, Vec<f32>)>;
+
 /// A module, the values it starts with, and an input: its output, last h, and the gradients of its parameters.
 fn run_recurrent(
     device: &Device,
     cell: Cell,
     options: RnnOptions,
     stepwise: bool,
-    weights: Option<&[(String, Vec<f32>)]>,
-) -> (Vec<Vec<f64>>, Vec<(String, Vec<f32>)>, Parameters) {
+    weights: Option<&Weights>,
+) -> (Vec<Vec<f64>>, Weights, Parameters) {
     let mut init = Init::new(rng::manual_seed(3));
     let rnn = Recurrent::new(&mut init, "rnn", cell, options).unwrap();
     let parameters = init.upload(device).unwrap();
@@ -533,7 +536,7 @@ fn confusion_is_counted_over_batches() {
         });
         let (mut want, mut log_likelihood, mut rows) = (vec![0; CLASSES * CLASSES], 0.0, 0.0);
         for [x, y] in &batches {
-            let [logits] = predictor.run(&[x.clone()]).unwrap();
+            let [logits] = predictor.run(std::array::from_ref(x)).unwrap();
             let targets = targets_of(y);
             let classes = logits.argmax();
             for ((row, class), target) in logits.values().chunks(CLASSES).zip(classes).zip(targets) {

@@ -81,7 +81,8 @@ pub fn cross_entropy(r: &mut Recorder, loss: ClassLoss<'_>) -> Result<()> {
         weighted: class_weights.is_some().into(),
         smoothing: label_smoothing as f32,
     };
-    r.check_turns(x, 4 * v.div_ceil(64) + if counts { rows.div_ceil(64) } else { 0 })?;
+    let passes = if label_smoothing > 0.0 { 4 } else { 3 };
+    r.check_turns(x, passes * v.div_ceil(64) + if counts { rows.div_ceil(64) } else { 0 })?;
     let (across, down) = folded_grid(rows);
     let class_weights = class_weights.unwrap_or(&no_weights);
     let tensors = [x, targets, class_weights, scale, losses, dx.unwrap_or(&dummy)];

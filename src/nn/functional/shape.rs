@@ -52,8 +52,9 @@ pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
         && let Some((columns, rows)) = shape.split_last()
         && Some(columns) == g.shape(x).last()
         && !rows.is_empty()
+        && let Ok(index) = index.reshape(rows)
     {
-        return Ok(g.rows(table, &index.reshape(rows)?));
+        return Ok(g.rows(table, &index));
     }
     let y_tensor = g.tensor(x)?.reshape(shape)?;
     let y = g.result(y_tensor, &[x]);
