@@ -111,11 +111,19 @@ pub fn index_select(g: &mut Graph, x: Var, axis: isize, indices: &[usize]) -> Re
     permuted(g, "index_select", rows, &back)
 }
 
-/// The same values in another shape (`torch.reshape`).
+/// The same values in another shape (`torch.reshape`); rows of a table that are not looked up yet stay so, if their axis stays.
 ///
 /// # Errors
 /// The number of elements differs.
 pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
+    if let Some((table, index)) = g.as_rows(x)
+        && let Some((columns, rows)) = shape.split_last()
+        && Some(columns) == g.shape(x).last()
+        && !rows.is_empty()
+        && let Ok(index) = index.reshape(rows)
+    {
+        return Ok(g.rows(table, &index));
+    }
     let y_tensor = g.tensor(x)?.reshape(shape)?;
     let y = g.result(y_tensor, &[x]);
     g.on_backward(move |g| g.gradient(y).map_or(Ok(()), |dy| g.add_gradient(x, &dy, true)));
