@@ -125,6 +125,8 @@ fn cases() -> Vec<Case> {
             x: &random(device, "x", &[512, 85])?,
             targets: &tokens(device, &[512], 85)?,
             ignore_index: None,
+            class_weights: None,
+            label_smoothing: 0.0,
             counts: true,
             scale: &zeros(device, "scale", &[1])?,
             losses: &losses,

@@ -197,6 +197,17 @@ pub enum Error {
         problem: String,
     },
 
+    /// A node of an ONNX file cannot be recorded, of these inputs.
+    #[error("onnx: `{op}` at `{node}`: {problem}")]
+    Onnx {
+        /// Its operator.
+        op: String,
+        /// Its name.
+        node: String,
+        /// What is wrong.
+        problem: String,
+    },
+
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

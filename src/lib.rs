@@ -104,6 +104,8 @@
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side. Resets are marks behind the lengths, in the same binding.
+//! * **A loss of each element is a program** too: losses and gradients come out of one dispatch. What goes over a row of classes is a kernel,
+//!   which has class weights and smoothed targets in it.
 //! * **Weights of rows are passes of their own** around a loss's kernel: one makes the weights from tensors, lengths and
 //!   targets, one multiplies; what has weight 0 is 0, whatever was computed there. Without weights, the kernel alone.
 //! * **All parameters are one buffer, all gradients another**, moments likewise: one dispatch updates everything.
@@ -174,6 +176,8 @@ mod log;
 pub mod map;
 mod model_file;
 pub mod nn;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 mod open;
 pub mod optim;
 mod plan;

@@ -434,6 +434,11 @@ fn dropout() {
         // The objective, too, must drop: it is a training graph without parameters.
         Ok(Output::Values(vec![functional::dropout(g, v[0], 0.4, 9)?]))
     });
+    for axis in [0, 1, -1] {
+        check_leaves("locked dropout", &[("x", &[5, 3, 7])], |g, v| {
+            Ok(Output::Values(vec![functional::locked_dropout(g, v[0], axis, 0.4, 9)?]))
+        });
+    }
 }
 
 #[test]
@@ -459,11 +464,47 @@ fn losses() {
             Ok(Output::Loss(loss, reduction, 2))
         });
         type ElementLoss = fn(&mut Graph, Var, &Tensor, Reduction) -> Result<Loss>;
-        let kinds: [ElementLoss; 2] = [functional::mse_loss, functional::binary_cross_entropy_with_logits];
+        let kinds: [ElementLoss; 5] = [
+            functional::mse_loss,
+            functional::binary_cross_entropy_with_logits,
+            |g, x, y, reduction| functional::huber_loss(g, x, y, 0.5, reduction),
+            |g, x, y, reduction| functional::smooth_l1_loss(g, x, y, 0.5, reduction),
+            |g, x, y, reduction| {
+                let y = g.device().upload("targets", &[3], &y.to_vec()?[..3])?;
+                functional::quantile_loss(g, x, &y, &[0.1, 0.3, 0.5, 0.75], reduction)
+            },
+        ];
         for kind in kinds {
             check_leaves("element loss", &[("x", &[3, 4])], |g, v| {
                 let targets = g.device().upload("targets", &[3, 4], &rng::manual_seed(1).rand(12))?;
                 Ok(Output::Loss(kind(g, v[0], &targets, reduction)?, reduction, 12))
+            });
+        }
+        for variance in [&[3, 4][..], &[3], &[3, 1]] {
+            check_leaves("normal distribution", &[("x", &[3, 4]), ("v", variance)], |g, v| {
+                let targets = g.device().upload("targets", &[3, 4], &rng::manual_seed(1).rand(12))?;
+                let variance = functional::softplus(g, v[1])?;
+                let loss = functional::gaussian_nll_loss(g, v[0], &targets, variance, true, 1e-6, reduction)?;
+                Ok(Output::Loss(loss, reduction, 12))
+            });
+        }
+        let class_weights = [0.5f32, 2.0, 0.0, 1.5, 3.0];
+        for (smoothing, has_weights) in [(0.25, false), (0.25, true), (0.0, true), (1.0, true)] {
+            check_leaves("smooth and weighted classes", &[("logits", &[4, 5])], |g, v| {
+                let targets = g.device().targets("targets", &[4], 5)?;
+                targets.write_u32(&[3, 1, NO_TARGET, 0])?;
+                let weights = g.device().upload("class weights", &[5], &class_weights)?;
+                let mut options = reduction.label_smoothing(smoothing);
+                if has_weights {
+                    options = options.class_weights(&weights);
+                }
+                let divisor = match (reduction, has_weights) {
+                    (Reduction::Sum, _) => 1.0,
+                    (_, true) => 4.0,
+                    (_, false) => 3.0,
+                };
+                let loss = functional::cross_entropy(g, v[0], &targets, options)?;
+                Ok(Output::Sum(vec![(1.0, loss, divisor)]))
             });
         }
     }

@@ -13,8 +13,7 @@ use elman::kernels::cross_entropy::ClassLoss;
 use elman::kernels::generate::Sizes;
 use elman::kernels::map::Operand;
 use elman::kernels::matmul::{Factor, t};
-use elman::kernels::mse_loss::ElementLoss;
-use elman::kernels::row_weights::RowWeights;
+use elman::kernels::row_weights::{RowWeights, Targets};
 use elman::kernels::sample::{Draw, FIRST_PLACE};
 use elman::kernels::sequence::{Activation as Function, Form, Sequence, SequenceGradients};
 use elman::kernels::{self, Update};
@@ -1326,8 +1325,16 @@ fn dropout() {
 fn class_losses() {
     for kernel in [kernels::cross_entropy::cross_entropy, kernels::nll_loss::nll_loss] {
         for (rows, v) in [(1, 1), (2, 3), (5, 63), (7, 64), (3, 65), (4, 131)] {
-            for (gradient, ignore_index) in [(true, None), (false, None), (true, Some(0))] {
-                check(&format!("class losses {rows} {v} {ignore_index:?}"), TOLERANCE, |device, g| {
+            for (gradient, ignore_index, options) in [
+                (true, None, 0),
+                (false, None, 0),
+                (true, Some(0), 0),
+                (true, None, 1),
+                (true, Some(0), 2),
+                (true, None, 3),
+                (false, None, 3),
+            ] {
+                check(&format!("class losses {rows} {v} {ignore_index:?} {options}"), TOLERANCE, |device, g| {
                     let x: Vec<f32> = values(1, rows * v).iter().map(|x| 3.0 * x).collect();
                     let mut target = tokens(2, rows, v);
                     if rows > 2 {
@@ -1335,10 +1342,14 @@ fn class_losses() {
                     }
                     let losses = zeros(device, "losses", &[rows])?;
                     let dx = random(device, "dx", &[rows, v])?;
+                    let class_weights = device.upload("class weights", &[v], &rng::manual_seed(6).rand(v))?;
                     let loss = ClassLoss {
                         x: &device.upload("x", &[rows, v], &x)?,
                         targets: &device.upload_u32("targets", &[rows], &target)?,
                         ignore_index,
+                        class_weights: (options & 1 != 0).then_some(&class_weights),
+                        // Of one class, the gradient is 0 but for rounding.
+                        label_smoothing: if options & 2 != 0 && v > 1 { 0.3 } else { 0.0 },
                         counts: false,
                         scale: &device.upload("scale", &[1], &[0.37])?,
                         losses: &losses,
@@ -1352,35 +1363,6 @@ fn class_losses() {
     }
 }
 
-#[test]
-fn element_losses() {
-    for kernel in [
-        kernels::mse_loss::mse_loss,
-        kernels::bce_with_logits::bce_with_logits,
-        kernels::absolute_error::absolute_error,
-    ] {
-        for (n, gradient) in [(1, true), (255, false), (256, true), (257, true), (515, false)] {
-            check(&format!("element losses {n}"), TOLERANCE, |device, g| {
-                let mut x: Vec<f32> = values(1, n).iter().map(|x| 9.0 * x).collect();
-                let targets = rng::manual_seed(1).rand(n);
-                // No error somewhere.
-                x[n / 2] = targets[n / 2];
-                let losses = zeros(device, "losses", &[n])?;
-                let dx = random(device, "dx", &[n])?;
-                let loss = ElementLoss {
-                    x: &device.upload("x", &[n], &x)?,
-                    targets: &device.upload("targets", &[n], &targets)?,
-                    scale: &device.upload("scale", &[1], &[0.37])?,
-                    losses: &losses,
-                    dx: gradient.then_some(&dx),
-                };
-                kernel(g, loss)?;
-                Ok(vec![losses, dx])
-            });
-        }
-    }
-}
-
 /// What rows of `[T, B, K]` count: with weights of each, of the first axes, of the batch; with lengths; with targets.
 #[test]
 fn row_weights() {
@@ -1388,8 +1370,9 @@ fn row_weights() {
         let rows = steps * batch * inner;
         let all = (vec![steps, batch, inner], 1);
         let of = [None, Some(all), Some((vec![steps, batch], inner)), Some((vec![batch], inner))];
-        for (of_weights, flags) in of.iter().flat_map(|of| (0..8).map(move |flags| (of, flags))) {
-            let [has_lengths, has_targets, mean] = [0, 1, 2].map(|bit| flags >> bit & 1 == 1);
+        for (of_weights, flags) in of.iter().flat_map(|of| (0..16).map(move |flags| (of, flags))) {
+            let [has_lengths, has_targets, mean, has_classes] = [0, 1, 2, 3].map(|bit| flags >> bit & 1 == 1);
+            let in_scale_alone = has_classes && steps % 2 == 0;
             let what = format!("row_weights {steps} {batch} {inner} {of_weights:?} {flags}");
             let uploads = |device: &Device| {
                 let weights = of_weights.as_ref().map(|(shape, stride)| {
@@ -1404,10 +1387,17 @@ fn row_weights() {
             let record = |device: &Device, g: &mut Graph| {
                 let (weights, lengths, targets) = uploads(device);
                 let (w, scale) = (random(device, "w", &[rows])?, random(device, "scale", &[1])?);
+                let class_weights = device.upload("class weights", &[5], &[0.5, 2.0, 9.0, 0.0, 1.25])?;
                 let what = RowWeights {
                     weights: weights.as_ref().map(|(weights, stride)| (weights, *stride)),
                     lengths: has_lengths.then_some((&lengths, inner)),
-                    targets: has_targets.then_some((&targets, 5, Some(2))),
+                    targets: has_targets.then_some(Targets {
+                        targets: &targets,
+                        v: 5,
+                        ignore_index: Some(2),
+                        class_weights: has_classes.then_some(&class_weights),
+                        in_scale_alone,
+                    }),
                     columns: 3,
                     mean,
                 };
@@ -1421,7 +1411,7 @@ fn row_weights() {
             let (weights, lengths, targets) = uploads(&device);
             let (lengths, targets) = (lengths.to_vec_u32().unwrap(), targets.to_vec_u32().unwrap());
             let weights = weights.map(|(weights, _)| (weights.shape().len(), weights.to_vec_f64().unwrap()));
-            let mut want = Vec::new();
+            let (mut want, mut sum) = (Vec::new(), 0.0);
             for (t, b, k) in places(steps, batch, inner) {
                 let weight = match &weights {
                     None => 1.0,
@@ -1431,9 +1421,14 @@ fn row_weights() {
                 };
                 let target = targets[want.len()];
                 let is_out = (has_lengths && t >= lengths[b] as usize) || (has_targets && [2, 5].contains(&target));
-                want.push(if is_out { 0.0 } else { weight });
+                let weight = if is_out { 0.0 } else { weight };
+                let of_class = match has_targets && has_classes {
+                    true => [0.5, 2.0, 9.0, 0.0, 1.25, 0.0][target as usize],
+                    false => 1.0,
+                };
+                want.push(if in_scale_alone { weight } else { weight * of_class });
+                sum += 3.0 * weight * of_class;
             }
-            let sum = 3.0 * want.iter().sum::<f64>();
             let scale = if !mean {
                 1.0
             } else if sum == 0.0 {
@@ -1483,7 +1478,6 @@ fn weigh() {
     }
 }
 
-/// Logits of few different values: the first of those that are greatest counts.
 /// A NaN is no hit, and beats nothing: the same on every device, and on the host.
 #[test]
 fn accuracy_of_nan() {
@@ -1504,6 +1498,42 @@ fn accuracy_of_nan() {
     assert_eq!(host.accuracy(&targets).unwrap(), 0.6);
 }
 
+/// Added to what is there; of equal logits the first, of NaN none.
+#[test]
+fn confusion() {
+    for (rows, v) in [(1, 1), (2, 3), (5, 63), (31, 64), (70, 65), (300, 131)] {
+        let mut logits: Vec<f32> = tokens(1, rows * v, 4).iter().map(|&x| x as f32 - 2.0).collect();
+        for (at, value) in [(0, f32::NAN), (v / 2, f32::NEG_INFINITY), (rows * v - 1, f32::NAN)] {
+            logits[at] = value;
+        }
+        logits[(rows - 1) * v..].fill(f32::NEG_INFINITY);
+        let targets = tokens(2, rows, v + 1);
+        let mut want = vec![1; v * v];
+        for (row, &target) in logits.chunks(v).zip(&targets).filter(|(_, target)| (**target as usize) < v) {
+            let numbers = row.iter().enumerate().filter(|(_, z)| !z.is_nan());
+            if let Some((class, _)) = numbers.rev().max_by(|a, b| a.1.total_cmp(b.1)) {
+                want[target as usize * v + class] += 1;
+            }
+        }
+        check(&format!("confusion {rows} {v}"), 0.0, |device, g| {
+            let counts = device.upload_u32("counts", &[v, v], &vec![1; v * v])?;
+            let targets = device.upload_u32("targets", &[rows], &targets)?;
+            kernels::confusion::confusion(g, &device.upload("x", &[rows, v], &logits)?, &targets, &counts)?;
+            Ok(vec![counts])
+        });
+        for device in f32_devices() {
+            let mut g = Graph::without_parameters(&device);
+            let counts = device.upload_u32("counts", &[v, v], &vec![1; v * v]).unwrap();
+            let targets = device.upload_u32("targets", &[rows], &targets).unwrap();
+            let logits = device.upload("x", &[rows, v], &logits).unwrap();
+            kernels::confusion::confusion(&mut g, &logits, &targets, &counts).unwrap();
+            g.finish().unwrap().run().unwrap();
+            assert_eq!(counts.to_vec_u32().unwrap(), want, "{rows} {v} on {device:?}");
+        }
+    }
+}
+
+/// Logits of few different values: the first of those that are greatest counts.
 #[test]
 fn accuracy() {
     for (rows, v) in [(1, 1), (2, 3), (5, 63), (31, 64), (70, 65), (9, 131)] {
@@ -1663,8 +1693,17 @@ fn cross_entropy_of_huge_logits_is_finite() {
         let scale = device.upload("scale", &[1], &[1.0]).unwrap();
         let losses = device.zeros("losses", &[2], DType::F32).unwrap();
         let (targets, scale) = (&targets, &scale);
-        let loss =
-            ClassLoss { x: &logits, targets, ignore_index: None, counts: false, scale, losses: &losses, dx: None };
+        let loss = ClassLoss {
+            x: &logits,
+            targets,
+            ignore_index: None,
+            class_weights: None,
+            label_smoothing: 0.0,
+            counts: false,
+            scale,
+            losses: &losses,
+            dx: None,
+        };
         kernels::cross_entropy::cross_entropy(&mut g, loss).unwrap();
         g.finish().unwrap().run().unwrap();
         let losses = losses.to_vec().unwrap();
@@ -2193,8 +2232,18 @@ fn more_rows_than_a_grid_is_wide() {
         let losses = zeros(device, "losses", &[65_537])?;
         let dlogits = zeros(device, "dlogits", &[65_537, 2])?;
         let (x, dx) = (&logits, Some(&dlogits));
-        let loss =
-            ClassLoss { x, targets: &targets, ignore_index: None, counts: false, scale: &scale, losses: &losses, dx };
+        let targets = &targets;
+        let loss = ClassLoss {
+            x,
+            targets,
+            ignore_index: None,
+            class_weights: None,
+            label_smoothing: 0.0,
+            counts: false,
+            scale: &scale,
+            losses: &losses,
+            dx,
+        };
         kernels::cross_entropy::cross_entropy(g, loss)?;
         Ok(vec![losses.reshape(&[65_537, 1])?, dlogits])
     });
@@ -2289,7 +2338,6 @@ fn every_kernel_is_tested_here() {
         pack,
         dropout,
         class_losses,
-        element_losses,
         map,
         sum,
         matmul_batched,
@@ -2297,6 +2345,7 @@ fn every_kernel_is_tested_here() {
         row_weights,
         weigh,
         accuracy,
+        confusion,
         count_targets,
         record_loss,
         column_sum,

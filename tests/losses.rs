@@ -378,7 +378,7 @@ fn errors_are_in_the_users_terms() {
     let y = output.forward(&mut g, wide).unwrap();
     assert_eq!(g.tensor(y).unwrap().name(), "output");
     let error = lstm.forward(&mut g, wide, InitialState::Zero).unwrap_err().to_string();
-    assert_eq!(error, "lstm `encoder`: `wide` must have shape [T, B, 3], but has [4, 2, 6]");
+    assert_eq!(error, "lstm `encoder`: `wide` must have shape [T, B, 3] or [T, 3], but has [4, 2, 6]");
     let error = cell.forward(&mut g, x, None).unwrap_err().to_string();
     assert_eq!(error, "cell `cell`: `x` must have shape [B, 3], but has [4, 2, 3]");
 

@@ -510,6 +510,8 @@ fn wrong_element_types_are_refused() {
             x: &logits,
             targets: &targets,
             ignore_index: None,
+            class_weights: None,
+            label_smoothing: 0.0,
             counts: false,
             scale: &scale,
             losses: &losses,

@@ -484,6 +484,8 @@ const OPERATIONS: &[Operation] = &[
     |g, [x, _], _, _| functional::transpose(g, x, 0, 1).map(|z| vec![z]),
     |g, [x, _], _, _| functional::detach(g, x).map(|z| vec![z]),
     |g, [x, _], _, rate| functional::dropout(g, x, rate, 7).map(|z| vec![z]),
+    |g, [x, _], [axis, ..], rate| functional::locked_dropout(g, x, axis as isize - 3, rate, 7).map(|z| vec![z]),
+    |g, [x, _], [row, ..], _| functional::without_gradient_of_row(g, x, row).map(|z| vec![z]),
     |g, [x, _], _, _| functional::relu(g, x).map(|z| vec![z]),
     |g, [x, _], _, _| functional::tanh(g, x).map(|z| vec![z]),
     |g, [x, _], _, _| functional::sigmoid(g, x).map(|z| vec![z]),
@@ -542,6 +544,7 @@ fn reductions<'a>(
     weights: &'a Tensor,
     lengths: Option<&'a Tensor>,
     class: u32,
+    rate: f64,
 ) -> (Vec<WeightedReduction<'a>>, Vec<ClassReduction<'a>>) {
     let mut weighted = Vec::new();
     for reduction in [Reduction::Mean, Reduction::Sum] {
@@ -551,7 +554,14 @@ fn reductions<'a>(
         }
     }
     let ignoring = weighted.iter().map(|weighted| weighted.ignoring(class));
-    let classes = weighted.iter().map(|&weighted| weighted.into()).chain(ignoring).collect();
+    let mut classes: Vec<ClassReduction<'_>> =
+        weighted.iter().map(|&weighted| weighted.into()).chain(ignoring).collect();
+    let optional = [
+        Reduction::Mean.label_smoothing(rate),
+        Reduction::Mean.class_weights(weights),
+        Reduction::Sum.weighted(weights).class_weights(weights).label_smoothing(rate).ignoring(class),
+    ];
+    classes.extend(optional);
     (weighted, classes)
 }
 
@@ -577,7 +587,7 @@ proptest! {
         let rows = if same { &x[..x.len() - 1] } else { &other };
         let targets = ok(device.targets("targets", if rows.is_empty() { &[1] } else { rows }, classes));
         let values = upload(&device, if same { &x } else { &other });
-        let (weighted, of_classes) = reductions(&weights, lengths.as_ref(), class);
+        let (weighted, of_classes) = reductions(&weights, lengths.as_ref(), class, factor);
         let x = upload(&device, &x);
         let look = |loss: &dyn Fn(&mut Graph, Var) -> Result<Loss>| {
             let mut g = Graph::without_parameters(&device);
@@ -600,11 +610,23 @@ proptest! {
             look(&|g, x| functional::absolute_error(g, x, &values, reduction));
             look(&|g, x| functional::binary_cross_entropy_with_logits(g, x, &values, reduction));
             look(&|g, x| functional::reduce(g, x, reduction));
+            look(&|g, x| functional::huber_loss(g, x, &values, factor as f32, reduction));
+            look(&|g, x| functional::smooth_l1_loss(g, x, &values, factor as f32, reduction));
+            look(&|g, x| functional::quantile_loss(g, x, &values, &[0.1, factor as f32, 0.9][..classes.min(3)], reduction));
+            look(&|g, x| {
+                let variance = g.input(&values)?;
+                functional::gaussian_nll_loss(g, x, &values, variance, true, 1e-3, reduction)
+            });
         }
         for (targets, &reduction) in targets.iter().flat_map(|targets| of_classes.iter().map(move |of| (targets, of))) {
             look(&|g, x| functional::cross_entropy(g, x, targets, reduction));
             look(&|g, x| functional::nll_loss(g, x, targets, reduction));
             look(&|g, x| functional::accuracy(g, x, targets, reduction));
+            look(&|g, x| {
+                let counts = g.device().zeros("counts", &[classes, classes], DType::U32)?;
+                functional::confusion(g, x, targets, &counts)?;
+                functional::mean(g, x)
+            });
         }
     }
 

@@ -170,13 +170,14 @@ fn first_fifty_training_losses() {
     }
 }
 
-/// Every kind x layers x directions x batch_first x bias x lengths x initial state, sizes all different, on every device:
+/// Every kind x layers x directions x batch_first x bias x lengths x initial state, but for three layers batch first, sizes all different, on
+/// every device:
 /// outputs and states within 1e-5, gradients within 1e-4 of their largest.
 #[test]
 fn recurrent_family() {
     let fixture = Fixture::open("family");
     for device in f32_devices() {
-        let mut number = 0;
+        let (mut number, mut cases) = (0, 0);
         for kind in ["tanh", "relu", "gru", "lstm", "projected"] {
             for layers in [1, 2, 3] {
                 for bits in 0..32 {
@@ -184,6 +185,10 @@ fn recurrent_family() {
                     let (bidirectional, batch_first, bias) = (flag(0), flag(1), flag(2));
                     let (lengths, state) = (flag(3), flag(4));
                     number += 1;
+                    if layers == 3 && batch_first {
+                        continue;
+                    }
+                    cases += 1;
                     let options = RnnOptions::new(2, 5)
                         .num_layers(layers)
                         .bidirectional(bidirectional)
@@ -202,7 +207,7 @@ fn recurrent_family() {
                 }
             }
         }
-        assert_eq!(number, 480);
+        assert_eq!((cases, fixture.names().len()), (400, 400));
     }
 }
 

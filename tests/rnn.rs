@@ -284,8 +284,8 @@ fn wrong_shapes_are_refused() {
             h_0.map_or(InitialState::Zero, |shape| InitialState::Given(g.input(&tensor("h_0", shape)).unwrap().into()));
         rnn.forward(&mut g, x, initial).unwrap_err().to_string()
     };
-    assert_eq!(forward(&[5, 3], None), "rnn `rnn`: `x` must have shape [T, B, 3], but has [5, 3]");
-    assert_eq!(forward(&[4, 5, 2], None), "rnn `rnn`: `x` must have shape [T, B, 3], but has [4, 5, 2]");
+    assert_eq!(forward(&[5, 4], None), "rnn `rnn`: `x` must have shape [T, B, 3] or [T, 3], but has [5, 4]");
+    assert_eq!(forward(&[4, 5, 2], None), "rnn `rnn`: `x` must have shape [T, B, 3] or [T, 3], but has [4, 5, 2]");
     assert_eq!(forward(&[4, 5, 3], Some(&[5, 7])), "rnn `rnn`: `h_0` must have shape [1, 5, 7], but has [5, 7]");
     let state = rnn.state(&device, 4).unwrap();
     let mut g = Graph::new(&parameters);

@@ -4,6 +4,7 @@ mod bench;
 mod ceilings;
 mod doctor;
 mod eval;
+mod export;
 mod look;
 mod model;
 mod plan;
@@ -44,6 +45,7 @@ Examples:
   elman eval book other.txt            see how well it predicts another text
   elman doctor --device gpu            see whether a driver computes right
   elman look book other.txt            see what its units do, on a page
+  elman export book book.onnx          hand it to onnxruntime and others
   elman completions bash > ~/.local/share/bash-completion/completions/elman
 
 Exit codes: 0 done; 1 an error, said in one sentence on stderr; 2 wrong usage; 130 ended by Ctrl-C, with everything saved.
@@ -59,6 +61,7 @@ enum Command {
     Doctor(doctor::Options),
     Bench(bench::Options),
     Look(look::Options),
+    Export(export::Options),
     /// Print completions for a shell
     Completions {
         shell: clap_complete::Shell,
@@ -97,6 +100,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Look(options) => look::run(&options),
+        Command::Export(options) => export::run(&options),
         Command::Completions { shell } => {
             // Into memory first: it takes a closed pipe for a defect.
             let mut script = Vec::new();

@@ -73,25 +73,35 @@ impl Loss {
         &self.terms
     }
 
-    /// A loss whose gradient, already computed in `dx`, flows into `x` if the backward pass starts from it.
-    pub(crate) fn new(g: &mut Graph, name: &str, x: Var, rows: Tensor, scale: Tensor, dx: Option<Tensor>) -> Self {
+    /// A loss whose gradients, already computed, flow into these values if the backward pass starts from it: each of the shape of its
+    /// value, or of one that this is broadcast to.
+    pub(crate) fn new(
+        g: &mut Graph,
+        name: &str,
+        rows: Tensor,
+        scale: Tensor,
+        gradients: impl IntoIterator<Item = (Var, Tensor)>,
+    ) -> Self {
         let (graph, index) = g.new_loss();
-        if let Some(dx) = dx {
+        for (x, dx) in gradients {
             g.on_backward(move |g| {
                 let Some(weight) = g.weight_of_loss(index) else { return Ok(()) };
                 if weight != 1.0 {
                     let [one, weight] = [1.0, weight].map(|value| g.constant(value));
                     weigh::weigh(g, &one?, &weight?, &dx)?;
                 }
-                g.add_gradient(x, &dx, false)
+                match dx.shape() == g.shape(x) {
+                    true => g.add_gradient(x, &dx, false),
+                    false => g.sum_to(&dx, x),
+                }
             });
         }
         Self { terms: vec![Term { graph, index, name: name.into(), weight: 1.0, rows, scale, is_metric: false }] }
     }
 
     /// A number to be logged, that no gradient flows from.
-    pub(crate) fn metric(g: &mut Graph, name: &str, x: Var, rows: Tensor, scale: Tensor) -> Self {
-        let mut metric = Self::new(g, name, x, rows, scale, None);
+    pub(crate) fn metric(g: &mut Graph, name: &str, rows: Tensor, scale: Tensor) -> Self {
+        let mut metric = Self::new(g, name, rows, scale, None);
         metric.terms[0].is_metric = true;
         metric
     }

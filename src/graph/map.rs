@@ -198,9 +198,7 @@ impl Expression {
                 continue;
             }
             let gradients = gradients.with_outputs(targets.iter().map(|(place, ..)| *place));
-            let read: Vec<_> = (0..given.len()).filter(|&i| gradients.reads(i)).collect();
-            let gradients =
-                gradients.renumbered(read.len(), |i| read.iter().position(|&other| other == i).unwrap_or(0));
+            let (gradients, read) = gradients.of_what_it_reads();
             let operands: Vec<_> = read.iter().map(|&i| Operand::from(given[i])).collect();
             let outputs: Vec<_> = targets.iter().map(|(_, target, adds, _)| (Operand::from(target), *adds)).collect();
             kernels::map::map(g, &gradients, dy.shape(), &operands, &outputs)?;

@@ -136,6 +136,20 @@ impl Init {
         self.insert(name, shape, |_| vec![value; len])
     }
 
+    /// [`Self::normal`] `[rows, columns]`, one row of which is 0 afterwards, unless a file says what is in it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn normal_but_for_row(&mut self, name: String, shape: [usize; 2], row: usize) -> Result<ParameterId> {
+        let id = self.normal(name, &shape)?;
+        if self.file.is_none()
+            && let Some(values) = self.added.last_mut().and_then(|added| added.values.as_mut())
+        {
+            values[row * shape[1]..][..shape[1]].fill(0.0);
+        }
+        Ok(id)
+    }
+
     /// Adds a parameter with these values.
     ///
     /// # Errors

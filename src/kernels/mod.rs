@@ -4,16 +4,15 @@
 //! operations made of them are in [`crate::nn::functional`]. The kernels of cells are recorded by [`sequence`], and [`cell`]
 //! lists the cells; the kernels of optimizers are recorded by [`Update`].
 
-pub mod absolute_error;
 pub mod accumulate;
 pub mod accuracy;
 pub mod adagrad;
 pub mod adam;
 pub mod add_micro_batch;
-pub mod bce_with_logits;
 pub mod cell;
 pub mod clip;
 pub mod column_sum;
+pub mod confusion;
 pub mod count_targets;
 pub mod cross_entropy;
 pub mod dropout;
@@ -30,7 +29,6 @@ pub mod lstm_forward;
 pub mod map;
 pub mod matmul;
 pub mod moving_average;
-pub mod mse_loss;
 pub mod nll_loss;
 pub mod pack;
 pub mod peephole_products;
@@ -61,15 +59,14 @@ use crate::tensor::Tensor;
 
 /// All kernels.
 pub const ALL: &[&Kernel] = &[
-    &absolute_error::KERNEL,
     &accumulate::KERNEL,
     &accuracy::KERNEL,
     &adagrad::KERNEL,
     &adam::KERNEL,
     &add_micro_batch::KERNEL,
-    &bce_with_logits::KERNEL,
     &clip::KERNEL,
     &column_sum::KERNEL,
+    &confusion::KERNEL,
     &count_targets::KERNEL,
     &cross_entropy::KERNEL,
     &dropout::KERNEL,
@@ -85,7 +82,6 @@ pub const ALL: &[&Kernel] = &[
     &lstm_forward::KERNEL,
     &matmul::KERNEL,
     &moving_average::KERNEL,
-    &mse_loss::KERNEL,
     &nll_loss::KERNEL,
     &pack::KERNEL,
     &peephole_products::KERNEL,

@@ -11,6 +11,22 @@ impl Program {
     /// The gradients of these inputs, given that of its only output: a program of its inputs, then the output's gradient, then the
     /// output, unless that is to be made again. None for an input through which nothing flows.
     pub(crate) fn gradients(&self, wanted: &[usize], reads_output: bool) -> (Self, Vec<Option<usize>>) {
+        self.differentiate(wanted, reads_output, Vec::new())
+    }
+
+    /// Its only output, and then the [gradients](Self::gradients) of these inputs: a program of its inputs, then the output's gradient.
+    pub(crate) fn with_gradients(&self, wanted: &[usize]) -> (Self, Vec<Option<usize>>) {
+        let (program, places) = self.differentiate(wanted, false, self.outputs.clone());
+        (program.renumbered(self.inputs + 1, |input| input), places)
+    }
+
+    /// Outputs that are there, and then the gradients.
+    fn differentiate(
+        &self,
+        wanted: &[usize],
+        reads_output: bool,
+        mut outputs: Vec<usize>,
+    ) -> (Self, Vec<Option<usize>>) {
         let root = self.outputs[0];
         let mut code = self.code();
         let (dy, y) = (code.input(self.inputs), code.input(self.inputs + 1));
@@ -31,7 +47,6 @@ impl Program {
             let at = self.code.iter().position(|&instruction| instruction == Instruction::Input(input))?;
             flows[at]
         };
-        let mut outputs = Vec::new();
         let places = wanted.iter().map(|&input| {
             outputs.push(flow(input)?);
             Some(outputs.len() - 1)

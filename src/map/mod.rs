@@ -240,6 +240,13 @@ impl Program {
         Self::of(&code, inputs, &self.outputs.iter().map(|&output| place[output]).collect::<Vec<_>>())
     }
 
+    /// The same of the inputs that it reads, and which those are.
+    pub(crate) fn of_what_it_reads(&self) -> (Self, Vec<usize>) {
+        let read: Vec<_> = (0..self.inputs).filter(|&input| self.reads(input)).collect();
+        let place = |input: usize| read.iter().position(|&other| other == input).unwrap_or(0);
+        (self.renumbered(read.len(), place), read)
+    }
+
     /// The program with another in place of the input that one of the values is, and the values that both read, each once.
     pub(crate) fn with<V: Copy + PartialEq>(
         &self,
@@ -325,8 +332,8 @@ impl<'a> Expr<'a> {
         Self { at: self.arena.0.borrow_mut().binary(f, self.at, other.at), ..self }
     }
 
-    /// The number.
-    fn with(self, value: f32) -> Self {
+    /// The number, for what mixes with this expression.
+    pub(crate) fn with(self, value: f32) -> Self {
         Self { at: self.arena.0.borrow_mut().constant(value), ..self }
     }
 

@@ -113,6 +113,11 @@ impl CharRnnOptions {
 }
 
 impl CharRnn {
+    /// Embedding, recurrent layers, linear layer.
+    pub fn modules(&self) -> (&Embedding, &Recurrent, &Linear) {
+        (&self.embedding_layer, &self.rnn, &self.output_layer)
+    }
+
     /// Draws the parameters `embedding_layer.*`, `rnn.*`, `output_layer.*`.
     ///
     /// # Errors

@@ -13,6 +13,16 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// What its parameters' names begin with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it has a bias.
+    pub fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
     /// Draws the parameters `<name>.weight` and `<name>.bias`.
     ///
     /// # Errors

@@ -35,6 +35,10 @@ pub struct RnnOptions {
     /// Rate of dropout on the outputs of every layer but the last, in training: with one layer it does nothing, and the plan
     /// says so.
     pub dropout: f64,
+    /// Whether that dropout has one mask for all steps of a sequence.
+    pub locked_dropout: bool,
+    /// Rate of dropout on the recurrent matrices, in training.
+    pub weight_dropout: f64,
     /// Whether every layer also runs from the last step to the first: D = 2.
     pub bidirectional: bool,
     /// P, of [`Lstm`] alone: outputs and hidden states are projected to this size (Sak et al. 2014); 0 if they are not.
@@ -79,6 +83,8 @@ impl RnnOptions {
             bias: true,
             batch_first: false,
             dropout: 0.0,
+            locked_dropout: false,
+            weight_dropout: 0.0,
             bidirectional: false,
             proj_size: 0,
             activations: None,
@@ -121,6 +127,18 @@ impl RnnOptions {
     /// Sets the rate of dropout between layers.
     pub fn dropout(self, dropout: f64) -> Self {
         Self { dropout, ..self }
+    }
+
+    /// Sets whether the dropout between layers has one mask for all steps of a sequence, [`functional::locked_dropout`].
+    pub fn locked_dropout(self, locked_dropout: bool) -> Self {
+        Self { locked_dropout, ..self }
+    }
+
+    /// Sets the rate of dropout on the recurrent matrices `weight_hh_l{k}` of all layers and directions: DropConnect, as in the AWD-LSTM
+    /// (Merity et al. 2018). A training step draws one mask of each, for all time steps and the whole batch; a module that is run twice
+    /// in a step draws for each run. What is left is scaled by `1 / (1 - rate)`, and outside a training nothing is dropped.
+    pub fn weight_dropout(self, weight_dropout: f64) -> Self {
+        Self { weight_dropout, ..self }
     }
 
     /// Sets whether there are two directions.
@@ -181,7 +199,7 @@ impl RnnOptions {
     }
 
     /// What its cell is asked for.
-    fn form(&self, cell: Cell) -> CellForm {
+    pub(crate) fn form(&self, cell: Cell) -> CellForm {
         let own = Form::new(cell.kind().functions);
         let form = Form {
             activations: self.activations.map_or(own.activations, |activations| activations.functions),
@@ -248,8 +266,10 @@ impl RnnOptions {
             let expected = format!("at most {most}, of these sizes, for all parameters lie in one buffer");
             return Err(Error::argument("rnn", "num_layers", expected, self.num_layers));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::argument("rnn", "dropout", "at least 0 and below 1", self.dropout));
+        for (name, rate) in [("dropout", self.dropout), ("weight_dropout", self.weight_dropout)] {
+            if !(0.0..1.0).contains(&rate) {
+                return Err(Error::argument("rnn", name, "at least 0 and below 1", rate));
+            }
         }
         Ok(())
     }
@@ -332,6 +352,8 @@ struct Layer {
     weight_hr: Option<ParameterId>,
     /// `[3 H]`
     weight_ph: Option<ParameterId>,
+    /// Rate and seed of the dropout on `weight_hh`.
+    weight_dropout: (f64, u32),
 }
 
 impl Layer {
@@ -351,7 +373,17 @@ impl Layer {
                 projected => Some(draw("weight_hr", &[projected, hidden])?),
             },
             weight_ph: options.peepholes.then(|| draw("weight_ph", &[3 * hidden])).transpose()?,
+            weight_dropout: (
+                options.weight_dropout,
+                threefry2x32(seed_of(&format!("{name}.weight_hh{suffix}"), init), [0, 0])[0],
+            ),
         })
+    }
+
+    /// The recurrent matrix, of which a training drops some.
+    fn weight_hh(&self, g: &mut Graph) -> Result<Var> {
+        let (weight, (rate, seed)) = (g.parameter(self.weight_hh)?, self.weight_dropout);
+        functional::dropout(g, weight, rate, seed)
     }
 
     /// `x W_ihᵀ` for all steps at once, in `place` if there is one: what the recurrence takes.
@@ -367,7 +399,7 @@ impl Layer {
         let (below, bias) = self.biases(g, cell)?;
         let weight_ih = g.parameter(self.weight_ih)?;
         let x = functional::linear_with_biases(g, x, weight_ih, &below, place)?;
-        let weight = g.parameter(self.weight_hh)?;
+        let weight = self.weight_hh(g)?;
         let peepholes = self.peepholes(g)?;
         match self.weight_hr {
             None => Ok(Direction { bias, peepholes, start, reversed, ..Direction::new(x, weight) }),
@@ -439,7 +471,7 @@ fn run_stack(
             [b_ih, b_hh] => Some(functional::add(g, b_ih, b_hh)?),
             _ => below.first().copied(),
         };
-        let (weight_ih, weight) = (g.parameter(layer.weight_ih)?, g.parameter(layer.weight_hh)?);
+        let (weight_ih, weight) = (g.parameter(layer.weight_ih)?, layer.weight_hh(g)?);
         let peepholes = layer.peepholes(g)?;
         above.push(Above { weight_ih, bias_below, weight, bias, peepholes, start: start(g, l)? });
     }
@@ -496,9 +528,17 @@ impl Recurrent {
                 layers.push(Layer::new(init, name, &format!("_l{layer}{direction}"), cell, input, &options)?);
             }
         }
-        // Masks differ from module to module and from seed to seed; the generator is looked at, not drawn from.
-        let hash = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-        Ok(Self { name: name.into(), cell, options, layers, seed: [hash, init.rng.clone().next_u32()] })
+        Ok(Self { name: name.into(), cell, options, layers, seed: seed_of(name, init) })
+    }
+
+    /// What its parameters' names begin with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &RnnOptions {
+        &self.options
     }
 
     /// What the file of [`Init::from_file`] has under this name: an RNN (tanh, for the file does not say), a GRU or an LSTM, told apart by the
@@ -547,7 +587,8 @@ impl Recurrent {
     }
 
     /// `x` `[T, B, I]` (`[B, T, I]` if batch first) to the output of every step and the last states; see [`RnnOutput`]
-    /// and [`LstmOutput`] for their shapes.
+    /// and [`LstmOutput`] for their shapes. A sequence alone, `[T, I]`, is a batch of one, without its axis: then the output is
+    /// `[T, D H]`, and states are `[D * L, H]`, those that are given too; a carried state, lengths and resets are those of a batch of one.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -595,6 +636,52 @@ impl Recurrent {
     }
 
     fn record(&self, g: &mut Graph, x: Var, initial: InitialState<'_>, run: RunOptions<'_>) -> Result<(Var, States)> {
+        match *g.shape(x) {
+            [steps, input_size] if input_size == self.options.input_size => {
+                self.record_sequence(g, x, steps, initial, run)
+            }
+            _ => self.record_batch(g, x, initial, run),
+        }
+    }
+
+    /// A sequence alone, `[T, I]`: a batch of one, whose axis goes.
+    fn record_sequence(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        steps: usize,
+        mut initial: InitialState<'_>,
+        run: RunOptions<'_>,
+    ) -> Result<(Var, States)> {
+        let input_size = self.options.input_size;
+        let outer = if self.options.batch_first { [1, steps] } else { [steps, 1] };
+        let x = functional::reshape(g, x, &[outer[0], outer[1], input_size])?;
+        if let InitialState::Given(States { h, c }) = &mut initial {
+            g.check(std::iter::once(*h).chain(*c))?;
+            for (state, [slots, _, size]) in std::iter::once(h).chain(c).zip(self.state_shapes(1)) {
+                if g.shape(*state) != [slots, size] {
+                    let expected = format!("[{slots}, {size}], without an axis of the batch as x is,");
+                    return Err(Error::shape(op(self.cell), g.name(*state), expected, g.shape(*state)));
+                }
+                *state = functional::reshape(g, *state, &[slots, 1, size])?;
+            }
+        }
+        let (output, States { h, c }) = self.record_batch(g, x, initial, run)?;
+        let without_batch = |g: &mut Graph, value: Var| {
+            let &[a, b, size] = g.shape(value) else { unreachable!("results have three dimensions") };
+            functional::reshape(g, value, &[a * b, size])
+        };
+        let (output, h) = (without_batch(g, output)?, without_batch(g, h)?);
+        Ok((output, States { h, c: c.map(|c| without_batch(g, c)).transpose()? }))
+    }
+
+    fn record_batch(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        initial: InitialState<'_>,
+        run: RunOptions<'_>,
+    ) -> Result<(Var, States)> {
         let op = op(self.cell);
         let RnnOptions { batch_first, dropout, .. } = self.options;
         let directions = self.options.directions();
@@ -605,7 +692,8 @@ impl Recurrent {
         g.check(std::iter::once(x).chain(given.into_iter().flat_map(States::vars)))?;
         let input_size = self.options.input_size;
         if g.shape(x).len() != 3 || g.shape(x)[2] != input_size {
-            let expected = format!("{}, {input_size}]", if batch_first { "[B, T" } else { "[T, B" });
+            let outer = if batch_first { "B, T" } else { "T, B" };
+            let expected = format!("[{outer}, {input_size}] or [T, {input_size}]");
             return Err(Error::shape(op, g.name(x), expected, g.shape(x)));
         }
         let mut x = if batch_first { functional::transpose(g, x, 0, 1)? } else { x };
@@ -651,7 +739,11 @@ impl Recurrent {
         }
         for (l, layer) in above.chunks(directions).enumerate() {
             if l > 0 {
-                x = functional::dropout(g, x, dropout, threefry2x32(self.seed, [l as u32, 0])[0])?;
+                let seed = threefry2x32(self.seed, [l as u32, 0])[0];
+                x = match self.options.locked_dropout {
+                    true => functional::locked_dropout(g, x, 0, dropout, seed)?,
+                    false => functional::dropout(g, x, dropout, seed)?,
+                };
             }
             let reversal = |d: usize| lengths.or(all_steps.as_ref()).filter(|_| d == 1);
             let input = |g: &mut Graph, d: usize| {
@@ -726,9 +818,10 @@ fn slot(state: &Tensor, k: usize) -> Tensor {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RnnOutput {
-    /// The state of the top layer after every step: `[T, B, D H]`, or `[B, T, D H]` if the module is batch first.
+    /// The state of the top layer after every step: `[T, B, D H]`, or `[B, T, D H]` if the module is batch first; `[T, D H]` of a sequence
+    /// alone.
     pub output: Var,
-    /// The state after the last step, `[D * L, B, H]` whatever `batch_first` says.
+    /// The state after the last step, `[D * L, B, H]` whatever `batch_first` says; `[D * L, H]` of a sequence alone.
     pub h_n: Var,
 }
 
@@ -738,9 +831,9 @@ pub struct RnnOutput {
 pub struct LstmOutput {
     /// As [`RnnOutput::output`].
     pub output: Var,
-    /// The hidden state after the last step, `[D * L, B, H]`.
+    /// The hidden state after the last step, `[D * L, B, H]`; `[D * L, H]` of a sequence alone.
     pub h_n: Var,
-    /// The cell after the last step, `[D * L, B, H]`.
+    /// The cell after the last step, `[D * L, B, H]`; `[D * L, H]` of a sequence alone.
     pub c_n: Var,
 }
 
@@ -749,6 +842,12 @@ macro_rules! module {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $name(Recurrent);
+
+        impl AsRef<Recurrent> for $name {
+            fn as_ref(&self) -> &Recurrent {
+                &self.0
+            }
+        }
 
         impl $name {
             /// Draws the parameters `<name>.weight_ih_l0` and so on, in PyTorch's order.
@@ -779,7 +878,8 @@ macro_rules! module {
                 self.0.state(device, batch)
             }
 
-            /// `x` `[T, B, I]` (`[B, T, I]` if batch first).
+            /// `x` `[T, B, I]` (`[B, T, I]` if batch first), or a sequence alone, `[T, I]`: a batch of one, without its axis in outputs
+            /// and states, those that are given too.
             ///
             /// # Errors
             /// The shapes do not fit.
@@ -940,6 +1040,8 @@ impl SingleStep {
             num_layers: 1,
             batch_first: false,
             dropout: 0.0,
+            locked_dropout: false,
+            weight_dropout: 0.0,
             bidirectional: false,
             proj_size: 0,
             ..options
@@ -989,6 +1091,12 @@ impl SingleStep {
         let h = functional::reshape(g, h, &state[1..])?;
         Ok(States { h, c: c.map(|c| functional::reshape(g, c, &state[1..])).transpose()? })
     }
+}
+
+/// The seed of a dropout: masks differ from module to module and from seed to seed; the generator is looked at, not drawn from.
+fn seed_of(name: &str, init: &Init) -> [u32; 2] {
+    let hash = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    [hash, init.rng.clone().next_u32()]
 }
 
 /// What errors call a module of this cell.

@@ -4,7 +4,7 @@ use elman::kernels::generate::{Layer, Network, Sizes, generate};
 use elman::kernels::sample::Draw;
 use elman::nn::functional::{
     self, InitialState, Reduction, RunOptions, absolute_error, accuracy, binary_cross_entropy_with_logits, concat,
-    cross_entropy, mse_loss, nll_loss,
+    confusion, cross_entropy, mse_loss, nll_loss,
 };
 use elman::nn::{
     Activation, Cell, CharRnn, CharRnnOptions, Embedding, Init, LanguageModel, Linear, Recurrent, RnnOptions,
@@ -321,7 +321,7 @@ fn elements(device: &Device) -> Result<Vec<Comparison>> {
     })
 }
 
-/// Losses of classes, and the share that is right.
+/// Losses of classes, the share that is right, and what is taken for what.
 fn classes(device: &Device) -> Result<Vec<Comparison>> {
     const CLASSES: usize = 131;
     // More than each workgroup counts by itself.
@@ -334,18 +334,23 @@ fn classes(device: &Device) -> Result<Vec<Comparison>> {
     let mut wanted = irregular(rows, CLASSES);
     wanted[rows - 1] = NO_TARGET;
     targets.write_u32(&wanted)?;
+    let counts = device.zeros("confusion", &[CLASSES, CLASSES], DType::U32)?;
     let evaluator = Evaluator::new(&parameters, |g| {
         let x = g.input(&x)?;
         let logits = layer.forward(g, x)?;
+        confusion(g, logits, &targets, &counts)?;
         accuracy(g, logits, &targets, Reduction::Mean)
     })?;
     let mut all = evaluator.plan().compare_with_twins()?;
+    let of_classes = device.upload("weights of classes", &[CLASSES], &rng::manual_seed(9).rand(CLASSES))?;
     all.extend(train(&parameters, Adam::new(1e-2), |g| {
         let x = g.input(&x)?;
         let logits = layer.forward(g, x)?;
         let likely = functional::log_softmax(g, logits)?;
-        let of_likely = nll_loss(g, likely, &targets, Reduction::Mean)?;
-        Ok(of_likely + 0.5 * cross_entropy(g, logits, &targets, Reduction::Mean)?)
+        let of_likely = nll_loss(g, likely, &targets, Reduction::Mean.class_weights(&of_classes))?;
+        let plain = cross_entropy(g, logits, &targets, Reduction::Mean)?;
+        let smooth = Reduction::Mean.class_weights(&of_classes).label_smoothing(0.1);
+        Ok(of_likely + 0.5 * plain + 0.5 * cross_entropy(g, logits, &targets, smooth)?)
     })?);
     Ok(all)
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use elman::generate::{Generator, Sampling};
-use elman::nn::functional::{InitialState, Reduction, cross_entropy, linear, mul, reshape};
+use elman::nn::functional::{InitialState, Reduction, concat, cross_entropy, map, mean_axis, mul, reshape, sum_axis};
 use elman::nn::{CharRnn, LanguageModel as _, Parameters, State};
-use elman::{DType, Device, Graph, Plan, Tensor, Trainer};
+use elman::{Device, Graph, Plan, Tensor, Trainer};
 
 use super::settings::Recipe;
 use crate::cli::streams::Streams;
@@ -48,6 +48,8 @@ pub struct Observer<'a> {
     batch: (Tensor, Tensor),
     lags: Plan,
     squares: Tensor,
+    /// Of the hidden state: the mean square, and the share beyond 0.9.
+    saturation: (Plan, Tensor),
     generator: Generator,
     prompt: Vec<u32>,
     length: usize,
@@ -61,7 +63,7 @@ impl<'a> Observer<'a> {
         text: &'a Text,
         (network, parameters, kept): (&CharRnn, &Parameters, &Parameters),
         recipe: &Recipe,
-        prompt: &[u32],
+        (prompt, state): (&[u32], &State),
         every: Duration,
     ) -> Result<Self> {
         let vocabulary = text.tokens().len();
@@ -82,12 +84,20 @@ impl<'a> Observer<'a> {
         let squares = mul(&mut g, dx, dx)?;
         let width = batch * recipe.embedding;
         let squares = reshape(&mut g, squares, &[steps, width])?;
-        let ones = device.upload("ones", &[1, width], &vec![1.0; width])?;
-        let ones = g.input(&ones)?;
-        let sums = linear(&mut g, squares, ones, None)?;
+        let sums = sum_axis(&mut g, squares, 1)?;
         let squares = g.tensor(sums)?;
-        debug_assert_eq!(squares.dtype(), DType::F32);
         let lags = g.finish()?;
+        let mut g = Graph::without_parameters(device);
+        let h = state.get(&mut g, "h")?;
+        let units = g.shape(h).iter().product();
+        let h = reshape(&mut g, h, &[units])?;
+        let (square, beyond) = (map(&mut g, [h], |[h]| h.square())?, map(&mut g, [h], |[h]| h.abs().gt(0.9))?);
+        let means = [mean_axis(&mut g, square, 0)?, mean_axis(&mut g, beyond, 0)?];
+        let means = concat(&mut g, &means, 0)?;
+        let saturation = {
+            let means = g.tensor(means)?;
+            (g.finish()?, means)
+        };
         let mut generator = Generator::new(network, kept, TEMPERATURES.len())?;
         let of = |temperature| Sampling {
             temperature,
@@ -102,6 +112,7 @@ impl<'a> Observer<'a> {
             batch: (tokens, targets),
             lags,
             squares,
+            saturation,
             generator,
             prompt: prompt.to_vec(),
             length: recipe.sample_length.max(1),
@@ -116,13 +127,7 @@ impl<'a> Observer<'a> {
     }
 
     /// Looks at a training that is at this step of a pass.
-    pub fn look(
-        &mut self,
-        figures: &mut Figures,
-        trainer: &Trainer,
-        (streams, state): (&Streams, &State),
-        step: usize,
-    ) -> Result<()> {
+    pub fn look(&mut self, figures: &mut Figures, trainer: &Trainer, streams: &Streams, step: usize) -> Result<()> {
         self.last = Some(Instant::now());
         figures.gradients.push((figures.step, trainer.lr(), trainer.gradient_norm()?.into()));
         // The windows that the step is at.
@@ -140,12 +145,10 @@ impl<'a> Observer<'a> {
         let norms: Vec<f64> = self.squares.to_vec()?.iter().rev().map(|&square| f64::from(square).sqrt()).collect();
         let sum: f64 = norms.iter().sum();
         figures.lags = norms.iter().map(|norm| if sum > 0.0 { norm / sum } else { 0.0 }).collect();
-        let state = state.save()?;
-        let h = state.get("h").map_or(&[][..], |h| h);
-        let (squares, beyond) = h.iter().fold((0.0, 0), |(squares, beyond), &h| {
-            (squares + f64::from(h) * f64::from(h), beyond + usize::from(h.abs() > 0.9))
-        });
-        figures.state = (!h.is_empty()).then(|| ((squares / h.len() as f64).sqrt(), beyond as f64 / h.len() as f64));
+        let (plan, means) = &self.saturation;
+        plan.run()?;
+        let means = means.to_vec()?;
+        figures.state = Some((f64::from(means[0]).sqrt(), means[1].into()));
         Ok(())
     }
 

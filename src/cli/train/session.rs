@@ -217,7 +217,14 @@ impl<'a> Session<'a> {
         if options.is_any() {
             let networks = (&self.network, &self.parameters, &self.kept);
             let every = options.every();
-            let observer = Observer::new(self.device, &self.job.text, networks, self.recipe, &self.prompt, every)?;
+            let observer = Observer::new(
+                self.device,
+                &self.job.text,
+                networks,
+                self.recipe,
+                (&self.prompt, &self.training.state),
+                every,
+            )?;
             let (unit, held_out) = (self.tokens().unit(), self.run.held_out());
             let figures = Figures { steps: self.steps, unit, held_out, ..Figures::default() };
             self.watch = Some(Watch::new(options, observer, figures, &self.job.out)?);
@@ -322,7 +329,7 @@ impl<'a> Session<'a> {
                 let rate = self.view.progress.stepped(losses, trainer.lr());
                 let Some(watch) = &mut self.watch else { return Ok(false) };
                 let mut is_enough = false;
-                let shown = watch.stepped(losses, trainer, (streams, state), rate).map(|ends| is_enough = ends);
+                let shown = watch.stepped(losses, trainer, streams, rate).map(|ends| is_enough = ends);
                 self.failures.note("what shows the training", shown);
                 Ok(is_enough)
             },

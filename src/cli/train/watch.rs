@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use elman::Trainer;
-use elman::nn::State;
 
 use super::dashboard::Dashboard;
 use super::figures::{Figures, Observer};
@@ -57,7 +56,7 @@ impl<'a> Watch<'a> {
         &mut self,
         losses: &[f32],
         trainer: &Trainer,
-        training: (&Streams, &State),
+        streams: &Streams,
         rate: Option<Rate>,
     ) -> Result<bool> {
         let figures = &mut self.figures;
@@ -68,8 +67,8 @@ impl<'a> Watch<'a> {
         }
         if self.observer.is_due() {
             // Of the step that was done last.
-            let step = losses.len().saturating_sub(1) % training.0.steps();
-            self.observer.look(figures, trainer, training, step)?;
+            let step = losses.len().saturating_sub(1) % streams.steps();
+            self.observer.look(figures, trainer, streams, step)?;
             self.show(false)?;
         }
         match &mut self.dashboard {

@@ -1,5 +1,6 @@
 //! What acts on each element or each row alone: arithmetic, activations, softmax, dropout.
 
+use super::axis::axis_of;
 use super::result_of_one;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
@@ -194,10 +195,7 @@ pub fn log_softmax(g: &mut Graph, x: Var) -> Result<Var> {
 /// # Errors
 /// `rate` is not in [0, 1).
 pub fn dropout(g: &mut Graph, x: Var, rate: f64, seed: u32) -> Result<Var> {
-    if !(0.0..1.0).contains(&rate) {
-        return Err(Error::argument("dropout", "rate", "at least 0 and below 1", rate));
-    }
-    if rate == 0.0 || !g.is_training() {
+    if !drops(g, "dropout", rate)? {
         return Ok(x);
     }
     // Each dropout of a graph draws for itself, those of one module that is called twice too.
@@ -206,4 +204,48 @@ pub fn dropout(g: &mut Graph, x: Var, rate: f64, seed: u32) -> Result<Var> {
     let y_tensor = g.zeros(&format!("{} dropped", x_tensor.name()), x_tensor.shape())?;
     dropout_kernel::dropout(g, &x_tensor, &y_tensor, rate, seed, &clock)?;
     Ok(result_of_one(g, x, y_tensor, move |g, dy, dx| dropout_kernel::dropout(g, dy, dx, rate, seed, &clock)))
+}
+
+/// [`dropout`] with one mask for all entries of an axis: of a sequence `[T, B, C]` and axis 0, one `[B, C]` for all steps (Gal and
+/// Ghahramani 2016; `LockedDropout` of the AWD-LSTM, Merity et al. 2018); of `[N, C, L]` and axis -1, whole channels
+/// (`torch.nn.functional.dropout1d`). Below 0, axes are counted from the last.
+///
+/// ```
+/// use elman::nn::functional::locked_dropout;
+/// use elman::{Device, Graph};
+///
+/// let device = Device::cpu();
+/// let mut g = Graph::without_parameters(&device);
+/// let x = g.input(&device.upload("x", &[3, 2, 4], &[1.0; 24])?)?; // [T, B, C]
+/// let y = locked_dropout(&mut g, x, 0, 0.5, 7)?;
+/// let y = g.tensor(y)?;
+/// g.finish()?.run()?;
+/// let y = y.to_vec()?;
+/// assert_eq!(y[..8], y[8..16]); // what is 0 at one step is 0 at all of them
+/// assert!(y.iter().all(|&y| y == 0.0 || y == 2.0));
+/// # Ok::<(), elman::Error>(())
+/// ```
+///
+/// # Errors
+/// There is no such axis, or `rate` is not in [0, 1).
+pub fn locked_dropout(g: &mut Graph, x: Var, axis: isize, rate: f64, seed: u32) -> Result<Var> {
+    let axis = axis_of(g, "locked_dropout", x, axis)?;
+    if !drops(g, "locked_dropout", rate)? {
+        return Ok(x);
+    }
+    let mut shape = g.shape(x).to_vec();
+    shape[axis] = 1;
+    let ones = g.zeros("ones", &shape)?;
+    ones.write_f64(&vec![1.0; ones.len()])?;
+    let ones = g.input(&ones)?;
+    let mask = dropout(g, ones, rate, seed)?;
+    mul(g, x, mask)
+}
+
+/// Whether there is anything to drop.
+fn drops(g: &Graph, op: &'static str, rate: f64) -> Result<bool> {
+    match (0.0..1.0).contains(&rate) {
+        true => Ok(rate > 0.0 && g.is_training()),
+        false => Err(Error::argument(op, "rate", "at least 0 and below 1", rate)),
+    }
 }

@@ -1,12 +1,14 @@
 //! Losses, whose gradients are computed on the way, and metrics.
 
+use super::{detach, reshape};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Loss, Var};
 use crate::kernels::cross_entropy::ClassLoss;
-use crate::kernels::mse_loss::ElementLoss;
+use crate::kernels::map::Operand;
 use crate::kernels::row_weights::{self, RowWeights};
 use crate::kernels::weigh::weigh;
 use crate::kernels::{self, count_targets};
+use crate::map::{Expr, Program};
 use crate::plan::Recorder;
 use crate::tensor::Tensor;
 
@@ -24,6 +26,29 @@ impl Reduction {
     /// This one, over the rows whose target is another class (PyTorch's `ignore_index`): padding, say.
     pub fn ignoring<'a>(self, class: u32) -> ClassReduction<'a> {
         WeightedReduction::from(self).ignoring(class)
+    }
+
+    /// This one, with a weight for each class, `[V]` f32 of 0 or above (PyTorch's `weight`): a row counts what the class of its target does.
+    /// The mean is `Σ w l / Σ w`, w the weight of a row's class.
+    ///
+    /// ```
+    /// # use elman::{Device, Graph, nn::functional::{Reduction, cross_entropy}};
+    /// # let device = Device::cpu();
+    /// # let mut g = Graph::without_parameters(&device);
+    /// let logits = g.input(&device.upload("logits", &[2, 3], &[0.0; 6])?)?;
+    /// let targets = device.targets("targets", &[2], 3)?;
+    /// let rare = device.upload("weights of classes", &[3], &[1.0, 1.0, 5.0])?;
+    /// cross_entropy(&mut g, logits, &targets, Reduction::Mean.class_weights(&rare).label_smoothing(0.1))?;
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    pub fn class_weights(self, weights: &Tensor) -> ClassReduction<'_> {
+        ClassReduction::from(self).class_weights(weights)
+    }
+
+    /// This one, with targets that have a share of `1 - smoothing` in their class and of `smoothing` in all classes alike (PyTorch's
+    /// `label_smoothing`; Szegedy et al. 2016): of [`cross_entropy`] alone.
+    pub fn label_smoothing<'a>(self, smoothing: f64) -> ClassReduction<'a> {
+        ClassReduction::from(self).label_smoothing(smoothing)
     }
 
     /// This one, with weights `w` of 0 or above, f32: the mean is `Σ w l / Σ w`, the sum `Σ w l`. A weight counts for
@@ -79,7 +104,17 @@ pub struct WeightedReduction<'a> {
 impl<'a> WeightedReduction<'a> {
     /// [`Reduction::ignoring`].
     pub fn ignoring(self, class: u32) -> ClassReduction<'a> {
-        ClassReduction { weighted: self, ignore_index: Some(class) }
+        ClassReduction::from(self).ignoring(class)
+    }
+
+    /// [`Reduction::class_weights`].
+    pub fn class_weights(self, weights: &'a Tensor) -> ClassReduction<'a> {
+        ClassReduction::from(self).class_weights(weights)
+    }
+
+    /// [`Reduction::label_smoothing`].
+    pub fn label_smoothing(self, smoothing: f64) -> ClassReduction<'a> {
+        ClassReduction::from(self).label_smoothing(smoothing)
     }
 
     /// [`Reduction::weighted`].
@@ -100,10 +135,10 @@ impl<'a> WeightedReduction<'a> {
         op: &'static str,
         x: &Tensor,
         axes: Option<usize>,
-        targets: Option<(&Tensor, usize, Option<u32>)>,
+        targets: Option<row_weights::Targets<'_>>,
     ) -> Result<Option<(Tensor, Tensor)>> {
         let (Self { reduction, weights, lengths }, shape) = (self, x.shape());
-        if weights.is_none() && lengths.is_none() {
+        if weights.is_none() && lengths.is_none() && targets.is_none_or(|targets| targets.class_weights.is_none()) {
             return Ok(None);
         }
         let most = axes.unwrap_or(shape.len());
@@ -157,14 +192,31 @@ impl From<Reduction> for WeightedReduction<'_> {
 }
 
 /// How the losses of rows with a class each become one number: a [`Reduction`], perhaps [`Reduction::ignoring`] a
-/// class, perhaps [`Reduction::weighted`].
+/// class, perhaps [`Reduction::weighted`], with [`Reduction::class_weights`] or [`Reduction::label_smoothing`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClassReduction<'a> {
     weighted: WeightedReduction<'a>,
     ignore_index: Option<u32>,
+    class_weights: Option<&'a Tensor>,
+    label_smoothing: f64,
 }
 
 impl<'a> ClassReduction<'a> {
+    /// [`Reduction::ignoring`].
+    pub fn ignoring(self, class: u32) -> Self {
+        Self { ignore_index: Some(class), ..self }
+    }
+
+    /// [`Reduction::class_weights`].
+    pub fn class_weights(self, weights: &'a Tensor) -> Self {
+        Self { class_weights: Some(weights), ..self }
+    }
+
+    /// [`Reduction::label_smoothing`].
+    pub fn label_smoothing(self, label_smoothing: f64) -> Self {
+        Self { label_smoothing, ..self }
+    }
+
     /// [`Reduction::weighted`].
     pub fn weighted(self, weights: &'a Tensor) -> Self {
         Self { weighted: self.weighted.weighted(weights), ..self }
@@ -184,7 +236,7 @@ impl From<Reduction> for ClassReduction<'_> {
 
 impl<'a> From<WeightedReduction<'a>> for ClassReduction<'a> {
     fn from(weighted: WeightedReduction<'a>) -> Self {
-        Self { weighted, ignore_index: None }
+        Self { weighted, ..Self::default() }
     }
 }
 
@@ -192,18 +244,22 @@ impl<'a> From<WeightedReduction<'a>> for ClassReduction<'a> {
 /// one for each row, from [`crate::Device::targets`]. A row whose target is [`crate::NO_TARGET`] does not count, nor one
 /// whose class is ignored: `Reduction::Mean.ignoring(0)`. If no row counts, the mean is 0 (PyTorch's is NaN).
 ///
-/// Its gradient is computed on the way; [`Graph::backward`] goes on from it if the loss is named there.
+/// With [`Reduction::class_weights`] w and [`Reduction::label_smoothing`] s, the loss of a row of class y is
+/// `-Σ w[v] ((1 - s) [v = y] + s / V) log p[v]`, and the mean is divided by `Σ w[y]`, as in PyTorch.
+///
+/// Its gradient is computed on the way; [`Graph::backward`] goes on from it if the loss is named there. Perplexity is
+/// `mean.exp()`, of the mean that an [`crate::Evaluator`] gives over all that it has seen.
 ///
 /// # Errors
-/// The targets' shape is neither that of the rows, axes of size 1 aside, nor flat; targets may be V or more; or weights
-/// or lengths do not fit.
+/// The targets' shape is neither that of the rows, axes of size 1 aside, nor flat; targets may be V or more; weights
+/// or lengths do not fit; or the smoothing is not in [0, 1].
 pub fn cross_entropy<'a>(
     g: &mut Graph,
     logits: Var,
     targets: &Tensor,
     reduction: impl Into<ClassReduction<'a>>,
 ) -> Result<Loss> {
-    let kernel = ClassKernel { record: kernels::cross_entropy::cross_entropy, counts: true, is_metric: false };
+    let kernel = ClassKernel { record: kernels::cross_entropy::cross_entropy, is_of_logits: true, is_metric: false };
     class_loss(g, "cross_entropy", kernel, logits, targets, reduction.into())
 }
 
@@ -211,14 +267,14 @@ pub fn cross_entropy<'a>(
 /// [`super::log_softmax`] gives.
 ///
 /// # Errors
-/// As [`cross_entropy`].
+/// As [`cross_entropy`]; any smoothing.
 pub fn nll_loss<'a>(
     g: &mut Graph,
     log_probabilities: Var,
     targets: &Tensor,
     reduction: impl Into<ClassReduction<'a>>,
 ) -> Result<Loss> {
-    let kernel = ClassKernel { record: kernels::nll_loss::nll_loss, counts: false, is_metric: false };
+    let kernel = ClassKernel { record: kernels::nll_loss::nll_loss, is_of_logits: false, is_metric: false };
     class_loss(g, "nll_loss", kernel, log_probabilities, targets, reduction.into())
 }
 
@@ -245,7 +301,7 @@ pub fn nll_loss<'a>(
 /// ```
 ///
 /// # Errors
-/// As [`cross_entropy`]. To differentiate it is an error of [`Graph::backward`].
+/// As [`nll_loss`]. To differentiate it is an error of [`Graph::backward`].
 pub fn accuracy<'a>(
     g: &mut Graph,
     logits: Var,
@@ -255,14 +311,15 @@ pub fn accuracy<'a>(
     let record = |r: &mut Recorder, loss: ClassLoss<'_>| {
         kernels::accuracy::accuracy(r, loss.x, loss.targets, loss.ignore_index, loss.losses)
     };
-    class_loss(g, "accuracy", ClassKernel { record, counts: false, is_metric: true }, logits, targets, reduction.into())
+    let kernel = ClassKernel { record, is_of_logits: false, is_metric: true };
+    class_loss(g, "accuracy", kernel, logits, targets, reduction.into())
 }
 
 /// A kernel that makes a loss over classes.
 struct ClassKernel {
     record: fn(&mut Recorder, ClassLoss<'_>) -> Result<()>,
-    /// Whether it can count the rows itself.
-    counts: bool,
+    /// Whether it is `cross_entropy`, which can count the rows itself, weighs the classes itself, and smooths targets.
+    is_of_logits: bool,
     is_metric: bool,
 }
 
@@ -275,20 +332,23 @@ fn class_loss(
     kernel: ClassKernel,
     x: Var,
     targets: &Tensor,
-    ClassReduction { weighted, ignore_index }: ClassReduction<'_>,
+    ClassReduction { weighted, ignore_index, class_weights, label_smoothing }: ClassReduction<'_>,
 ) -> Result<Loss> {
     let x_tensor = g.tensor(x)?;
-    let (count, v) = x_tensor.rows_and_columns();
-    let without_ones = |shape: &[usize]| shape.iter().copied().filter(|&size| size > 1).collect::<Vec<_>>();
-    let rows = &x_tensor.shape()[..x_tensor.shape().len() - 1];
-    if targets.len() != count || (targets.shape().len() > 1 && without_ones(targets.shape()) != without_ones(rows)) {
-        return Err(Error::shape(op, targets.name(), format!("{rows:?}, or [{count}]"), targets.shape()));
+    let (count, v) = check_classes(op, &x_tensor, targets)?;
+    if let Some(weights) = class_weights.filter(|weights| weights.shape() != [v]) {
+        return Err(Error::shape(op, weights.name(), format!("[{v}], a weight for each class,"), weights.shape()));
     }
-    kernels::expect_targets(op, targets, v)?;
-    let weights = weighted.rows(g, op, &x_tensor, Some(rows.len()), Some((targets, v, ignore_index)))?;
+    let most = if kernel.is_of_logits { 1.0 } else { 0.0 };
+    if !(0.0..=most).contains(&label_smoothing) {
+        let expected = if kernel.is_of_logits { "at least 0 and at most 1" } else { "0: it is of cross_entropy alone" };
+        return Err(Error::argument(op, "label_smoothing", expected, label_smoothing));
+    }
+    let of_rows = row_weights::Targets { targets, v, ignore_index, class_weights, in_scale_alone: kernel.is_of_logits };
+    let weights = weighted.rows(g, op, &x_tensor, Some(x_tensor.shape().len() - 1), Some(of_rows))?;
     let is_mean = weighted.reduction == Reduction::Mean && weights.is_none();
     // A kernel of few rows counts them itself.
-    let counts = is_mean && kernel.counts && count <= MOST_ROWS_COUNTED_BY_EACH;
+    let counts = is_mean && kernel.is_of_logits && count <= MOST_ROWS_COUNTED_BY_EACH;
     let scale = match &weights {
         Some((_, scale)) => scale.clone(),
         None if is_mean => g.zeros("scale", &[1])?,
@@ -300,21 +360,86 @@ fn class_loss(
     let losses = g.zeros("losses", &[count])?;
     let wants_dx = g.is_differentiable(x) && !kernel.is_metric;
     let dx = wants_dx.then(|| g.zeros("d logits", x_tensor.shape())).transpose()?;
-    let tensors =
-        ClassLoss { x: &x_tensor, targets, ignore_index, counts, scale: &scale, losses: &losses, dx: dx.as_ref() };
+    let tensors = ClassLoss {
+        x: &x_tensor,
+        targets,
+        ignore_index,
+        class_weights,
+        label_smoothing,
+        counts,
+        scale: &scale,
+        losses: &losses,
+        dx: dx.as_ref(),
+    };
     (kernel.record)(g, tensors)?;
     weigh_rows(g, weights.as_ref(), &losses, dx.as_ref())?;
     Ok(match kernel.is_metric {
-        true => Loss::metric(g, op, x, losses, scale),
-        false => Loss::new(g, op, x, losses, scale, dx),
+        true => Loss::metric(g, op, losses, scale),
+        false => Loss::new(g, op, losses, scale, dx.map(|dx| (x, dx))),
     })
 }
 
-/// Weighs losses and a gradient that is scaled already.
-fn weigh_rows(g: &mut Graph, weights: Option<&(Tensor, Tensor)>, losses: &Tensor, dx: Option<&Tensor>) -> Result<()> {
+/// The rows and classes of `x` `[.., V]` with a target for each row.
+fn check_classes(op: &'static str, x: &Tensor, targets: &Tensor) -> Result<(usize, usize)> {
+    let (count, v) = x.rows_and_columns();
+    let without_ones = |shape: &[usize]| shape.iter().copied().filter(|&size| size > 1).collect::<Vec<_>>();
+    let rows = &x.shape()[..x.shape().len() - 1];
+    if targets.len() != count || (targets.shape().len() > 1 && without_ones(targets.shape()) != without_ones(rows)) {
+        return Err(Error::shape(op, targets.name(), format!("{rows:?}, or [{count}]"), targets.shape()));
+    }
+    kernels::expect_targets(op, targets, v)?;
+    Ok((count, v))
+}
+
+/// Weighs losses and gradients that are scaled already.
+fn weigh_rows<'a>(
+    g: &mut Graph,
+    weights: Option<&(Tensor, Tensor)>,
+    losses: &'a Tensor,
+    gradients: impl IntoIterator<Item = &'a Tensor>,
+) -> Result<()> {
     let Some((weights, _)) = weights else { return Ok(()) };
     let one = g.constant(1.0)?;
-    std::iter::once(losses).chain(dx).try_for_each(|tensor| weigh(g, weights, &one, tensor))
+    std::iter::once(losses).chain(gradients).try_for_each(|tensor| weigh(g, weights, &one, tensor))
+}
+
+/// Counts, for each class of a target and each that is the greatest logit, the first of several, how often the two come together:
+/// `counts[t, p] += 1` for each row of target t, predicted p. It takes what [`cross_entropy`] takes; a row whose target is
+/// [`crate::NO_TARGET`] does not count, nor one of logits that are all NaN.
+///
+/// `counts` `[V, V]`, u32, stay on the device and are added to in each run, over all batches of an [`crate::Evaluator`], to be read once
+/// after them; they start anew where they are written.
+///
+/// ```
+/// # use elman::data::Array;
+/// # use elman::nn::{Init, Linear, functional::{Reduction, confusion, cross_entropy}};
+/// # use elman::{DType, Device, Evaluator, rng};
+/// # let device = Device::cpu();
+/// # let mut init = Init::new(rng::manual_seed(1));
+/// # let layer = Linear::new(&mut init, "layer", 3, 4)?;
+/// # let parameters = init.upload(&device)?;
+/// # let batch = |rows: usize| Ok([Array::new("x", &[rows, 3], vec![0.5; 3 * rows])?, Array::targets("y", &[rows], vec![1; rows], 4)?]);
+/// # let batches = [batch(8), batch(3)].into_iter().collect::<elman::Result<Vec<_>>>()?;
+/// let counts = device.zeros("confusion", &[4, 4], DType::U32)?;
+/// let mut evaluator = Evaluator::on_batches(&parameters, |g, [x, y]| {
+///     let x = g.input(x)?;
+///     let logits = layer.forward(g, x)?;
+///     confusion(g, logits, y, &counts)?;
+///     Ok([cross_entropy(g, logits, y, Reduction::Mean)?])
+/// })?;
+/// counts.write_u32(&[0; 16])?; // before each evaluation but the first
+/// evaluator.means(&batches)?;
+/// let counts = counts.to_vec_u32()?;
+/// assert_eq!(counts[4..8].iter().sum::<u32>(), 11); // all rows are of class 1
+/// # Ok::<(), elman::Error>(())
+/// ```
+///
+/// # Errors
+/// The shapes do not fit, targets may be V or more, or `counts` are not u32.
+pub fn confusion(g: &mut Graph, logits: Var, targets: &Tensor, counts: &Tensor) -> Result<()> {
+    let logits = g.tensor(logits)?;
+    check_classes("confusion", &logits, targets)?;
+    kernels::confusion::confusion(g, &logits, targets, counts)
 }
 
 /// Squared error of each element (`torch.nn.functional.mse_loss`): `x` and `targets` of one shape.
@@ -327,7 +452,7 @@ pub fn mse_loss<'a>(
     targets: &Tensor,
     reduction: impl Into<WeightedReduction<'a>>,
 ) -> Result<Loss> {
-    element_loss(g, "mse_loss", kernels::mse_loss::mse_loss, x, targets, reduction.into())
+    loss_of_pairs(g, "mse_loss", x, targets, |x, y| (x - y).square(), reduction)
 }
 
 /// Absolute error of each element (`torch.nn.functional.l1_loss`): `x` and `targets` of one shape. As a metric of an
@@ -341,7 +466,138 @@ pub fn absolute_error<'a>(
     targets: &Tensor,
     reduction: impl Into<WeightedReduction<'a>>,
 ) -> Result<Loss> {
-    element_loss(g, "absolute_error", kernels::absolute_error::absolute_error, x, targets, reduction.into())
+    loss_of_pairs(g, "absolute_error", x, targets, |x, y| (x - y).abs(), reduction)
+}
+
+/// Half the squared error of each element up to an error of `delta`, and a line from there on, `delta (|x - y| - delta / 2)`
+/// (`torch.nn.functional.huber_loss`; Huber 1964): `x` and `targets` of one shape.
+///
+/// # Errors
+/// `delta` is not above 0, or as [`mse_loss`].
+pub fn huber_loss<'a>(
+    g: &mut Graph,
+    x: Var,
+    targets: &Tensor,
+    delta: f32,
+    reduction: impl Into<WeightedReduction<'a>>,
+) -> Result<Loss> {
+    check_above_0("huber_loss", "delta", delta)?;
+    loss_of_pairs(g, "huber_loss", x, targets, |x, y| huber(x - y, delta), reduction)
+}
+
+/// [`huber_loss`] divided by its `delta`, here `beta` (`torch.nn.functional.smooth_l1_loss`; Girshick 2015): `|x - y| - beta / 2` from an
+/// error of `beta` on, `(x - y)² / (2 beta)` up to there.
+///
+/// # Errors
+/// `beta` is not above 0 ([`absolute_error`] is what 0 would be), or as [`mse_loss`].
+pub fn smooth_l1_loss<'a>(
+    g: &mut Graph,
+    x: Var,
+    targets: &Tensor,
+    beta: f32,
+    reduction: impl Into<WeightedReduction<'a>>,
+) -> Result<Loss> {
+    check_above_0("smooth_l1_loss", "beta", beta)?;
+    loss_of_pairs(g, "smooth_l1_loss", x, targets, |x, y| huber(x - y, beta) / beta, reduction)
+}
+
+fn huber(error: Expr<'_>, delta: f32) -> Expr<'_> {
+    let size = error.abs();
+    size.lt(delta).then(error.square() * 0.5, (size - 0.5 * delta) * delta)
+}
+
+/// What makes each of the last axis of `x` a quantile of the target, the pinball loss (Koenker and Bassett 1978):
+/// `max(q (y - x), (q - 1) (y - x))`, whose least mean is where a share q of the targets is below x. `x` `[.., Q]`, a column for each of
+/// the `quantiles`, `targets` `[..]` or `[.., 1]`. A mean is over all columns of all rows.
+///
+/// ```
+/// # use elman::{Device, Graph, nn::functional::{Reduction, quantile_loss}};
+/// # let device = Device::cpu();
+/// # let mut g = Graph::without_parameters(&device);
+/// let forecasts = g.input(&device.upload("forecasts", &[2, 3], &[1., 2., 3., 1., 2., 3.])?)?;
+/// let targets = device.upload("targets", &[2], &[2.5, 0.0])?;
+/// let loss = quantile_loss(&mut g, forecasts, &targets, &[0.1, 0.5, 0.9], Reduction::Mean)?;
+/// g.finish()?.run()?;
+/// let wanted = [0.15, 0.25, 0.05, 0.9, 1.0, 0.3];
+/// assert!(loss.rows().to_vec()?.iter().zip(wanted).all(|(loss, wanted)| (loss - wanted).abs() < 1e-6));
+/// # Ok::<(), elman::Error>(())
+/// ```
+///
+/// # Errors
+/// A quantile is not above 0 and below 1, there are not as many as columns, the shapes do not fit, or weights or lengths do not.
+pub fn quantile_loss<'a>(
+    g: &mut Graph,
+    x: Var,
+    targets: &Tensor,
+    quantiles: &[f32],
+    reduction: impl Into<WeightedReduction<'a>>,
+) -> Result<Loss> {
+    let op = "quantile_loss";
+    g.check([x])?;
+    if let Some(odd) = quantiles.iter().find(|&&q| !(q > 0.0 && q < 1.0)) {
+        return Err(Error::argument(op, "quantiles", "each above 0 and below 1", odd));
+    }
+    let shape = g.shape(x);
+    let Some((&columns, rows)) = shape.split_last().filter(|(columns, _)| **columns == quantiles.len()) else {
+        let expected = format!("[.., {}], a column for each quantile", quantiles.len());
+        return Err(Error::shape(op, g.name(x), expected, shape));
+    };
+    let targets = of_each_row(op, rows, targets)?;
+    let quantiles = g.device().upload("quantiles", &[columns], quantiles)?;
+    let (targets, quantiles) = (g.input(&targets)?, g.input(&quantiles)?);
+    element_loss(g, op, [x, targets, quantiles], |[x, y, q]| (q * (y - x)).maximum((q - 1.0) * (y - x)), reduction)
+}
+
+/// A tensor of one number for each row as one that broadcasts over the rows' columns: `[..]` or `[.., 1]` as `[.., 1]`.
+fn of_each_row(op: &'static str, rows: &[usize], tensor: &Tensor) -> Result<Tensor> {
+    let column = [rows, &[1]].concat();
+    if tensor.shape() != rows && tensor.shape() != column {
+        return Err(Error::shape(op, tensor.name(), format!("{rows:?} or {column:?}"), tensor.shape()));
+    }
+    tensor.reshape(&column)
+}
+
+/// Negative log-likelihood of each target under a normal distribution whose mean and variance the network says
+/// (`torch.nn.functional.gaussian_nll_loss`; Nix and Weigend 1994): `(log v + (x - y)² / v) / 2`, v the variance, but at least `eps`
+/// (PyTorch's is 1e-6); with `full`, and `log(2 π) / 2` more. `x` and `targets` of one shape `[.., C]`, `variance` of that too, or one for
+/// each row, `[..]` or `[.., 1]`.
+///
+/// As in PyTorch, the gradient of a variance below `eps` is that of `eps`: it grows. PyTorch refuses a variance below 0, which
+/// here is no error, but `eps`; [`super::softplus`] or [`super::exp`] make one that is above.
+///
+/// # Errors
+/// `eps` is not above 0, the shapes do not fit, or weights or lengths do not.
+pub fn gaussian_nll_loss<'a>(
+    g: &mut Graph,
+    x: Var,
+    targets: &Tensor,
+    variance: Var,
+    full: bool,
+    eps: f32,
+    reduction: impl Into<WeightedReduction<'a>>,
+) -> Result<Loss> {
+    let op = "gaussian_nll_loss";
+    g.check([x, variance])?;
+    check_above_0(op, "eps", eps)?;
+    let (shape, of_variance) = (g.shape(x).to_vec(), g.shape(variance).to_vec());
+    expect_same(op, targets, &shape)?;
+    let rows = &shape[..shape.len() - 1];
+    let column = [rows, &[1]].concat();
+    if of_variance != shape && of_variance != rows && of_variance != column {
+        let expected = format!("{shape:?}, {rows:?} or {column:?}");
+        return Err(Error::shape(op, g.name(variance), expected, &of_variance));
+    }
+    let variance = if of_variance == shape { variance } else { reshape(g, variance, &column)? };
+    // The bound lets the gradient through: below it, what is added to it is 0, and yet the variance.
+    let (targets, fixed) = (g.input(targets)?, detach(g, variance)?);
+    let constant = if full { 0.5 * std::f32::consts::TAU.ln() } else { 0.0 };
+    let values = [x, targets, variance, fixed];
+    element_loss(g, op, values, |values| gaussian_nll(values, eps) + constant, reduction)
+}
+
+fn gaussian_nll<'e>([x, y, v, fixed]: [Expr<'e>; 4], eps: f32) -> Expr<'e> {
+    let v = fixed.lt(eps).then((v - fixed) + eps, v);
+    (v.log() + (x - y).square() / v) * 0.5
 }
 
 /// Binary cross-entropy of each element, from logits (`torch.nn.functional.binary_cross_entropy_with_logits`): `logits`
@@ -356,45 +612,74 @@ pub fn binary_cross_entropy_with_logits<'a>(
     reduction: impl Into<WeightedReduction<'a>>,
 ) -> Result<Loss> {
     let op = "binary_cross_entropy_with_logits";
-    element_loss(g, op, kernels::bce_with_logits::bce_with_logits, logits, targets, reduction.into())
+    // log(1 + exp z) - y z, where exp does not overflow; half the gradient of each at 0 makes σ(0).
+    loss_of_pairs(g, op, logits, targets, |z, y| (z.maximum(0.0) - y * z) + (-z.abs()).softplus(), reduction)
 }
 
-fn element_loss(
+fn check_above_0(op: &'static str, argument: &'static str, value: f32) -> Result<()> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::argument(op, argument, "above 0, and finite", value)),
+    }
+}
+
+fn expect_same(op: &'static str, targets: &Tensor, shape: &[usize]) -> Result<()> {
+    match targets.shape() == shape {
+        true => Ok(()),
+        false => Err(Error::shape(op, targets.name(), format!("{shape:?}"), targets.shape())),
+    }
+}
+
+/// A loss of each element of `x` and the target that belongs to it.
+fn loss_of_pairs<'a>(
     g: &mut Graph,
     op: &'static str,
-    kernel: fn(&mut Recorder, ElementLoss<'_>) -> Result<()>,
     x: Var,
     targets: &Tensor,
-    weighted: WeightedReduction<'_>,
+    of_pair: impl for<'e> FnOnce(Expr<'e>, Expr<'e>) -> Expr<'e>,
+    reduction: impl Into<WeightedReduction<'a>>,
 ) -> Result<Loss> {
-    let x_tensor = g.tensor(x)?;
-    if targets.shape() != x_tensor.shape() {
-        return Err(Error::shape(op, targets.name(), format!("{:?}", x_tensor.shape()), targets.shape()));
-    }
-    let weights = weighted.rows(g, op, &x_tensor, None, None)?;
-    let scale = scale_of_elements(g, weighted, weights.as_ref(), x_tensor.len())?;
-    let losses = g.zeros("losses", &[x_tensor.len()])?;
-    let dx = g.is_differentiable(x).then(|| g.zeros("d loss", x_tensor.shape())).transpose()?;
-    kernel(g, ElementLoss { x: &x_tensor, targets, scale: &scale, losses: &losses, dx: dx.as_ref() })?;
-    weigh_rows(g, weights.as_ref(), &losses, dx.as_ref())?;
-    Ok(Loss::new(g, op, x, losses, scale, dx))
+    g.check([x])?;
+    expect_same(op, targets, g.shape(x))?;
+    let targets = g.input(targets)?;
+    element_loss(g, op, [x, targets], |[x, y]| of_pair(x, y), reduction)
 }
 
-/// What the sum of `n` losses is multiplied with.
-fn scale_of_elements(
+/// A loss of each element of the first of these values, by an expression of all of them, which broadcast to it: in one dispatch with its
+/// gradients.
+fn element_loss<'a, const N: usize>(
     g: &mut Graph,
-    weighted: WeightedReduction<'_>,
-    weights: Option<&(Tensor, Tensor)>,
-    n: usize,
-) -> Result<Tensor> {
-    let factor = match (weights, weighted.reduction) {
-        (Some((_, scale)), _) => return Ok(scale.clone()),
-        (None, Reduction::Sum) => 1.0,
-        (None, Reduction::Mean) => 1.0 / n as f64,
+    op: &'static str,
+    values: [Var; N],
+    expression: impl for<'e> FnOnce([Expr<'e>; N]) -> Expr<'e>,
+    reduction: impl Into<WeightedReduction<'a>>,
+) -> Result<Loss> {
+    let weighted = reduction.into();
+    let mut inputs = values.iter().map(|&value| g.tensor(value)).collect::<Result<Vec<_>>>()?;
+    let shape = inputs[0].shape().to_vec();
+    let weights = weighted.rows(g, op, &inputs[0], None, None)?;
+    let scale = match (&weights, weighted.reduction) {
+        (Some((_, scale)), _) => scale.clone(),
+        (None, Reduction::Sum) => g.constant(1.0)?,
+        (None, Reduction::Mean) => g.constant(1.0 / inputs[0].len() as f64)?,
     };
-    let scale = g.zeros("scale", &[1])?;
-    scale.write_f64(&[factor])?;
-    Ok(scale)
+    inputs.push(scale.clone());
+    let wanted: Vec<_> = (0..N).filter(|&i| g.is_differentiable(values[i])).collect();
+    let (program, places) = Program::new(expression).with_gradients(&wanted);
+    let losses = g.zeros("losses", &[inputs[0].len()])?;
+    let mut results = vec![losses.reshape(&shape)?];
+    let mut gradients = Vec::new();
+    for (&i, _) in wanted.iter().zip(places).filter(|(_, place)| place.is_some()) {
+        let gradient = g.zeros("d loss", &shape)?;
+        results.push(gradient.clone());
+        gradients.push((values[i], gradient));
+    }
+    let (program, read) = program.of_what_it_reads();
+    let read: Vec<_> = read.iter().map(|&i| Operand::from(&inputs[i])).collect();
+    let outputs: Vec<_> = results.iter().map(|result| (Operand::from(result), false)).collect();
+    kernels::map::map(g, &program, &shape, &read, &outputs)?;
+    weigh_rows(g, weights.as_ref(), &losses, gradients.iter().map(|(_, gradient)| gradient))?;
+    Ok(Loss::new(g, op, losses, scale, gradients))
 }
 
 /// The mean of all elements of a value (`torch.mean`): what keeps a value small, as of its square,
@@ -407,28 +692,12 @@ pub fn mean(g: &mut Graph, x: Var) -> Result<Loss> {
 }
 
 /// The mean of all elements of a value, or their sum (`torch.mean`, `torch.sum`): the value is a loss of each element
-/// already.
+/// already, one of your own by [`super::map`], say.
 ///
 /// # Errors
 /// Weights or lengths do not fit, or the device cannot hold the result.
 pub fn reduce<'a>(g: &mut Graph, x: Var, reduction: impl Into<WeightedReduction<'a>>) -> Result<Loss> {
     let weighted = reduction.into();
     let op = if weighted.reduction == Reduction::Mean { "mean" } else { "sum" };
-    let x_tensor = g.tensor(x)?;
-    let weights = weighted.rows(g, op, &x_tensor, None, None)?;
-    let scale = scale_of_elements(g, weighted, weights.as_ref(), x_tensor.len())?;
-    // A copy: later commands may write the value, if it is a carried state.
-    let losses = g.zeros("losses", &[x_tensor.len()])?;
-    g.copy(&x_tensor, &losses)?;
-    let mut dx = None;
-    if g.is_differentiable(x) {
-        let (gradient, ones) = (g.zeros("d loss", x_tensor.shape())?, g.zeros("ones", x_tensor.shape())?);
-        ones.write_f64(&vec![1.0; ones.len()])?;
-        g.copy(&ones, &gradient)?;
-        let one = g.constant(1.0)?;
-        weigh(g, &one, &scale, &gradient)?;
-        dx = Some(gradient);
-    }
-    weigh_rows(g, weights.as_ref(), &losses, dx.as_ref())?;
-    Ok(Loss::new(g, op, x, losses, scale, dx))
+    element_loss(g, op, [x], |[x]| x, weighted)
 }

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::matmul::{batched, matmul as matrix_product, matmul_with_biases, t};
 use crate::kernels::{self, accumulate, column_sum};
+use crate::map::Program;
 use crate::product::FEW_ROWS;
 use crate::tensor::Tensor;
 
@@ -151,6 +152,8 @@ fn bias_gradients(g: &mut Graph, dy: &Tensor, outputs: usize, targets: &[(Tensor
 /// `y[i] = table[index[i]]` (`torch.nn.functional.embedding`): `table` `[V, E]`, `index` `[..]` from
 /// [`crate::Device::tokens`], `y` `[.., E]`. Looked up only where a dense tensor is needed.
 ///
+/// [`without_gradient_of_row`] is its `padding_idx`.
+///
 /// # Errors
 /// The table is not a matrix, or the index may hold tokens of V or more.
 pub fn embedding(g: &mut Graph, table: Var, index: &Tensor) -> Result<Var> {
@@ -160,4 +163,50 @@ pub fn embedding(g: &mut Graph, table: Var, index: &Tensor) -> Result<Var> {
     };
     kernels::expect_indices("embedding", index, v)?;
     Ok(g.rows(table, index))
+}
+
+/// The same table `[V, E]`, to whose row `row` no gradient flows: `padding_idx` of `torch.nn.functional.embedding`, where that looks up in
+/// it. What else uses the table itself has its gradient, as there.
+///
+/// ```
+/// use elman::nn::functional::{embedding, mean, without_gradient_of_row};
+/// use elman::{Device, Graph};
+///
+/// let device = Device::cpu();
+/// let mut g = Graph::without_parameters(&device);
+/// let table = g.input_with_gradient(&device.upload("table", &[3, 1], &[0., 1., 2.])?)?;
+/// let tokens = device.tokens("tokens", &[4], 3)?;
+/// tokens.write_u32(&[2, 1, 0, 0])?;
+/// let padded = without_gradient_of_row(&mut g, table, 0)?;
+/// let x = embedding(&mut g, padded, &tokens)?;
+/// let loss = mean(&mut g, x)?;
+/// g.backward(&[&loss], &[])?;
+/// let gradient = g.gradient(table).expect("it flows into the table");
+/// g.finish()?.run()?;
+/// assert_eq!(gradient.to_vec()?, [0., 0.25, 0.25]);
+/// # Ok::<(), elman::Error>(())
+/// ```
+///
+/// # Errors
+/// The table is not a matrix, or has no such row.
+pub fn without_gradient_of_row(g: &mut Graph, table: Var, row: usize) -> Result<Var> {
+    let op = "without_gradient_of_row";
+    g.check([table])?;
+    let &[v, _] = g.shape(table) else {
+        return Err(Error::shape(op, g.name(table), "[V, E]", g.shape(table)));
+    };
+    if row >= v {
+        return Err(Error::argument(op, "row", format!("below {v}, the rows of the table"), row));
+    }
+    let tensor = g.tensor(table)?;
+    let y = g.result(tensor, &[table]);
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return Ok(()) };
+        let Some((dtable, adds)) = g.gradient_target(table)? else { return Ok(()) };
+        let others = g.zeros("other rows", &[v, 1])?;
+        others.write_f64(&(0..v).map(|other| if other == row { 0.0 } else { 1.0 }).collect::<Vec<_>>())?;
+        let program = Program::new(|[d, is_other]| is_other.then(d, 0.0));
+        kernels::map::map(g, &program, dtable.shape(), &[(&dy).into(), (&others).into()], &[((&dtable).into(), adds)])
+    });
+    Ok(y)
 }

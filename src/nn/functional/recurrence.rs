@@ -40,7 +40,7 @@ impl From<Var> for States {
 pub enum InitialState<'a> {
     /// At zero.
     Zero,
-    /// At these values, `[D * L, B, H]`; their gradients are computed if they are differentiable.
+    /// At these values, `[D * L, B, H]`, or `[D * L, H]` for a sequence alone; their gradients are computed if they are differentiable.
     Given(States),
     /// Where the last run of the plan ended. No gradient crosses from window to window.
     Carried(&'a State),

@@ -6,8 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::map::{Operand, copy};
 use crate::kernels::{reverse as reverse_kernel, reverse_index};
-use crate::map::Layout;
-use crate::plan::Recorder;
+use crate::map::{Layout, Program};
 use crate::tensor::Tensor;
 
 /// The same values, through which no gradient flows (`Tensor.detach`): the edge of truncated back-propagation.
@@ -25,29 +24,106 @@ pub fn detach(g: &mut Graph, x: Var) -> Result<Var> {
 /// There are no such axes.
 pub fn transpose(g: &mut Graph, x: Var, a: isize, b: isize) -> Result<Var> {
     let [a, b] = [axis_of(g, "transpose", x, a)?, axis_of(g, "transpose", x, b)?];
-    let mut shape = g.shape(x).to_vec();
-    shape.swap(a, b);
-    let is_long = |axis: &usize| shape[*axis] != 1;
-    // Where at most one of the axes between is longer than 1, nothing moves.
-    if a == b || (a.min(b)..=a.max(b)).filter(is_long).count() < 2 {
+    let mut axes: Vec<_> = (0..g.shape(x).len()).collect();
+    axes.swap(a, b);
+    permuted(g, "transpose", x, &axes)
+}
+
+/// The axes in another order (`torch.permute(x, axes)`): axis i of the result is axis `axes[i]` of `x`.
+///
+/// # Errors
+/// The axes are not those of `x`, each once.
+pub fn permute(g: &mut Graph, x: Var, axes: &[usize]) -> Result<Var> {
+    g.check([x])?;
+    let mut sorted = axes.to_vec();
+    sorted.sort_unstable();
+    if !sorted.iter().copied().eq(0..g.shape(x).len()) {
+        let expected = format!("each of 0..{}, once", g.shape(x).len());
+        return Err(Error::argument("permute", "axes", expected, format!("{axes:?}")));
+    }
+    permuted(g, "permute", x, axes)
+}
+
+fn permuted(g: &mut Graph, op: &'static str, x: Var, axes: &[usize]) -> Result<Var> {
+    let shape: Vec<_> = axes.iter().map(|&axis| g.shape(x)[axis]).collect();
+    // Where the axes longer than 1 stay in order, nothing moves.
+    let long = axes.iter().filter(|&&axis| g.shape(x)[axis] != 1);
+    if long.is_sorted() {
         return reshape(g, x, &shape);
     }
     let x_tensor = g.tensor(x)?;
-    let y_tensor = g.zeros(&format!("transpose({})", x_tensor.name()), &shape)?;
-    let exchange = move |r: &mut Recorder, from: &Tensor, to: &Tensor| {
-        let mut layout = Layout::dense(from.shape());
-        layout.strides.swap(a, b);
-        copy(r, to.shape(), Operand::strided(from, layout), to.into(), false)
-    };
-    exchange(g, &x_tensor, &y_tensor)?;
-    Ok(result_of_one(g, x, y_tensor, exchange))
+    let y_tensor = g.zeros(&format!("{op}({})", x_tensor.name()), &shape)?;
+    let dense = Layout::dense(x_tensor.shape());
+    let layout = Layout { offset: 0, strides: axes.iter().map(|&axis| dense.strides[axis]).collect() };
+    copy(g, &shape, Operand::strided(&x_tensor, layout.clone()), (&y_tensor).into(), false)?;
+    Ok(result_of_one(g, x, y_tensor, move |r, dy, dx| {
+        copy(r, dy.shape(), dy.into(), Operand::strided(dx, layout), false)
+    }))
 }
 
-/// The same values in another shape (`torch.reshape`).
+/// The same values repeated along axes of size 1, and along new ones before them (`torch.Tensor.expand`).
+///
+/// # Errors
+/// The shape is not one that `x` broadcasts to.
+pub fn expand(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
+    g.check([x])?;
+    if Layout::broadcast(g.shape(x), shape).is_none() || shape.contains(&0) {
+        return Err(Error::shape("expand", g.name(x), format!("one that broadcasts to {shape:?}"), g.shape(x)));
+    }
+    g.map("expand", Program::new(|[x]| x), &[x], shape)
+}
+
+/// These entries of an axis, in this order, some of them several times or never (`torch.index_select`). Below 0, axes are counted from
+/// the last.
+///
+/// # Errors
+/// There is no such axis or entry, or no entry is asked for.
+pub fn index_select(g: &mut Graph, x: Var, axis: isize, indices: &[usize]) -> Result<Var> {
+    let axis = axis_of(g, "index_select", x, axis)?;
+    let shape = g.shape(x).to_vec();
+    let size = shape[axis];
+    if let Some(index) = indices.iter().find(|&&index| index >= size) {
+        return Err(Error::argument(
+            "index_select",
+            "indices",
+            format!("below {size}, the size of axis {axis}"),
+            index,
+        ));
+    }
+    if indices.is_empty() {
+        return Err(Error::argument("index_select", "indices", "at least one", 0));
+    }
+    // The axis first, whose entries are rows of a table then.
+    let mut order: Vec<_> = (0..shape.len()).collect();
+    order.remove(axis);
+    order.insert(0, axis);
+    let table = permuted(g, "index_select", x, &order)?;
+    let columns = shape.iter().product::<usize>() / size;
+    let table = reshape(g, table, &[size, columns])?;
+    let index = g.device().tokens("indices", &[indices.len()], size)?;
+    index.write_u32(&indices.iter().map(|&index| index as u32).collect::<Vec<_>>())?;
+    let rows = g.rows(table, &index);
+    let mut moved: Vec<_> = order.iter().map(|&axis| shape[axis]).collect();
+    moved[0] = indices.len();
+    let rows = reshape(g, rows, &moved)?;
+    let mut back: Vec<_> = (1..shape.len()).collect();
+    back.insert(axis, 0);
+    permuted(g, "index_select", rows, &back)
+}
+
+/// The same values in another shape (`torch.reshape`); rows of a table that are not looked up yet stay so, if their axis stays.
 ///
 /// # Errors
 /// The number of elements differs.
 pub fn reshape(g: &mut Graph, x: Var, shape: &[usize]) -> Result<Var> {
+    if let Some((table, index)) = g.as_rows(x)
+        && let Some((columns, rows)) = shape.split_last()
+        && Some(columns) == g.shape(x).last()
+        && !rows.is_empty()
+        && let Ok(index) = index.reshape(rows)
+    {
+        return Ok(g.rows(table, &index));
+    }
     let y_tensor = g.tensor(x)?.reshape(shape)?;
     let y = g.result(y_tensor, &[x]);
     g.on_backward(move |g| g.gradient(y).map_or(Ok(()), |dy| g.add_gradient(x, &dy, true)));
