@@ -65,9 +65,10 @@
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
 //! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
 //! | open | [`Device::open`] | choosing a device by name, and what an adapter computes before it is trusted (`self_check`) |
-//! | graph | [`Graph`] | a recorder with values, gradients, and the tape that writes the backward commands; parameters and losses |
+//! | graph | [`Graph`] | a recorder with values, gradients, and the tape that writes the backward commands; parameters and losses; `map`, operations of elements that are put together |
 //! | nn | [`nn`] | modules, the carried [`nn::State`]; [`nn::functional`] has the differentiable operations, by kind |
 //! | | [`optim`], [`schedule`], [`io`], [`text`], [`data`] | optimizers and learning rates; model files; text as tokens and windows, of a string or of a file of any size; batches of arrays on the host |
+//! | | `onnx` | with the feature of this name, networks of other frameworks: `file` parses, `operators` and `recurrent` record, `value` is what they record with, `array` what is known on the host; `write` writes |
 //! | use | [`Trainer`], [`Evaluator`], [`Predictor`] | a training step, an evaluation, a prediction as plans over the same parameters; [`Plans`] keeps one for each shape, `log` the losses of their runs |
 //! | | [`Stream`] | frames that come one by one, the state kept; lanes that get none wait |
 //! | | [`Checkpoint`], [`Autosave`] | all that a training is at one of its steps, as a file; such files in a folder, as it goes; `signals` says that it is to end |
@@ -101,6 +102,11 @@
 //! * **What acts on each element is a program** ([`map`]): a few instructions, from which come the WGSL, the gradient (another program), and what
 //!   the one twin walks. A kernel is made for each, and differs with the instructions, not with sizes and numbers. Any layout of inputs
 //!   and results is part of it, so broadcasting, transposes, slices and joins are programs that copy.
+//! * **Operations of elements are put together as they are recorded**: the value of one is its program until something needs its tensor, and a
+//!   program that reads it takes it in, as far as a kernel can bind (six values). So a chain is one dispatch, its gradients another, and what
+//!   nothing needs is not computed. Its command keeps the place where it was recorded, so that it reads what was there then.
+//! * **An ONNX file is recorded like a network of one's own**, node by node, with what depends on constants and shapes computed on the host; loops and
+//!   branches are followed, since their course is known by then. What is not read is refused when the file is, all of it by name.
 //! * **Lengths are data, directions are an order.** Past an entry's length the state is 0 and so is every gradient; the
 //!   second direction is the same kernel on a sequence whose steps were reversed, each entry's own. Both directions of a
 //!   layer are one dispatch, side by side. Resets are marks behind the lengths, in the same binding.

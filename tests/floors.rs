@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 13] = [
     &["open"],
     &["kernels::generate"],
     &["graph"],
-    &["data", "io", "nn", "optim", "schedule", "text"],
+    &["data", "io", "nn", "onnx", "optim", "schedule", "text"],
     &["autosave", "checkpoint", "evaluate", "generate", "log", "plans", "predict", "read", "stream", "train"],
 ];
 

@@ -130,6 +130,9 @@ fn what_is_written_is_what_was_there() {
         (Cell::Lstm, plain.coupled(true)),
         (Cell::Lstm, plain.activations(&[gate, gate, new, gate, out]).batch_first(true)),
     ];
+    // What onnxruntime says of the files, if it is there.
+    let folder = tempfile::tempdir().unwrap();
+    let mut written = 0;
     for (cell, options) in cases {
         for device in f32_devices() {
             let what = format!("{cell:?} {options:?} on {device:?}");
@@ -153,7 +156,8 @@ fn what_is_written_is_what_was_there() {
             let recurrence = writer.recurrent(&module, &from, &given).unwrap();
             writer.output("y", &recurrence.output);
             recurrence.states.iter().enumerate().for_each(|(i, state)| writer.output(&format!("s{i}"), state));
-            let model = Model::from_bytes(&writer.to_bytes().unwrap()).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let bytes = writer.to_bytes().unwrap();
+            let model = Model::from_bytes(&bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
 
             let ones = |g: &mut Graph, y| {
                 let shape = g.shape(y).to_vec();
@@ -172,7 +176,24 @@ fn what_is_written_is_what_was_there() {
             let dx = g.gradient(xs).unwrap();
             let plan = g.finish().unwrap();
             plan.run().unwrap();
-            let wanted: Vec<_> = wanted.iter().chain([&dx]).map(|tensor| tensor.to_vec_f64().unwrap()).collect();
+            let wanted: Vec<_> = results.iter().chain([&dx]).map(|tensor| tensor.to_vec_f64().unwrap()).collect();
+
+            if !device.is_gpu() {
+                let inputs = names.iter().map(String::as_str).zip(&starts).chain([("x", &x)]);
+                let results = ["y", "s0", "s1"].into_iter().zip(&results);
+                let tensors = inputs.map(|(name, tensor)| (format!("input/{name}"), tensor));
+                let tensors = tensors.chain(results.map(|(name, tensor)| (format!("output/{name}"), tensor)));
+                let values: Vec<_> =
+                    tensors.map(|(name, tensor)| (name, tensor.shape().to_vec(), tensor.to_vec().unwrap())).collect();
+                let views = values.iter().map(|(name, shape, values)| {
+                    let bytes = bytemuck::cast_slice(values);
+                    (name, safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+                });
+                let at = |kind: &str| folder.path().join(format!("{written}.{kind}"));
+                std::fs::write(at("safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+                std::fs::write(at("onnx"), &bytes).unwrap();
+                written += 1;
+            }
 
             // What was read.
             let read = model.parameters(&device).unwrap();
@@ -194,6 +215,16 @@ fn what_is_written_is_what_was_there() {
             }
         }
     }
+    let Some(python) = std::env::var_os("ELMAN_PYTHON") else {
+        return common::say_loudly(
+            "NOT TESTED WITH ONNXRUNTIME: run `tests/run.sh --with-python`, or set ELMAN_PYTHON",
+        );
+    };
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/with_onnxruntime.py");
+    let done = std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains(&format!("{written} files")), "{said}");
 }
 
 /// Bytes of files changed at random, cut, and doubled: an error or a model, whose recording is an error or a plan; nothing panics.

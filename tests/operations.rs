@@ -294,6 +294,50 @@ fn values_that_are_used_several_times_have_the_sum_of_gradients() {
     }
 }
 
+/// Of a value that is computed within others no gradient is known; of one whose tensor was asked for, all of it.
+#[test]
+fn a_gradient_is_whole_or_none() {
+    for (asks, device) in [false, true].into_iter().flat_map(|asks| f32_devices().into_iter().map(move |d| (asks, d))) {
+        let mut g = Graph::without_parameters(&device);
+        let x = g.input_with_gradient(&device.upload("x", &[2], &[1., 3.]).unwrap()).unwrap();
+        let squares = f::square(&mut g, x).unwrap();
+        if asks {
+            g.tensor(squares).unwrap();
+        }
+        let tripled = f::scale(&mut g, squares, 3.0).unwrap();
+        let [a, b] = [tripled, squares].map(|value| f::scale(&mut g, value, 1.0).unwrap());
+        let ones = device.upload("ones", &[2], &[1.0; 2]).unwrap();
+        g.backward(&[], &[(a, &ones), (b, &ones)]).unwrap();
+        let (of_squares, of_x) = (g.gradient(squares), g.gradient(x).unwrap());
+        g.finish().unwrap().run().unwrap();
+        let read = |tensor: &elman::Tensor| tensor.to_vec().unwrap();
+        assert_eq!(read(&of_x), [8., 24.], "{device:?}");
+        if let Some(of_squares) = &of_squares {
+            assert_eq!(read(of_squares), [4., 4.], "{device:?}");
+        }
+        assert!(of_squares.is_some() || !asks, "{device:?}");
+    }
+}
+
+/// A state that each step both hands on and gives out is computed once.
+#[test]
+fn what_several_use_is_computed_once() {
+    let device = Device::cpu();
+    let mut g = Graph::without_parameters(&device);
+    let x = g.input(&device.upload("x", &[6, 3], &[0.5; 18]).unwrap()).unwrap();
+    let start = g.input(&device.upload("h", &[3], &[0.0; 3]).unwrap()).unwrap();
+    let (all, _) = f::scan(&mut g, x, [start], |g, x, [h]| {
+        let (kept, new) = (f::scale(g, h, 0.9)?, f::tanh(g, x)?);
+        let h = f::add(g, kept, new)?;
+        Ok((h, [h]))
+    })
+    .unwrap();
+    g.tensor(all).unwrap();
+    let count = g.finish().unwrap().count();
+    // A dispatch a step, of two inputs and a result.
+    assert_eq!(count.dispatches, 6);
+}
+
 /// A value is what its input was where it was recorded, whatever is written to that before something reads the value.
 #[test]
 fn values_stay_what_they_were() {
@@ -313,6 +357,21 @@ fn values_stay_what_they_were() {
         let read = |tensor: &elman::Tensor| tensor.to_vec().unwrap();
         assert_eq!(read(&state), [2., 18.], "{device:?}");
         assert_eq!(read(&squares), [1., 9.], "{device:?}");
+
+        // And in the backward pass, for what others' gradients are made of.
+        let mut g = Graph::without_parameters(&device);
+        let state = device.upload("state", &[2], &[1., 3.]).unwrap();
+        let w = g.input_with_gradient(&device.upload("w", &[2], &[5., 7.]).unwrap()).unwrap();
+        let x = g.input(&state).unwrap();
+        let squares_of_state = f::square(&mut g, x).unwrap();
+        let y = f::mul(&mut g, squares_of_state, w).unwrap();
+        let next = g.tensor(y).unwrap();
+        elman::kernels::map::unary(&mut g, |x| x * 10.0, &next, &state).unwrap();
+        let ones = device.upload("ones", &[2], &[1.0; 2]).unwrap();
+        g.backward(&[], &[(y, &ones)]).unwrap();
+        let of_w = g.gradient(w).unwrap();
+        g.finish().unwrap().run().unwrap();
+        assert_eq!(read(&of_w), [1., 9.], "{device:?}");
         assert_eq!(read(&before), [0., 0.], "{device:?}");
         assert_eq!(read(&both), [3., 27.], "{device:?}");
     }

@@ -8,8 +8,8 @@
 # --limits      every adapter with WebGPU's default limits and no optional features (ELMAN_LIMITS)
 # --validation  under Vulkan's validation layers, any message of which is a failure
 # --soak        the tests of long runs alone, in their full form: kills, lost devices, full disks, memory
-# --with-python models go to PyTorch and come back too: by the interpreter that ELMAN_PYTHON names, or one with PyTorch in a virtual
-#               environment, target/python, which is made if it is not there
+# --with-python models go to PyTorch and onnxruntime and come back too, and published networks are fetched: by the interpreter that
+#               ELMAN_PYTHON names, or one in a virtual environment, target/python, which is made if it is not there
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,9 +44,17 @@ esac
 
 if [ -n "$python" ] && [ -z "${ELMAN_PYTHON:-}" ]; then
     export ELMAN_PYTHON=$PWD/target/python/bin/python
-    if ! "$ELMAN_PYTHON" -c 'import torch, safetensors' 2>/dev/null; then
+    if ! "$ELMAN_PYTHON" -c 'import torch, safetensors, onnx, onnxruntime' 2>/dev/null; then
         python3 -m venv target/python
-        "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors
+        "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors onnx onnxruntime
+    fi
+fi
+if [ -n "$python" ] && [ -z "${ELMAN_PUBLISHED:-}" ]; then
+    export ELMAN_PUBLISHED=$PWD/target/published
+    if [ ! -f "$ELMAN_PUBLISHED/silero.safetensors" ]; then
+        mkdir -p "$ELMAN_PUBLISHED"
+        "$ELMAN_PYTHON" -m pip download --quiet --no-deps --dest "$ELMAN_PUBLISHED" silero-vad==6.2.3
+        "$ELMAN_PYTHON" tests/fixtures/published.py "$ELMAN_PUBLISHED"/silero_vad-*.whl "$ELMAN_PUBLISHED"
     fi
 fi
 

@@ -1,6 +1,7 @@
 //! Values that are programs of others ([`crate::map`]), put together as long as nothing needs them by themselves: a chain of
 //! operations is one dispatch, and so are its gradients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Graph, Value, Var};
@@ -16,18 +17,24 @@ const MOST_VALUES: usize = 6;
 /// Tensors that a kernel binds, at most.
 const MOST_BOUND: usize = 8;
 
-/// Programs that take in another, at most; then its result is kept, for more to read.
-const MOST_USES: usize = 4;
+/// Characters of a name, at most: names are made of names.
+const LONGEST_NAME: usize = 100;
 
 /// A value that is computed where it is used, until something needs its tensor.
 pub(super) struct Expression {
     program: Program,
+    /// What it reads; those that are no expressions have tensors.
     values: Vec<Var>,
-    inputs: Vec<Tensor>,
     /// The place among the commands where its own goes, if it gets one: what it reads may be written later.
     place: usize,
-    /// Whether it is made of several operations.
-    is_fused: bool,
+}
+
+/// An expression with those that it reads taken in.
+struct Fused {
+    program: Program,
+    values: Vec<Var>,
+    inputs: Vec<Tensor>,
+    is_of_several: bool,
 }
 
 impl Graph {
@@ -53,60 +60,81 @@ impl Graph {
             let table = self.map(op, program, &[table], &of_table)?;
             return Ok(self.rows(table, &index));
         }
-        let (program, values, is_fused) = self.with_expressions(program, values, shape);
-        let inputs = values.iter().map(|&value| self.tensor(value)).collect::<Result<Vec<_>>>()?;
-        let names = inputs.iter().map(Tensor::name).collect::<Vec<_>>().join(", ");
-        let name = match is_fused || op == "map" {
-            true => format!("{}({names})", program.names()),
-            false => format!("{op}({names})"),
+        for &value in &values {
+            match &mut self.nodes[value.index].value {
+                Value::Expression { uses, .. } => *uses += 1,
+                // Now, for its command comes before the one of this expression.
+                _ => drop(self.tensor(value)?),
+            }
+        }
+        let names = values.iter().map(|&value| self.name(value)).collect::<Vec<_>>().join(", ");
+        let name = match op {
+            "map" => format!("{}({names})", program.names()),
+            _ => format!("{op}({names})"),
         };
+        let name: String = name.chars().take(LONGEST_NAME).collect();
         let place = self.keep_place();
         let gradient = self.gradient_like(&values);
-        let expression = Arc::new(Expression { program, values, inputs, place, is_fused });
+        let expression = Arc::new(Expression { program, values, place });
         let y = self.node(shape.into(), Value::Expression { expression: expression.clone(), uses: 0 }, gradient);
         self.set_name(y, &name);
         self.on_backward(move |g| expression.backward(g, y));
         Ok(y)
     }
 
-    /// The program with those of its values taken in that are programs of the same shape, as far as limits allow; and whether there
-    /// are any.
-    fn with_expressions(
-        &mut self,
-        mut program: Program,
-        mut values: Vec<Var>,
-        shape: &[usize],
-    ) -> (Program, Vec<Var>, bool) {
-        let mut is_fused = false;
-        for value in values.clone() {
-            let Some(node) = self.nodes.get_mut(value.index).filter(|node| node.shape == shape) else { continue };
-            let Value::Expression { expression, uses } = &mut node.value else { continue };
-            let is_as_it_was = !self.recorder.is_written_since(expression.place, &expression.inputs);
-            let (whole, of_whole) = program.with(&values, value, &expression.program, &expression.values);
-            let fits = of_whole.len() <= MOST_VALUES && whole.len() <= MOST_INSTRUCTIONS;
-            if *uses < MOST_USES && is_as_it_was && fits {
-                *uses += 1;
-                is_fused = true;
-                (program, values) = (whole, of_whole);
+    /// An expression with those taken in that it reads, that have its shape, that nothing else uses so far, and whose own inputs are what they
+    /// were; as far as limits allow. In the backward pass, all that have no tensor, whatever else took them in.
+    fn fused(&mut self, y: Var, expression: &Expression) -> Result<Fused> {
+        let shape = self.shape(y).to_vec();
+        let (mut program, mut values) = (expression.program.clone(), expression.values.clone());
+        let mut used: BTreeMap<usize, usize> = values.iter().map(|value| (value.index, 1)).collect();
+        let mut is_of_several = false;
+        // From the latest: all of what is taken in that uses a value comes after it.
+        while let Some((index, count)) = used.pop_last() {
+            let node = &self.nodes[index];
+            let Value::Expression { expression: inner, uses } = &node.value else { continue };
+            let inner = inner.clone();
+            let is_ours = *uses == count || self.is_differentiated;
+            if node.shape != shape || !is_ours || self.is_written_since(&inner) {
+                continue;
+            }
+            let value = Var { graph: self.id, index };
+            let (whole, of_whole) = program.with(&values, value, &inner.program, &inner.values);
+            if of_whole.len() <= MOST_VALUES && whole.len() <= MOST_INSTRUCTIONS {
+                (program, values, is_of_several) = (whole, of_whole, true);
+                inner.values.iter().for_each(|value| *used.entry(value.index).or_default() += 1);
             }
         }
-        (program, values, is_fused)
+        let inputs = values.iter().map(|&value| self.tensor(value)).collect::<Result<Vec<_>>>()?;
+        Ok(Fused { program, values, inputs, is_of_several })
+    }
+
+    /// Whether what an expression reads may differ by now from what it was.
+    fn is_written_since(&self, expression: &Expression) -> bool {
+        let tensor = |value: &Var| match &self.nodes[value.index].value {
+            Value::Dense(tensor) => Some(tensor.clone()),
+            _ => None,
+        };
+        let inputs: Vec<_> = expression.values.iter().filter_map(tensor).collect();
+        self.recorder.is_written_since(expression.place, &inputs)
     }
 
     /// Records an expression where it belongs, for something that needs its tensor.
     pub(super) fn evaluate(&mut self, y: Var, expression: &Expression) -> Result<Tensor> {
-        let Expression { program, inputs, place, is_fused, .. } = expression;
+        let Fused { program, inputs, is_of_several, .. } = self.fused(y, expression)?;
         let (name, shape) = (self.name(y), self.shape(y).to_vec());
         let tensor = self.zeros(&name, &shape)?;
         let operands: Vec<_> = inputs.iter().map(Operand::from).collect();
-        kernels::map::map(self, program, &shape, &operands, &[((&tensor).into(), false)])?;
-        self.move_last_to(*place);
-        if *is_fused {
+        kernels::map::map(self, &program, &shape, &operands, &[((&tensor).into(), false)])?;
+        self.move_last_to(expression.place);
+        if is_of_several {
             let names = program.names();
             let count = names.split('_').count();
             self.note(format!("{count} operations of elements in one dispatch: {names}"));
         }
-        self.nodes[y.index].value = Value::Dense(tensor.clone());
+        let node = &mut self.nodes[y.index];
+        node.value = Value::Dense(tensor.clone());
+        node.is_late = self.is_differentiated;
         Ok(tensor)
     }
 
@@ -158,8 +186,8 @@ fn only_read(program: &Program, values: &[Var]) -> (Program, Vec<Var>) {
 impl Expression {
     /// The gradients of its inputs: all of them in one dispatch, if that does not bind too many tensors, and a sum for each that was broadcast.
     fn backward(&self, g: &mut Graph, y: Var) -> Result<()> {
-        let Some(dy) = g.gradient(y) else { return Ok(()) };
-        let Self { program, values, inputs, .. } = self;
+        let Some(dy) = g.gradient_so_far(y) else { return Ok(()) };
+        let Fused { program, values, inputs, .. } = g.fused(y, self)?;
         let y_tensor = match &g.nodes[y.index].value {
             Value::Dense(tensor) => Some(tensor.clone()),
             _ => None,
@@ -168,8 +196,9 @@ impl Expression {
         let given: Vec<_> = inputs.iter().chain([&dy]).chain(&y_tensor).collect();
         while !wanted.is_empty() {
             // As many as can be made together; the result is made again where there is no place to read it.
-            let choices = (1..=wanted.len()).rev().flat_map(|n| [(n, y_tensor.is_some()), (n, false)]);
-            let together = choices.into_iter().find_map(|(n, reads_output)| {
+            let reads_output: &[bool] = if y_tensor.is_some() { &[true, false] } else { &[false] };
+            let mut choices = (1..=wanted.len()).rev().flat_map(|n| reads_output.iter().map(move |&reads| (n, reads)));
+            let together = choices.find_map(|(n, reads_output)| {
                 let (gradients, places) = program.gradients(&wanted[..n], reads_output);
                 let read = (0..given.len()).filter(|&i| gradients.reads(i)).count();
                 let fits = read + gradients.outputs().len() <= MOST_BOUND || n == 1 && !reads_output;

@@ -86,6 +86,8 @@ struct Node {
     shape: Vec<usize>,
     value: Value,
     gradient: Gradient,
+    /// Whether it was computed in the backward pass alone: of its gradient, only a part came this way.
+    is_late: bool,
 }
 
 #[derive(Clone)]
@@ -100,6 +102,7 @@ enum Value {
     /// A program of other values, not yet computed: programs that read it take it in, anything else computes it first.
     Expression {
         expression: Arc<Expression>,
+        /// Programs that read it so far.
         uses: usize,
     },
 }
@@ -254,7 +257,7 @@ impl Graph {
     }
 
     fn node(&mut self, shape: Vec<usize>, value: Value, gradient: Gradient) -> Var {
-        self.nodes.push(Node { name: None, shape, value, gradient });
+        self.nodes.push(Node { name: None, shape, value, gradient, is_late: false });
         Var { graph: self.id, index: self.nodes.len() - 1 }
     }
 
@@ -457,6 +460,7 @@ impl Graph {
             return Err(Error::shape("backward", gradient.name(), expected, gradient.shape()));
         }
         losses.iter().for_each(|loss| self.start_from(loss));
+        seeds.iter().try_for_each(|&(var, _)| self.tensor(var).map(drop))?;
         self.is_differentiated = true;
         for &(var, gradient) in seeds {
             self.add_gradient(var, gradient, true)?;
@@ -479,8 +483,16 @@ impl Graph {
         self.parameter_vars.get(&id).is_some_and(|&var| self.gradient(var).is_some())
     }
 
-    /// The gradient that has flowed into a value, if any has.
+    /// The gradient that has flowed into a value, if any has. An operation of elements that is computed within others has none: ask for its
+    /// tensor ([`Self::tensor`]) before the backward pass.
     pub fn gradient(&self, var: Var) -> Option<Tensor> {
+        let node = self.get(var)?;
+        let is_within_others = node.is_late || matches!(node.value, Value::Expression { .. });
+        if is_within_others { None } else { self.gradient_so_far(var) }
+    }
+
+    /// What has flowed into a value by itself.
+    fn gradient_so_far(&self, var: Var) -> Option<Tensor> {
         match &self.get(var)?.gradient {
             Gradient::Set { tensor, .. } => Some(tensor.clone()),
             Gradient::No | Gradient::Unset { .. } => None,

@@ -63,7 +63,7 @@ pub(super) fn layer_attributes(module: &Recurrent, directions: usize) -> crate::
         attributes.push(write::int("linear_before_reset", i64::from(options.reset_after)));
     }
     let form = options.form(cell);
-    let functions = form.form.map_or_else(|| Form::new(cell.kind().functions), |form| form).activations;
+    let functions = form.form.unwrap_or_else(|| Form::new(cell.kind().functions)).activations;
     if form.form.is_some() || cell == Cell::Relu {
         // The cell's functions in the node's order: of several that are one of the node's, the first.
         let kind = kind(match cell {

@@ -177,7 +177,9 @@ impl Value {
     pub fn concat(m: &mut Machine<'_>, values: &[Self], axis: usize) -> Result<Self> {
         let around = |value: &Self| {
             let mut shape = value.shape();
-            shape.get_mut(axis).map(|size| *size = 0);
+            if let Some(size) = shape.get_mut(axis) {
+                *size = 0;
+            }
             shape
         };
         if values.windows(2).any(|pair| around(&pair[0]) != around(&pair[1])) {
