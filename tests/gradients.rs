@@ -163,6 +163,41 @@ fn swap_axes() {
     });
 }
 
+/// Values where they are known, and gradients by differences: entries repeated and left out, an axis that is new and one that repeats.
+#[test]
+fn permute_expand_and_index_select() {
+    check_leaves("permute", &[("x", &[3, 4, 2])], |g, v| {
+        let y = functional::permute(g, v[0], &[2, 0, 1])?;
+        Ok(Output::Values(vec![functional::square(g, y)?]))
+    });
+    check_leaves("expand", &[("x", &[3, 1])], |g, v| {
+        let y = functional::expand(g, v[0], &[2, 3, 4])?;
+        Ok(Output::Values(vec![functional::square(g, y)?]))
+    });
+    for axis in [0, 1, -1] {
+        check_leaves("index_select", &[("x", &[3, 4, 3])], |g, v| {
+            let y = functional::index_select(g, v[0], axis, &[2, 0, 2])?;
+            Ok(Output::Values(vec![functional::square(g, y)?]))
+        });
+    }
+    let device = elman::Device::cpu();
+    let mut g = elman::Graph::without_parameters(&device);
+    let x = g.input(&device.upload("x", &[2, 3], &[0., 1., 2., 3., 4., 5.]).unwrap()).unwrap();
+    let permuted = functional::permute(&mut g, x, &[1, 0]).unwrap();
+    let selected = functional::index_select(&mut g, x, 1, &[2, 0, 2]).unwrap();
+    let row = functional::narrow(&mut g, x, 0, 1, 1).unwrap();
+    let expanded = functional::expand(&mut g, row, &[2, 3]).unwrap();
+    assert!(functional::permute(&mut g, x, &[0, 0]).is_err());
+    assert!(functional::expand(&mut g, x, &[3, 3]).is_err());
+    assert!(functional::index_select(&mut g, x, 1, &[3]).is_err());
+    let tensors = [permuted, selected, expanded].map(|value| g.tensor(value).unwrap());
+    g.finish().unwrap().run().unwrap();
+    let want = [[0., 3., 1., 4., 2., 5.], [2., 0., 2., 5., 3., 5.], [3., 4., 5., 3., 4., 5.]];
+    for (tensor, want) in tensors.iter().zip(want) {
+        assert_eq!(tensor.to_vec().unwrap(), want);
+    }
+}
+
 /// Looked up first (fewer rows than tokens), and multiplied first (more).
 #[test]
 fn embedding_and_projection() {

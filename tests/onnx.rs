@@ -126,6 +126,7 @@ fn what_is_written_is_what_was_there() {
         (Cell::Gru, plain.reset_after(false).bias(false)),
         (Cell::Gru, plain.activations(&[gate, gate, new]).bidirectional(true)),
         (Cell::Lstm, plain.bidirectional(true).num_layers(2)),
+        (Cell::Lstm, plain.peepholes(true)),
         (Cell::Lstm, plain.peepholes(true).clip(0.4)),
         (Cell::Lstm, plain.coupled(true)),
         (Cell::Lstm, plain.activations(&[gate, gate, new, gate, out]).batch_first(true)),
@@ -169,7 +170,7 @@ fn what_is_written_is_what_was_there() {
             let vars: Vec<_> = starts.iter().map(|start| g.input(start).unwrap()).collect();
             let initial = InitialState::Given(States { h: vars[0], c: vars.get(1).copied() });
             let (y, end) = module.forward(&mut g, xs, initial).unwrap();
-            let wanted: Vec<_> =
+            let results: Vec<_> =
                 [Some(y), Some(end.h), end.c].into_iter().flatten().map(|v| g.tensor(v).unwrap()).collect();
             let dy = ones(&mut g, y);
             g.backward(&[], &[(y, &dy)]).unwrap();
@@ -178,7 +179,8 @@ fn what_is_written_is_what_was_there() {
             plan.run().unwrap();
             let wanted: Vec<_> = results.iter().chain([&dx]).map(|tensor| tensor.to_vec_f64().unwrap()).collect();
 
-            if !device.is_gpu() {
+            // What onnxruntime clips is not what comes into each function.
+            if !device.is_gpu() && options.clip.is_none() {
                 let inputs = names.iter().map(String::as_str).zip(&starts).chain([("x", &x)]);
                 let results = ["y", "s0", "s1"].into_iter().zip(&results);
                 let tensors = inputs.map(|(name, tensor)| (format!("input/{name}"), tensor));

@@ -723,7 +723,7 @@ fn softmax(
     m: &mut Machine<'_>,
     node: &Node,
     inputs: &Inputs<'_>,
-    of_last: fn(&mut crate::Graph, crate::Var) -> crate::Result<crate::Var>,
+    of_last: fn(&mut crate::graph::Graph, crate::graph::Var) -> crate::error::Result<crate::graph::Var>,
 ) -> Result<Vec<Value>> {
     let x = inputs.get(0)?;
     let shape = x.shape();
@@ -753,7 +753,7 @@ fn reduce(
     m: &mut Machine<'_>,
     node: &Node,
     inputs: &Inputs<'_>,
-    over: fn(&mut crate::Graph, crate::Var, isize) -> crate::Result<crate::Var>,
+    over: fn(&mut crate::graph::Graph, crate::graph::Var, isize) -> crate::error::Result<crate::graph::Var>,
 ) -> Result<Vec<Value>> {
     let x = inputs.get(0)?;
     let mut shape = x.shape();

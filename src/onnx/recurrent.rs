@@ -53,7 +53,7 @@ pub(super) fn gates(cell: Cell) -> &'static [usize] {
 ///
 /// # Errors
 /// Gates that ONNX gives one function have several.
-pub(super) fn layer_attributes(module: &Recurrent, directions: usize) -> crate::Result<Vec<AttributeProto>> {
+pub(super) fn layer_attributes(module: &Recurrent, directions: usize) -> crate::error::Result<Vec<AttributeProto>> {
     let (cell, options) = (module.cell(), module.options());
     let mut attributes = vec![write::int("hidden_size", options.hidden_size as i64)];
     if directions == 2 {
@@ -326,7 +326,7 @@ fn direction(
     get: &dyn Fn(&str) -> Option<Var>,
     reversal: Option<&Tensor>,
     start: Option<States>,
-) -> crate::Result<Direction> {
+) -> crate::error::Result<Direction> {
     let x = reversal.map_or(Ok(x), |lengths| f::reverse_input(g, x, lengths))?;
     let (weight_ih, weight_hh) = (get("weight_ih"), get("weight_hh"));
     let (weight_ih, weight_hh) = weight_ih.zip(weight_hh).expect("`weights` has both");

@@ -27,7 +27,7 @@ impl Machine<'_> {
 }
 
 /// What an operation of this crate refuses.
-pub(super) fn said(error: crate::Error) -> String {
+pub(super) fn said(error: crate::error::Error) -> String {
     error.to_string()
 }
 

@@ -18,6 +18,9 @@ use crate::nn::{CharRnn, Embedding, Linear, Recurrent};
 const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 
+/// Field 7 of the model, the graph; in it field 2, its name.
+const NAME_OF_GRAPH: &[u8] = b"\x3a\x07\x12\x05elman";
+
 /// Writes a network as an ONNX file, that onnxruntime and others run: module by module, as its forward pass is written.
 ///
 /// ```
@@ -64,7 +67,11 @@ pub enum Size {
 
 /// A value of the graph that is written.
 #[derive(Clone, Debug)]
-pub struct Value(String);
+pub struct Value {
+    name: String,
+    /// How many axes it has.
+    rank: usize,
+}
 
 /// What [`Writer::recurrent`] gives.
 #[derive(Clone, Debug)]
@@ -73,6 +80,12 @@ pub struct Recurrence {
     pub output: Value,
     /// The last states, `[D L, B, H]`: h, and c of an LSTM.
     pub states: Vec<Value>,
+}
+
+impl Value {
+    fn of_rank(self, rank: usize) -> Self {
+        Self { rank, ..self }
+    }
 }
 
 impl Writer {
@@ -84,13 +97,13 @@ impl Writer {
     /// An input of numbers.
     pub fn input(&mut self, name: &str, shape: &[Size]) -> Value {
         self.graph.input.push(port(name, DataType::FLOAT, shape));
-        Value(name.into())
+        Value { name: name.into(), rank: shape.len() }
     }
 
     /// An input of tokens.
     pub fn tokens(&mut self, name: &str, shape: &[Size]) -> Value {
         self.graph.input.push(port(name, DataType::INT64, shape));
-        Value(name.into())
+        Value { name: name.into(), rank: shape.len() }
     }
 
     /// Rows of the table, of tokens.
@@ -99,7 +112,7 @@ impl Writer {
     /// The module is of other parameters.
     pub fn embedding(&mut self, module: &Embedding, tokens: &Value) -> Result<Value> {
         let table = self.parameter(&format!("{}.weight", module.name()))?;
-        Ok(self.node("Gather", &[&table, tokens], &[]))
+        Ok(self.node("Gather", &[&table, tokens], &[]).of_rank(tokens.rank + 1))
     }
 
     /// `x Wᵀ + b`
@@ -167,7 +180,7 @@ impl Writer {
             let gates = gates(cell);
             let weight = all(self, "weight_ih", gates)?;
             let recurrent = all(self, "weight_hh", gates)?;
-            let none = Value(String::new());
+            let none = Value { name: String::new(), rank: 0 };
             let bias = match options.bias {
                 true => {
                     let (of_input, of_state) = (all(self, "bias_ih", gates)?, all(self, "bias_hh", gates)?);
@@ -214,9 +227,12 @@ impl Writer {
     /// Names a value as one that the graph gives.
     pub fn output(&mut self, name: &str, value: &Value) {
         self.graph.node.push(node("Identity", &[value], vec![name.into()], &[]));
-        let ty = TypeProtoTensor { elem_type: Some(DataType::FLOAT), shape: None };
-        let r#type = Some(TypeProto { tensor_type: Some(ty), ..TypeProto::default() });
-        self.graph.output.push(ValueInfoProto { name: Some(name.into()), r#type });
+        // Of any sizes.
+        let mut port = port(name, DataType::FLOAT, &[]);
+        if let Some(ty) = port.r#type.as_mut().and_then(|ty| ty.tensor_type.as_mut()) {
+            ty.shape = Some(TensorShapeProto { dim: vec![Dimension::default(); value.rank] });
+        }
+        self.graph.output.push(port);
     }
 
     /// The file's bytes.
@@ -233,7 +249,11 @@ impl Writer {
             producer_version: Some(env!("CARGO_PKG_VERSION").into()),
         };
         let expected = "one that the format can hold, at most 2 GB";
-        model.write_buf().map_err(|error| Error::argument("onnx", "model", expected, format!("{error:?}")))
+        let bytes = model.write_buf();
+        let bytes = bytes.map_err(|error| Error::argument("onnx", "model", expected, format!("{error:?}")))?;
+        // The graph's name, which ONNX asks for and the crate does not write: of a field that comes twice, readers of protobuf join
+        // what is in both.
+        Ok([NAME_OF_GRAPH, &bytes].concat())
     }
 
     /// Writes the file; it appears whole or not at all.
@@ -276,14 +296,14 @@ impl Writer {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             self.initializer(name, DataType::FLOAT, shape, bytes);
         }
-        Value(name.into())
+        Value { name: name.into(), rank: shape.len() }
     }
 
     fn whole(&mut self, values: &[i64]) -> Value {
         let name = self.next("shape");
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.initializer(&name, DataType::INT64, &[values.len()], bytes);
-        Value(name)
+        Value { name, rank: 1 }
     }
 
     fn initializer(&mut self, name: &str, ty: DataType, shape: &[usize], bytes: Vec<u8>) {
@@ -317,7 +337,9 @@ impl Writer {
     fn node_of(&mut self, op: &str, inputs: &[&Value], attributes: &[AttributeProto], outputs: usize) -> Vec<Value> {
         let names: Vec<_> = (0..outputs).map(|_| self.next(&op.to_lowercase())).collect();
         self.graph.node.push(node(op, inputs, names.clone(), attributes));
-        names.into_iter().map(Value).collect()
+        // As many axes as the first of them, but for those that say otherwise.
+        let rank = inputs.first().map_or(0, |value| value.rank);
+        names.into_iter().map(|name| Value { name, rank }).collect()
     }
 }
 
@@ -343,7 +365,7 @@ pub fn language_model(network: &CharRnn, parameters: &Parameters) -> Result<Writ
 }
 
 fn node(op: &str, inputs: &[&Value], outputs: Vec<String>, attributes: &[AttributeProto]) -> NodeProto {
-    let mut inputs: Vec<_> = inputs.iter().map(|value| value.0.clone()).collect();
+    let mut inputs: Vec<_> = inputs.iter().map(|value| value.name.clone()).collect();
     while inputs.last().is_some_and(String::is_empty) {
         inputs.pop();
     }

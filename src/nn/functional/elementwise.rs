@@ -239,7 +239,8 @@ pub fn locked_dropout(g: &mut Graph, x: Var, axis: isize, rate: f64, seed: u32) 
     ones.write_f64(&vec![1.0; ones.len()])?;
     let ones = g.input(&ones)?;
     let mask = dropout(g, ones, rate, seed)?;
-    mul(g, x, mask)
+    // What is dropped is 0, be it infinite.
+    map(g, [x, mask], |[x, mask]| mask.then(x * mask, 0.0))
 }
 
 /// Whether there is anything to drop.

@@ -10,7 +10,7 @@ use crate::kernels::weigh::weigh;
 use crate::kernels::{self, count_targets};
 use crate::map::{Expr, Program};
 use crate::plan::Recorder;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -404,7 +404,7 @@ fn weigh_rows<'a>(
 }
 
 /// Counts, for each class of a target and each that is the greatest logit, the first of several, how often the two come together:
-/// `counts[t, p] += 1` for each row of target t, predicted p. It takes what [`cross_entropy`] takes; a row whose target is
+/// `counts[t, p] += 1` for each row of target t, predicted p. It takes logits and targets as [`cross_entropy`]; a row whose target is
 /// [`crate::NO_TARGET`] does not count, nor one of logits that are all NaN.
 ///
 /// `counts` `[V, V]`, u32, stay on the device and are added to in each run, over all batches of an [`crate::Evaluator`], to be read once
@@ -502,8 +502,10 @@ pub fn smooth_l1_loss<'a>(
 }
 
 fn huber(error: Expr<'_>, delta: f32) -> Expr<'_> {
+    // Without a branch, of which the one not taken would make NaN of an infinite error.
     let size = error.abs();
-    size.lt(delta).then(error.square() * 0.5, (size - 0.5 * delta) * delta)
+    let most = size.minimum(delta);
+    most * (size - most * 0.5)
 }
 
 /// What makes each of the last axis of `x` a quantile of the target, the pinball loss (Koenker and Bassett 1978):
@@ -550,6 +552,7 @@ pub fn quantile_loss<'a>(
 
 /// A tensor of one number for each row as one that broadcasts over the rows' columns: `[..]` or `[.., 1]` as `[.., 1]`.
 fn of_each_row(op: &'static str, rows: &[usize], tensor: &Tensor) -> Result<Tensor> {
+    expect_numbers(op, tensor)?;
     let column = [rows, &[1]].concat();
     if tensor.shape() != rows && tensor.shape() != column {
         return Err(Error::shape(op, tensor.name(), format!("{rows:?} or {column:?}"), tensor.shape()));
@@ -623,7 +626,15 @@ fn check_above_0(op: &'static str, argument: &'static str, value: f32) -> Result
     }
 }
 
+fn expect_numbers(op: &'static str, tensor: &Tensor) -> Result<()> {
+    match tensor.dtype() {
+        DType::F32 => Ok(()),
+        other => Err(Error::argument(op, "dtype", format!("f32 for `{}`", tensor.name()), other)),
+    }
+}
+
 fn expect_same(op: &'static str, targets: &Tensor, shape: &[usize]) -> Result<()> {
+    expect_numbers(op, targets)?;
     match targets.shape() == shape {
         true => Ok(()),
         false => Err(Error::shape(op, targets.name(), format!("{shape:?}"), targets.shape())),
