@@ -1,7 +1,5 @@
 //! What a kernel is: a WGSL file, its bindings and parameters, and its CPU twin.
 
-use smallvec::SmallVec;
-
 use crate::device::memory::{Cells, Memory};
 pub use crate::real::Real;
 use crate::tensor::{DType, Tensor};
@@ -191,8 +189,12 @@ macro_rules! wgsl {
 }
 pub(crate) use wgsl;
 
-/// The tensors of one dispatch, as the twin sees them: of almost all kernels, few enough that no memory is taken for the list.
-pub struct Args<'a, F>(SmallVec<[Arg<'a, F>; 8]>);
+/// The tensors of one dispatch, as the twin sees them.
+pub struct Args<'a, F> {
+    bindings: &'a [Binding],
+    tensors: &'a [Tensor],
+    of: unsafe fn(&Binding, &'a Tensor) -> Arg<'a, F>,
+}
 
 /// One tensor of a dispatch.
 pub enum Arg<'a, F> {
@@ -214,25 +216,13 @@ impl<'a, F: Real> Args<'a, F> {
     where
         Memory: AsCells<F>,
     {
-        let args = kernel.bindings.iter().zip(tensors).map(|(binding, tensor)| {
-            let range = tensor.offset()..tensor.offset() + tensor.len();
-            let memory = tensor.buffer().memory();
-            // SAFETY: the caller's promise.
-            unsafe {
-                match (binding.dtype, binding.access) {
-                    (DType::F32, Access::Read) => Arg::Read(memory.cells().slice(range)),
-                    (DType::F32, Access::Write) => Arg::Write(memory.cells().slice_mut(range)),
-                    (DType::U32, Access::Read) => Arg::ReadU32(memory.cells_u32().slice(range)),
-                    (DType::U32, Access::Write) => Arg::WriteU32(memory.cells_u32().slice_mut(range)),
-                }
-            }
-        });
-        Self(args.collect())
+        Self { bindings: kernel.bindings, tensors, of: Arg::of }
     }
 
     /// All of them, of a kernel that has any number.
     pub fn into_all(self) -> impl Iterator<Item = Arg<'a, F>> {
-        self.0.into_iter()
+        // SAFETY: each is taken once, and `new` asked for the rest.
+        self.bindings.iter().zip(self.tensors).map(move |(binding, tensor)| unsafe { (self.of)(binding, tensor) })
     }
 
     /// All of them, in the order of the kernel's bindings.
@@ -240,13 +230,33 @@ impl<'a, F: Real> Args<'a, F> {
     /// # Panics
     /// The kernel binds another number.
     pub fn all<const N: usize>(self) -> [Arg<'a, F>; N] {
-        assert_eq!(self.0.len(), N, "the tensors that the kernel binds, and those that the twin takes");
-        let mut all = self.0.into_iter();
+        assert_eq!(self.tensors.len(), N, "the tensors that the kernel binds, and those that the twin takes");
+        let mut all = self.into_all();
         std::array::from_fn(|_| all.next().expect("as many as counted"))
     }
 }
 
 impl<'a, F> Arg<'a, F> {
+    /// # Safety
+    /// As of [`Args::new`].
+    unsafe fn of(binding: &Binding, tensor: &'a Tensor) -> Self
+    where
+        F: Real,
+        Memory: AsCells<F>,
+    {
+        let range = tensor.offset()..tensor.offset() + tensor.len();
+        let memory = tensor.buffer().memory();
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (binding.dtype, binding.access) {
+                (DType::F32, Access::Read) => Self::Read(memory.cells().slice(range)),
+                (DType::F32, Access::Write) => Self::Write(memory.cells().slice_mut(range)),
+                (DType::U32, Access::Read) => Self::ReadU32(memory.cells_u32().slice(range)),
+                (DType::U32, Access::Write) => Self::WriteU32(memory.cells_u32().slice_mut(range)),
+            }
+        }
+    }
+
     /// The floats of a binding that is read.
     ///
     /// # Panics

@@ -100,8 +100,8 @@ pub(crate) const FEW_ROWS: usize = 8;
 /// A product of few rows this large is worth several threads: b is beyond a core's cache.
 const MOST_OF_ONE_THREAD: usize = 1 << 18;
 
-/// `c += x b` for few rows, b row-major: what generation and frames that come one by one wait for. Sums stay in registers, each from its
-/// first term to its last; b is read once for four rows. Faster than the `gemm` crate's products of so few, and takes no memory.
+/// `c += x b` for few rows, b row-major: what generation and frames that come one by one wait for. Each sum goes from its first term to its
+/// last, however many rows there are. Faster than the `gemm` crate's products of so few, and takes no memory.
 struct FewRows<'a, F> {
     c: &'a mut [F],
     /// `[rows, k]`, rows so far apart.
@@ -117,40 +117,44 @@ impl<F: Real> pulp::NullaryFnOnce for FewRows<'_, F> {
 
     #[inline(always)]
     fn call(mut self) {
-        let (rows, mut row) = (self.c.len() / self.n, 0);
-        while row < rows {
-            let mut j = 0;
-            if rows - row >= 4 {
-                while self.n - j >= 16 {
-                    self.block::<4, 16>(row, j);
-                    j += 16;
-                }
-                while j < self.n {
-                    self.block::<4, 1>(row, j);
-                    j += 1;
-                }
-                row += 4;
-                continue;
+        const ROWS: usize = 4;
+        const COLUMNS: usize = 16;
+        let rows = self.c.len() / self.n;
+        let in_blocks = rows - rows % ROWS;
+        for row in (0..in_blocks).step_by(ROWS) {
+            for j in (0..self.n - self.n % COLUMNS).step_by(COLUMNS) {
+                self.block::<ROWS, COLUMNS>(row, j);
             }
-            while self.n - j >= 64 {
-                self.block::<1, 64>(row, j);
-                j += 64;
+        }
+        for row in 0..rows {
+            let from = if row < in_blocks { self.n - self.n % COLUMNS } else { 0 };
+            let c = &mut self.c[row * self.n..][from..self.n];
+            if !c.is_empty() {
+                one_row(c, &self.x.0[row * self.x.1..][..self.k], &self.b.0[from..], self.b.1);
             }
-            while self.n - j >= 8 {
-                self.block::<1, 8>(row, j);
-                j += 8;
-            }
-            while j < self.n {
-                self.block::<1, 1>(row, j);
-                j += 1;
-            }
-            row += 1;
         }
     }
 }
 
+/// `c += x b`, of columns of b whose rows are so far apart: several rows of b at a time, each read from start to end.
+#[inline(always)]
+fn one_row<F: Real>(c: &mut [F], x: &[F], b: &[F], stride: usize) {
+    const TERMS: usize = 4;
+    let (terms, rest) = x.as_chunks::<TERMS>();
+    for (i, x) in terms.iter().enumerate() {
+        let b: [&[F]; TERMS] = std::array::from_fn(|k| &b[(i * TERMS + k) * stride..][..c.len()]);
+        for j in 0..c.len() {
+            c[j] = (0..TERMS).fold(c[j], |sum, k| b[k][j].mul_add(x[k], sum));
+        }
+    }
+    for (i, &x) in rest.iter().enumerate() {
+        let b = &b[(terms.len() * TERMS + i) * stride..];
+        c.iter_mut().zip(b).for_each(|(c, &b)| *c = b.mul_add(x, *c));
+    }
+}
+
 impl<F: Real> FewRows<'_, F> {
-    /// N rows and W columns of c.
+    /// N rows and W columns of c, whose sums stay in registers: b is read once for N rows.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "one index for x and b")]
     fn block<const N: usize, const W: usize>(&mut self, row: usize, j: usize) {

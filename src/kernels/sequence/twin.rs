@@ -26,7 +26,8 @@ pub fn tiles<F>(values: &mut [F], Sizes { directions, batch, .. }: Sizes, width:
     let rows = twin_rows(batch);
     let slots = (values.len() / (batch * width)).div_ceil(directions);
     let per_direction = batch.div_ceil(rows);
-    let mut tiles: Tiles<'_, F> = (0..directions * per_direction).map(|_| SmallVec::new()).collect();
+    let mut tiles = Tiles::new();
+    tiles.resize_with(directions * per_direction, SmallVec::new);
     for (i, slot) in values.chunks_exact_mut(batch * width).enumerate() {
         for (tile, part) in tiles[i / slots * per_direction..].iter_mut().zip(slot.chunks_mut(rows * width)) {
             tile.push(part);
@@ -37,15 +38,18 @@ pub fn tiles<F>(values: &mut [F], Sizes { directions, batch, .. }: Sizes, width:
 
 /// Runs a twin on each tile, given its direction and its first batch entry, on all threads; a single tile without waking
 /// any.
-pub fn for_each_tile<T: Send>(tiles: impl Iterator<Item = T>, batch: usize, work: impl Fn(usize, usize, T) + Sync) {
+pub fn for_each_tile<T: Send>(mut tiles: impl Iterator<Item = T>, batch: usize, work: impl Fn(usize, usize, T) + Sync) {
     let rows = twin_rows(batch);
     let per_direction = batch.div_ceil(rows);
     let work = |i: usize, tile| work(i / per_direction, i % per_direction * rows, tile);
-    let tiles: SmallVec<[T; 1]> = tiles.collect();
-    if tiles.len() == 1 || threads::is_alone() {
-        tiles.into_iter().enumerate().for_each(|(i, tile)| work(i, tile));
-    } else {
-        tiles.into_vec().into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile));
+    let Some(first) = tiles.next() else { return };
+    let second = if threads::is_alone() { None } else { tiles.next() };
+    match second {
+        None => std::iter::once(first).chain(tiles).enumerate().for_each(|(i, tile)| work(i, tile)),
+        Some(second) => {
+            let tiles: Vec<_> = [first, second].into_iter().chain(tiles).collect();
+            tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile));
+        }
     }
 }
 

@@ -55,7 +55,9 @@ pub(crate) fn linear_with_biases(
         None => g.zeros(&format!("{} · {}", x_tensor.name(), w.name()), &linear_shape(g, x, outputs))?,
     };
     let b: Vec<_> = b.iter().collect();
-    if g.keeps_transposes() && x_tensor.len() / inputs <= FEW_ROWS {
+    // Rows of odd lengths, as a vocabulary's, are read faster as W has them.
+    let fills_vectors = outputs % 8 == 0;
+    if g.keeps_transposes() && fills_vectors && x_tensor.len() / inputs <= FEW_ROWS {
         let transposed = transpose(g, weight, 0, 1)?;
         let transposed = g.tensor(transposed)?;
         matmul_with_biases(g, &x_tensor, &transposed, &b, &y_tensor, false)?;
