@@ -1,5 +1,5 @@
 //! Published networks give here what they give elsewhere. They are in the folder that ELMAN_PUBLISHED names, made by
-//! `tests/fixtures/published.py`; `tests/run.sh --with-python` does both.
+//! `tests/fixtures/published`; `tests/run.sh --with-python` does both.
 
 #![cfg(feature = "onnx")]
 

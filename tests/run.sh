@@ -51,10 +51,10 @@ if [ -n "$python" ] && [ -z "${ELMAN_PYTHON:-}" ]; then
 fi
 if [ -n "$python" ] && [ -z "${ELMAN_PUBLISHED:-}" ]; then
     export ELMAN_PUBLISHED=$PWD/target/published
+    mkdir -p "$ELMAN_PUBLISHED"
     if [ ! -f "$ELMAN_PUBLISHED/silero.safetensors" ]; then
-        mkdir -p "$ELMAN_PUBLISHED"
         "$ELMAN_PYTHON" -m pip download --quiet --no-deps --dest "$ELMAN_PUBLISHED" silero-vad==6.2.3
-        "$ELMAN_PYTHON" tests/fixtures/published.py "$ELMAN_PUBLISHED"/silero_vad-*.whl "$ELMAN_PUBLISHED"
+        "$ELMAN_PYTHON" tests/fixtures/published/silero.py "$ELMAN_PUBLISHED"/silero_vad-*.whl "$ELMAN_PUBLISHED"
     fi
 fi
 

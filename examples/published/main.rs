@@ -1,0 +1,42 @@
+//! Networks that others published, run to the answers of their own programs: `tests/run.sh --with-python` fetches them, then
+//! `cargo run --release --example published -- silero speech.wav`.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod silero;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use common::{DeviceArgs, announce};
+
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    network: Network,
+    /// Where the networks are
+    #[arg(long, default_value = "target/published", value_name = "FOLDER", global = true)]
+    folder: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Subcommand)]
+enum Network {
+    /// Where there is speech in a recording (Silero VAD: convolutions, an LSTM)
+    Silero(silero::Options),
+}
+
+fn main() -> ExitCode {
+    let Options { network, folder, device } = Options::parse();
+    let done = device.open().and_then(|device| {
+        let Some(device) = device else { return Ok(ExitCode::SUCCESS) };
+        announce(&device)?;
+        match network {
+            Network::Silero(options) => silero::run(&device, &folder, &options)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    });
+    common::exit_code(done)
+}
