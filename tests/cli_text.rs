@@ -649,3 +649,56 @@ fn ctrl_c_costs_nothing() {
     assert_eq!(losses(&parts), losses(&whole));
     assert!(parameters(&parts.join("best.safetensors")) == parameters(&whole.join("best.safetensors")));
 }
+
+/// The file gives the characters that `sample` writes, each by its logits and states; it is not replaced unasked.
+#[test]
+fn an_exported_model_writes_the_same_text() {
+    let folder = Folder::new();
+    let text = folder.file("text.txt", text());
+    for name in ["gru", "lstm"] {
+        let (model, _) = folder.train(name, &text, &["--epochs", "2", "--quiet", "--cell", name]);
+        let file = folder.path(&format!("{name}.onnx"));
+        success(&run(&["export", path(&model), path(&file)]));
+        fails(&["export", path(&model), path(&file)], 1, &["is there", "--overwrite"]);
+        success(&run(&["export", path(&model), path(&file), "--overwrite"]));
+        let want = success(&run(&["sample", path(&model), "-p", "line", "-n", "40", "--temp", "0", "--device", "cpu"]));
+
+        let config = io::metadata(model.join("best.safetensors")).unwrap();
+        let vocabulary = Vocabulary::try_from(config["vocabulary"].clone()).unwrap();
+        let network = elman::onnx::Model::read(&file).unwrap();
+        let device = Device::cpu();
+        let loaded = network.parameters(&device).unwrap();
+        let mut states = vec![vec![0.0; 12]; 2];
+        states.truncate(network.inputs().len() - 1);
+        let mut next = |token: u32| {
+            let mut g = elman::Graph::inference(&loaded);
+            let tokens = device.tokens("tokens", &[1, 1], vocabulary.len()).unwrap();
+            tokens.write_u32(&[token]).unwrap();
+            let mut inputs = vec![("tokens", (&tokens).into())];
+            for (name, state) in ["h_0", "c_0"].into_iter().zip(&states) {
+                let state = device.upload(name, &[1, 1, 12], state).unwrap();
+                inputs.push((name, g.input(&state).unwrap().into()));
+            }
+            let outputs = network.record(&mut g, &inputs).unwrap();
+            let mut of = |name: &str| g.tensor(outputs.get(name).unwrap()).unwrap();
+            let logits = of("logits");
+            let ends: Vec<_> = ["h_n", "c_n"].into_iter().take(states.len()).map(&mut of).collect();
+            g.finish().unwrap().run().unwrap();
+            states = ends.iter().map(|end| end.to_vec().unwrap()).collect();
+            logits.to_vec().unwrap()
+        };
+        let mut written: Vec<_> = vocabulary.encode("line").unwrap();
+        let mut logits = Vec::new();
+        for &token in &written {
+            logits = next(token);
+        }
+        for _ in 0..40 {
+            // Token 0 stands for what is not in the text.
+            let best = (1..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+            written.push(best);
+            logits = next(best);
+        }
+        assert_eq!(vocabulary.decode(&written), want, "{name}");
+    }
+    fails(&["export", "nothing-is-here", path(&folder.path("x.onnx"))], 1, &["nothing-is-here"]);
+}

@@ -298,3 +298,17 @@ fn what_is_not_read_is_named() {
     let misfit = model.record(&mut g, &[("x", other.into())]).unwrap_err().to_string();
     assert!(misfit.contains("[2, 3, any]"), "{misfit}");
 }
+
+/// A GRU of PyTorch's whose file says that it resets before its product is one that an exporter wrote wrongly.
+#[test]
+fn a_gru_that_pytorch_does_not_have_is_warned_of() {
+    let mut bytes = cases()["torch_jit_GRU"].model.clone();
+    assert_eq!(Model::from_bytes(&bytes).unwrap().warning(), None);
+    let name = b"linear_before_reset";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+    // The field `i` of the attribute.
+    assert_eq!(bytes[at..at + 2], [0x18, 1]);
+    bytes[at + 1] = 0;
+    let warning = Model::from_bytes(&bytes).unwrap().warning().unwrap();
+    assert!(warning.contains("linear_before_reset = 0") && warning.contains("2.5.1"), "{warning}");
+}

@@ -45,5 +45,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     text("huge", [0, 255, 254, 255, 253, 252, 255, 0], "\0a\u{7f}é".as_bytes())?;
     text("latin", [0, 9, 1, 1, 0, 1, 0, 0], b"caf\xe9 au lait")?;
     text("empty", [0; 8], b"")?;
+
+    let files = folder("onnx")?;
+    let cases = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/onnx_cases.safetensors"))?;
+    let cases = safetensors::SafeTensors::deserialize(&cases)?;
+    for name in cases.names() {
+        match name.strip_suffix("/model") {
+            Some(case) => std::fs::write(files.join(case), cases.tensor(name)?.data())?,
+            None => continue,
+        }
+    }
     Ok(())
 }
