@@ -12,7 +12,7 @@ mod g2p;
 mod textgenrnn;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use common::{assert_close, f32_devices, not_tested, say_loudly};
@@ -173,4 +173,37 @@ fn textgenrnn_learns_a_manner() {
     for device in f32_devices() {
         assert_close("losses", &common::widen(&few(&device)), &common::widen(&want), 1, 1e-3);
     }
+}
+
+/// The program of both: words, an error, and lines that are learned, kept and gone on from.
+#[test]
+fn the_program_says_words_and_learns_lines() {
+    let Some(published) = folder() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let run_in = |folder: &Path, arguments: &[&str]| {
+        let mut command = common::example("published");
+        let output = command.arg("--folder").arg(folder).args(["--device", "cpu"]).args(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let run = |arguments: &[&str]| run_in(&published, arguments);
+    let (is_done, said, _) = run(&["g2p", "nietzsche", "Able"]);
+    assert!(is_done && said.ends_with("nietzsche: N IY1 T SH IH2 CH\nAble: EY1 B AH0 L\n"), "{said}");
+    let (is_done, _, error) = run(&["g2p", "naïve"]);
+    assert!(!is_done && error.contains("letters a to z"), "{error}");
+    let (is_done, _, error) = run_in(temporary.path(), &["g2p", "word"]);
+    assert!(!is_done && error.contains("tests/run.sh --with-python"), "{error}");
+
+    std::fs::write(path("lines.txt"), "Lamp lit at six.\n\nLamp lit at seven. Ж\n").unwrap();
+    let draws = ["--lines", "2", "--length", "20", "--prefix", "Lamp", "--temperature", "0"];
+    let (is_done, said, error) =
+        run(&[&["textgenrnn", "--train", &path("lines.txt"), "--epochs", "20"], &draws[..]].concat());
+    assert!(is_done && error.contains("1 characters"), "{error}");
+    let said: Vec<_> = said.lines().skip(1).collect();
+    assert!(said[19].starts_with("epoch 20: loss 0."), "{said:?}");
+    // At temperature 0, all lines are the likeliest.
+    assert!(said[21] == said[22] && said[21].starts_with("Lamp lit at s"), "{said:?}");
+    let (is_done, again, _) = run(&[&["textgenrnn", "--model", &path("lines.safetensors")], &draws[..]].concat());
+    assert!(is_done && again.lines().skip(1).eq(said[21..].iter().copied()), "{again}");
 }
