@@ -44,18 +44,23 @@ esac
 
 if [ -n "$python" ] && [ -z "${ELMAN_PYTHON:-}" ]; then
     export ELMAN_PYTHON=$PWD/target/python/bin/python
-    if ! "$ELMAN_PYTHON" -c 'import torch, safetensors, onnx, onnxruntime' 2>/dev/null; then
+    if ! "$ELMAN_PYTHON" -c 'import torch, safetensors, onnx, onnxruntime, h5py' 2>/dev/null; then
         python3 -m venv target/python
-        "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors onnx onnxruntime
+        "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors onnx onnxruntime h5py
     fi
 fi
 if [ -n "$python" ] && [ -z "${ELMAN_PUBLISHED:-}" ]; then
     export ELMAN_PUBLISHED=$PWD/target/published
     mkdir -p "$ELMAN_PUBLISHED"
-    if [ ! -f "$ELMAN_PUBLISHED/silero.safetensors" ]; then
-        "$ELMAN_PYTHON" -m pip download --quiet --no-deps --dest "$ELMAN_PUBLISHED" silero-vad==6.2.3
-        "$ELMAN_PYTHON" tests/fixtures/published/silero.py "$ELMAN_PUBLISHED"/silero_vad-*.whl "$ELMAN_PUBLISHED"
-    fi
+    # A network's script, its package, and what the package's file is called.
+    publish() {
+        [ ! -f "$ELMAN_PUBLISHED/$1.safetensors" ] || return 0
+        "$ELMAN_PYTHON" -m pip download --quiet --no-deps --dest "$ELMAN_PUBLISHED" "$2"
+        "$ELMAN_PYTHON" "tests/fixtures/published/$1.py" "$ELMAN_PUBLISHED"/$3 "$ELMAN_PUBLISHED"
+    }
+    publish silero silero-vad==6.2.3 'silero_vad-*.whl'
+    publish g2p g2p-en==2.1.0 'g2p_en-*.whl'
+    publish textgenrnn textgenrnn==2.0.0 'textgenrnn-*.tar.gz'
 fi
 
 cargo build --release --examples

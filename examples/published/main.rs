@@ -3,7 +3,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod g2p;
 mod silero;
+mod textgenrnn;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +28,10 @@ struct Options {
 enum Network {
     /// Where there is speech in a recording (Silero VAD: convolutions, an LSTM)
     Silero(silero::Options),
+    /// The phonemes of words (g2p-en: a GRU reads, another writes)
+    G2p(g2p::Options),
+    /// Lines of text, in the manner of your own after --train (textgenrnn: two LSTMs, attention)
+    Textgenrnn(textgenrnn::Options),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
         announce(&device)?;
         match network {
             Network::Silero(options) => silero::run(&device, &folder, &options)?,
+            Network::G2p(options) => g2p::run(&device, &folder, &options)?,
+            Network::Textgenrnn(options) => textgenrnn::run(&device, &folder, &options)?,
         }
         Ok(ExitCode::SUCCESS)
     });
