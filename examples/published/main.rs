@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod rnnoise;
 mod silero;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 use common::{DeviceArgs, announce};
 
 #[derive(Parser)]
+#[command(mut_arg("device", |device| device.global(true)))]
 struct Options {
     #[command(subcommand)]
     network: Network,
@@ -24,6 +26,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Network {
+    /// How much of each band of a recording is speech (RNNoise: three GRUs)
+    Rnnoise(rnnoise::Options),
     /// Where there is speech in a recording (Silero VAD: convolutions, an LSTM)
     Silero(silero::Options),
 }
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         let Some(device) = device else { return Ok(ExitCode::SUCCESS) };
         announce(&device)?;
         match network {
+            Network::Rnnoise(options) => rnnoise::run(&device, &folder, &options)?,
             Network::Silero(options) => silero::run(&device, &folder, &options)?,
         }
         Ok(ExitCode::SUCCESS)
