@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use common::{DeviceArgs, announce};
 
+/// Networks that others published
 #[derive(Parser)]
 #[command(mut_arg("device", |device| device.global(true)))]
 struct Options {

@@ -35,7 +35,10 @@ pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
     }
     let (network, parameters) = RnNoise::read(device, &weights)?;
     let states = network.states(device)?;
-    let features = ModelFile::open(features)?.values("features")?;
+    let features = ModelFile::open(features)?;
+    let is_fit = matches!(features.shape("features"), None | Some(&[_, FEATURES]));
+    ensure!(is_fit, "the `features` of {} must be [T, {FEATURES}]", features.path().display());
+    let features = features.values("features")?;
     let (gains, speech) = match options.one_by_one {
         false => in_blocks(&mut network.predictor(&parameters, &states), &features)?,
         true => one_by_one(&mut network.stream(&parameters, states)?, &features)?,

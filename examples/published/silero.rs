@@ -62,7 +62,7 @@ pub fn read_wav(path: &Path) -> Result<Vec<f32>> {
     let hound::WavSpec { channels, sample_rate, bits_per_sample, sample_format } = reader.spec();
     ensure!(
         channels == 1 && sample_rate as usize == RATE,
-        "{} has {channels} channels of {sample_rate} Hz, where one of {RATE} Hz is needed",
+        "{} must have one channel of {RATE} Hz, but has {channels} of {sample_rate}",
         path.display()
     );
     let samples: hound::Result<Vec<_>> = match sample_format {
