@@ -38,15 +38,15 @@ pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
     let features = ModelFile::open(features)?;
     let is_fit = matches!(features.shape("features"), None | Some(&[_, FEATURES]));
     ensure!(is_fit, "the `features` of {} must be [T, {FEATURES}]", features.path().display());
-    let features = features.values("features")?;
+    let (seconds, features) = (features.values("seconds")?, features.values("features")?);
     let (gains, speech) = match options.one_by_one {
         false => in_blocks(&mut network.predictor(&parameters, &states), &features)?,
         true => one_by_one(&mut network.stream(&parameters, states)?, &features)?,
     };
     let mut out = std::io::stdout().lock();
-    for (i, (gains, speech)) in gains.chunks(BANDS).zip(speech).enumerate() {
+    for ((second, gains), speech) in seconds.iter().zip(gains.chunks(BANDS)).zip(speech) {
         let gains: Vec<_> = gains.iter().map(|gain| format!("{gain:.3}")).collect();
-        writeln!(out, "{:.2}\t{speech:.3}\t{}", i as f64 / 100.0, gains.join("\t"))?;
+        writeln!(out, "{second:.2}\t{speech:.3}\t{}", gains.join("\t"))?;
     }
     Ok(())
 }
