@@ -42,6 +42,14 @@ esac
 # Mesa's device-selection layer prints errors where there is no desktop session.
 [ -n "${XDG_RUNTIME_DIR:-}" ] || export NODEVICE_SELECT=1
 
+install() {
+    command -v apt-get >/dev/null || return 0
+    local sudo=
+    [ "$(id -u)" -eq 0 ] || sudo="sudo -n"
+    echo "installing $1"
+    $sudo apt-get update -qq && $sudo apt-get install -y -qq "$1" || true
+}
+
 if [ -n "$python" ] && [ -z "${ELMAN_PYTHON:-}" ]; then
     export ELMAN_PYTHON=$PWD/target/python/bin/python
     if ! "$ELMAN_PYTHON" -c 'import torch, safetensors, onnx, onnxruntime, h5py' 2>/dev/null; then
@@ -52,26 +60,36 @@ fi
 if [ -n "$python" ] && [ -z "${ELMAN_PUBLISHED:-}" ]; then
     export ELMAN_PUBLISHED=$PWD/target/published
     mkdir -p "$ELMAN_PUBLISHED"
-    # A network's script, its package, and what the package's file is called.
-    publish() {
-        [ ! -f "$ELMAN_PUBLISHED/$1.safetensors" ] || return 0
-        "$ELMAN_PYTHON" -m pip download --quiet --no-deps --dest "$ELMAN_PUBLISHED" "$2"
-        "$ELMAN_PYTHON" "tests/fixtures/published/$1.py" "$ELMAN_PUBLISHED"/$3 "$ELMAN_PUBLISHED"
-    }
-    publish silero silero-vad==6.2.3 'silero_vad-*.whl'
-    publish g2p g2p-en==2.1.0 'g2p_en-*.whl'
-    publish textgenrnn textgenrnn==2.0.0 'textgenrnn-*.tar.gz'
+    made() { [ -f "$ELMAN_PUBLISHED/$1" ]; }
+    fixture() { "$ELMAN_PYTHON" "tests/fixtures/published/$1.py" "${@:2}"; }
+    download() { "$ELMAN_PYTHON" -m pip download --quiet --no-deps --dest "$ELMAN_PUBLISHED" "$1"; }
+    if ! made noisy.wav; then
+        command -v espeak-ng >/dev/null || install espeak-ng
+        if command -v espeak-ng >/dev/null; then
+            fixture speech "$ELMAN_PUBLISHED"
+        else
+            echo "NO SPEECH: espeak-ng is not there, nor can it be installed: published networks are not tested on recordings" >&2
+        fi
+    fi
+    if ! made silero.safetensors || { made speech.wav && ! made silero_speech.safetensors; }; then
+        download silero-vad==6.2.3
+        fixture silero "$ELMAN_PUBLISHED"/silero_vad-*.whl "$ELMAN_PUBLISHED"
+    fi
+    if made noisy.wav && ! made rnnoise_frames.safetensors; then
+        cargo run --quiet --release --manifest-path tests/fixtures/published/rnnoise/Cargo.toml --target-dir target/rnnoise -- \
+            "$ELMAN_PUBLISHED/noisy.wav" "$ELMAN_PUBLISHED"
+    fi
+    if ! made g2p.safetensors; then
+        download g2p-en==2.1.0
+        fixture g2p "$ELMAN_PUBLISHED"/g2p_en-*.whl "$ELMAN_PUBLISHED"
+    fi
+    if ! made textgenrnn.safetensors; then
+        download textgenrnn==2.0.0
+        fixture textgenrnn "$ELMAN_PUBLISHED"/textgenrnn-*.tar.gz "$ELMAN_PUBLISHED"
+    fi
 fi
 
 cargo build --release --examples
-
-install() {
-    command -v apt-get >/dev/null || return 0
-    local sudo=
-    [ "$(id -u)" -eq 0 ] || sudo="sudo -n"
-    echo "installing $1"
-    $sudo apt-get update -qq && $sudo apt-get install -y -qq "$1" || true
-}
 
 # Whether the adapter that `gpu` opens is the one that is wanted.
 adapter_answers() {

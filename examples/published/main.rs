@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod g2p;
+mod rnnoise;
 mod silero;
 mod textgenrnn;
 
@@ -13,7 +14,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use common::{DeviceArgs, announce};
 
+/// Networks that others published
 #[derive(Parser)]
+#[command(mut_arg("device", |device| device.global(true)))]
 struct Options {
     #[command(subcommand)]
     network: Network,
@@ -26,6 +29,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Network {
+    /// How much of each band of a recording is speech (RNNoise: three GRUs)
+    Rnnoise(rnnoise::Options),
     /// Where there is speech in a recording (Silero VAD: convolutions, an LSTM)
     Silero(silero::Options),
     /// The phonemes of words (g2p-en: a GRU reads, another writes)
@@ -40,6 +45,7 @@ fn main() -> ExitCode {
         let Some(device) = device else { return Ok(ExitCode::SUCCESS) };
         announce(&device)?;
         match network {
+            Network::Rnnoise(options) => rnnoise::run(&device, &folder, &options)?,
             Network::Silero(options) => silero::run(&device, &folder, &options)?,
             Network::G2p(options) => g2p::run(&device, &folder, &options)?,
             Network::Textgenrnn(options) => textgenrnn::run(&device, &folder, &options)?,
