@@ -70,7 +70,7 @@ pub(crate) fn product<F: Real>(c: &mut [F], a: Matrix<'_, F>, b: Matrix<'_, F>, 
     // SAFETY: every index i * row_stride + j * column_stride lies within the slices, as just checked; c is the only
     // mutable one.
     unsafe {
-        F::gemm()(
+        F::gemm(m <= FEW_ROWS)(
             a.rows,
             b.columns,
             k,
@@ -139,17 +139,30 @@ impl<F: Real> pulp::NullaryFnOnce for FewRows<'_, F> {
 /// `c += x b`, of columns of b whose rows are so far apart: several rows of b at a time, each read from start to end.
 #[inline(always)]
 fn one_row<F: Real>(c: &mut [F], x: &[F], b: &[F], stride: usize) {
-    const TERMS: usize = 4;
-    let (terms, rest) = x.as_chunks::<TERMS>();
+    const LANES: usize = 8;
+    let columns = c.len();
+    let (vectors, rest) = c.as_chunks_mut::<LANES>();
+    let (terms, last_terms) = x.as_chunks::<4>();
+    let row = |k: usize| b[k * stride..][..columns].as_chunks::<LANES>();
     for (i, x) in terms.iter().enumerate() {
-        let b: [&[F]; TERMS] = std::array::from_fn(|k| &b[(i * TERMS + k) * stride..][..c.len()]);
-        for j in 0..c.len() {
-            c[j] = (0..TERMS).fold(c[j], |sum, k| b[k][j].mul_add(x[k], sum));
+        let b = [0, 1, 2, 3].map(|k| row(4 * i + k));
+        let b_vectors = b.map(|(b, _)| &b[..vectors.len()]);
+        for (j, c) in vectors.iter_mut().enumerate() {
+            let mut sums = *c;
+            for (b, &x) in b_vectors.iter().zip(x) {
+                for lane in 0..LANES {
+                    sums[lane] = b[j][lane].mul_add(x, sums[lane]);
+                }
+            }
+            *c = sums;
+        }
+        for (j, c) in rest.iter_mut().enumerate() {
+            *c = (0..4).fold(*c, |sum, k| b[k].1[j].mul_add(x[k], sum));
         }
     }
-    for (i, &x) in rest.iter().enumerate() {
-        let b = &b[(terms.len() * TERMS + i) * stride..];
-        c.iter_mut().zip(b).for_each(|(c, &b)| *c = b.mul_add(x, *c));
+    for (i, &x) in last_terms.iter().enumerate() {
+        let b = &b[(4 * terms.len() + i) * stride..];
+        vectors.as_flattened_mut().iter_mut().chain(&mut *rest).zip(b).for_each(|(c, &b)| *c = b.mul_add(x, *c));
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::thread::LocalKey;
 
 pub use gemm_common::Parallelism;
@@ -16,8 +17,8 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     fn rounded_to_f16(self) -> Self {
         Self::of(rounded_to_f16(self.to_f64().unwrap_or(f64::NAN)))
     }
-    /// `c = a b`, or `c += a b`: the `gemm` crates' function.
-    fn gemm() -> Gemm<Self>;
+    /// `c = a b`, or `c += a b`: the `gemm` crates' function; `is_short` of few rows, each value of b used but a few times.
+    fn gemm(is_short: bool) -> Gemm<Self>;
     /// `2/√π ∫ exp(-t²) dt`, t from 0 to x.
     fn erf(self) -> Self;
     /// `x <- tanh(x)` for each element; NaN stays NaN.
@@ -104,8 +105,82 @@ pub type Gemm<F> = unsafe fn(
     Parallelism,
 );
 
+/// AVX2, if the CPU has it.
+#[cfg(target_arch = "x86_64")]
+fn v3() -> Option<pulp::x86::V3> {
+    static V3: OnceLock<Option<pulp::x86::V3>> = OnceLock::new();
+    *V3.get_or_init(pulp::x86::V3::try_new)
+}
+
+/// The `gemm` crate's function for AVX2, which it takes by itself where there is nothing wider.
+///
+/// # Safety
+/// As of [`Gemm`], on a CPU with AVX2.
+#[cfg(target_arch = "x86_64")]
+#[expect(clippy::too_many_arguments, reason = "those of `Gemm`")]
+unsafe fn gemm_v3(
+    m: usize,
+    n: usize,
+    k: usize,
+    c: *mut f32,
+    c_columns: isize,
+    c_rows: isize,
+    accumulate: bool,
+    a: *const f32,
+    a_columns: isize,
+    a_rows: isize,
+    b: *const f32,
+    b_columns: isize,
+    b_rows: isize,
+    alpha: f32,
+    beta: f32,
+    conjugate_c: bool,
+    conjugate_a: bool,
+    conjugate_b: bool,
+    parallelism: Parallelism,
+) {
+    use gemm_common::simd::{MixedSimd, V3};
+    use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
+    const LANES: usize = 8;
+    let v3 = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("a CPU with AVX2");
+    // SAFETY: the caller's promise.
+    unsafe {
+        gemm_common::gemm::gemm_basic_generic::<_, f32, LANES, { MR_DIV_N * LANES }, NR, MR_DIV_N, H_M, H_N>(
+            v3,
+            m,
+            n,
+            k,
+            c,
+            c_columns,
+            c_rows,
+            accumulate,
+            a,
+            a_columns,
+            a_rows,
+            b,
+            b_columns,
+            b_rows,
+            alpha,
+            beta,
+            conjugate_c,
+            conjugate_a,
+            conjugate_b,
+            |a, b, c| a * b + c,
+            &UKR,
+            &H_UKR,
+            false,
+            parallelism,
+        );
+    }
+}
+
 impl Real for f32 {
-    fn gemm() -> Gemm<Self> {
+    fn gemm(is_short: bool) -> Gemm<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if is_short && v3().is_some() {
+            return gemm_v3;
+        }
+        let _ = is_short;
         gemm_f32::gemm::f32::get_gemm_fn()
     }
     fn of(x: f64) -> Self {
@@ -124,6 +199,11 @@ impl Real for f32 {
         Self::vectorize(|| xs.iter_mut().for_each(|x| *x = exp(*x)));
     }
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
+        // Vectors of 512 bits are of no use to loops that read each value once: half of them lie in two lines of the cache.
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v3) = v3() {
+            return v3.vectorize(work);
+        }
         // pulp compiles the loop once for each vector width and picks one at run time.
         pulp::Arch::new().dispatch(work);
     }
@@ -135,7 +215,7 @@ impl Real for f32 {
 
 #[cfg(feature = "reference")]
 impl Real for f64 {
-    fn gemm() -> Gemm<Self> {
+    fn gemm(_: bool) -> Gemm<Self> {
         gemm_f64::gemm::f64::get_gemm_fn()
     }
     fn of(x: f64) -> Self {
