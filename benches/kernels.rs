@@ -135,11 +135,13 @@ fn cases() -> Vec<Case> {
         cross_entropy(g, loss)?;
         Ok(vec![losses, dx])
     }));
-    cases.push(case("segment_sum", "4096 x 256 -> 85", |device, g| {
-        let (index, dtable) = (tokens(device, &[4096], 85)?, zeros(device, "dtable", &[85, 256])?);
-        segment_sum::segment_sum(g, &random(device, "dy", &[4096, 256])?, &index, &dtable, false)?;
-        Ok(vec![dtable])
-    }));
+    for v in [85, 20_000] {
+        cases.push(case("segment_sum", &format!("4096 x 256 -> {v}"), move |device, g| {
+            let (index, dtable) = (tokens(device, &[4096], v)?, zeros(device, "dtable", &[v, 256])?);
+            segment_sum::segment_sum(g, &random(device, "dy", &[4096, 256])?, &index, &dtable, false)?;
+            Ok(vec![dtable])
+        }));
+    }
     cases.push(case("gather", "85 x 256 -> 4096", |device, g| {
         let y = zeros(device, "y", &[4096, 256])?;
         gather::gather(g, &random(device, "table", &[85, 256])?, &tokens(device, &[4096], 85)?, &y)?;

@@ -1,16 +1,17 @@
 // The gradient of gather:  dtable[s, v, :] = Σ_{i: index[i] = v} dy[i, :]     i over the rows of slice first + s
 //
-// A workgroup owns one v at a time and 64 columns, so no sum is shared and the order is fixed. 256 rows at a time, its threads
-// mark in a bit mask which rows belong to v, and then walk the marks.
+// A workgroup owns some v at a time and 64 columns, so no sum is shared and the order is fixed. 256 rows at a time, its threads
+// mark in a bit mask which rows belong to these v, and then walk the marks, each for its column.
 //
 // params   rows, columns, V
 //          slice         rows in a slice
 //          first         the first of these slices
 //          accumulate    whether dtable is added to what is there
+//          tokens        of so many v at a time, at most TOKENS
 // dy       [rows, columns]
 // index    [rows] u32
 // dtable   [slices, V, columns]
-// grid     ceil(columns / 64), V (striding), slices
+// grid     ceil(columns / 64), ceil(V / tokens) (striding), slices
 struct Params {
     rows: u32,
     columns: u32,
@@ -18,6 +19,7 @@ struct Params {
     slice: u32,
     first: u32,
     accumulate: u32,
+    tokens: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -26,6 +28,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> dtable: array<f32>;
 
 const CHUNK: u32 = 256u;
+const TOKENS: u32 = 32u;
+var<workgroup> sums: array<f32, 64u * TOKENS>;
 var<workgroup> marks: array<atomic<u32>, 8>;
 
 @compute @workgroup_size(64)
@@ -37,29 +41,31 @@ fn segment_sum(
     let column = 64u * group.x + local;
     let start = (p.first + group.z) * p.slice;
     let end = min(start + p.slice, p.rows);
-    for (var v = group.y; v < p.V; v += groups.y) {
-        var sum = 0.0;
+    for (var first = group.y * p.tokens; first < p.V; first += groups.y * p.tokens) {
+        let count = min(p.tokens, p.V - first);
+        for (var v = 0u; v < count; v++) { sums[64u * v + local] = 0.0; }
         for (var chunk = start; chunk < end; chunk += CHUNK) {
             if local < 8u { atomicStore(&marks[local], 0u); }
             workgroupBarrier();
             for (var i = local; i < CHUNK; i += 64u) {
-                if chunk + i < end && index[chunk + i] == v { atomicOr(&marks[i / 32u], 1u << (i % 32u)); }
+                // An index below the first wraps round.
+                if chunk + i < end && index[chunk + i] - first < count { atomicOr(&marks[i / 32u], 1u << (i % 32u)); }
             }
             workgroupBarrier();
             if column < p.columns {
                 for (var word = 0u; word < 8u; word++) {
                     for (var left = atomicLoad(&marks[word]); left != 0u; left &= left - 1u) {
                         let row = chunk + 32u * word + firstTrailingBit(left);
-                        sum += dy[row * p.columns + column];
+                        sums[64u * (index[row] - first) + local] += dy[row * p.columns + column];
                     }
                 }
             }
             workgroupBarrier();
         }
-        if column < p.columns {
-            let at = (group.z * p.V + v) * p.columns + column;
-            if p.accumulate != 0u { sum += dtable[at]; }
-            dtable[at] = sum;
+        for (var v = 0u; v < count && column < p.columns; v++) {
+            let at = (group.z * p.V + first + v) * p.columns + column;
+            let before = select(0.0, dtable[at], p.accumulate != 0u);
+            dtable[at] = before + sums[64u * v + local];
         }
     }
 }

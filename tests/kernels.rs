@@ -1758,7 +1758,16 @@ fn column_sum() {
 
 #[test]
 fn gather_and_segment_sum() {
-    for (rows, columns, v) in [(1, 1, 1), (255, 63, 7), (256, 64, 5), (257, 65, 85), (515, 3, 131), (701, 67, 5)] {
+    for (rows, columns, v) in [
+        (1, 1, 1),
+        (255, 63, 7),
+        (256, 64, 5),
+        (257, 65, 85),
+        (515, 3, 131),
+        (701, 67, 5),
+        (600, 65, 1031),
+        (777, 3, 20_001),
+    ] {
         for accumulate in [false, true] {
             check(&format!("gather {rows} {columns} {v} {accumulate}"), TOLERANCE, |device, g| {
                 let table = random(device, "table", &[v, columns])?;

@@ -312,3 +312,36 @@ fn a_gru_that_pytorch_does_not_have_is_warned_of() {
     let warning = Model::from_bytes(&bytes).unwrap().warning().unwrap();
     assert!(warning.contains("linear_before_reset = 0") && warning.contains("2.5.1"), "{warning}");
 }
+
+/// Lengths that are not true, and messages without end in one another: errors, soon.
+#[test]
+fn lengths_are_checked() {
+    let whole = cases()["test_gru_defaults"].model.clone();
+    let message = |number: u8, bytes: &[u8]| -> Vec<u8> {
+        let mut length = bytes.len();
+        let mut message = vec![number << 3 | 2];
+        while length > 0x7f {
+            message.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        [&message, bytes].concat()
+    };
+    // Of a field that nobody knows, of the producer's name, of a graph's node and of a tensor's bytes: 2^64 - 1, and 2^40.
+    let lengths = [vec![0xff; 9].into_iter().chain([1]).collect(), vec![0x80, 0x80, 0x80, 0x80, 0x80, 0x20]];
+    for length in &lengths {
+        let field = |number: u8| [&[number << 3 | 2], &length[..]].concat();
+        let broken = [field(15), field(2), message(7, &field(1)), message(7, &message(5, &field(9)))];
+        for broken in broken {
+            let error = Model::from_bytes(&[&whole[..], &broken].concat()).err().expect("an error").to_string();
+            assert!(error.contains("lengths are not true"), "{error}");
+        }
+    }
+    // A graph of a node of an attribute of a graph of ...
+    let mut deep = Vec::new();
+    for _ in 0..2000 {
+        deep = message(1, &message(5, &message(6, &deep)));
+    }
+    let error = Model::from_bytes(&[&whole[..], &message(7, &deep)].concat()).err().expect("an error").to_string();
+    assert!(error.contains("in one another"), "{error}");
+}

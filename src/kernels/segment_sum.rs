@@ -9,7 +9,10 @@ use crate::plan::Recorder;
 use crate::real::Real;
 use crate::tensor::Tensor;
 
-params! { rows: u32, columns: u32, V: u32, slice: u32, first: u32, accumulate: u32 }
+params! { rows: u32, columns: u32, V: u32, slice: u32, first: u32, accumulate: u32, tokens: u32 }
+
+/// `TOKENS` of the kernel: as many sums of 64 columns as 8 KiB of workgroup memory hold.
+const MOST_TOKENS: usize = 32;
 
 /// See `shaders/segment_sum.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -31,10 +34,13 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
     };
     expect_indices("segment_sum", index, v)?;
     expect_len("segment_sum", dy, index.len() * columns)?;
-    let slices = slices(r.is_wide(), v * columns.div_ceil(64), index.len());
-    // A thread looks through all rows, 256 in 13 turns, for each token that it has, and takes a turn for each row of one.
-    let tokens = v.div_ceil(65_535);
-    let slice = index.len().div_ceil(slices).min(r.terms_at_once((256 + 13 * tokens, 256), 1));
+    // All rows are looked through for so many tokens at once: of a vocabulary of words, some hundred workgroups do that.
+    let tokens = (v / 256).clamp(1, MOST_TOKENS);
+    let blocks = v.div_ceil(tokens);
+    let slices = slices(r.is_wide(), blocks * columns.div_ceil(64), index.len());
+    // A thread looks through all rows, 256 in 13 turns, for each block that it has, and takes a turn for each row of one.
+    let passes = blocks.div_ceil(65_535);
+    let slice = index.len().div_ceil(slices).min(r.terms_at_once((256 + 13 * passes, 256), 1));
     let params = |first: usize, accumulate: bool| Params {
         rows: index.len() as u32,
         columns: columns as u32,
@@ -42,8 +48,9 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
         slice: slice as u32,
         first: first as u32,
         accumulate: accumulate.into(),
+        tokens: tokens as u32,
     };
-    let grid = |slices: usize| [columns.div_ceil(64), v.min(65_535), slices];
+    let grid = |slices: usize| [columns.div_ceil(64), blocks.min(65_535), slices];
     if slices == 1 {
         return (0..index.len().div_ceil(slice)).try_for_each(|first| {
             r.dispatch(&KERNEL, &[], params(first, accumulate || first > 0), &[dy, index, dtable], grid(1))

@@ -9,6 +9,7 @@ use rten_onnx::onnx::{
 };
 
 use super::array::Array;
+use super::lengths;
 
 /// What went wrong, to be said of a file or a node.
 pub(super) type Result<T> = std::result::Result<T, String>;
@@ -147,6 +148,7 @@ impl Node {
 
 /// Reads a file; data that lies in other files, from the folder.
 pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<File> {
+    lengths::check(bytes)?;
     let model = ModelProto::parse_buf(bytes).map_err(|error| format!("it is no ONNX file ({error:?})"))?;
     let graph = model.graph.ok_or("it has no graph, so it is no ONNX model")?;
     let is_own = |domain: &Option<String>| domain.as_deref().is_none_or(|domain| matches!(domain, "" | "ai.onnx"));

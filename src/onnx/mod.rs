@@ -2,6 +2,7 @@
 
 mod array;
 mod file;
+mod lengths;
 mod operators;
 mod recurrent;
 mod value;
