@@ -100,6 +100,10 @@ pub(crate) const FEW_ROWS: usize = 8;
 /// A product of few rows this large is worth several threads: b is beyond a core's cache.
 const MOST_OF_ONE_THREAD: usize = 1 << 18;
 
+/// Rows and columns of a block of [`FewRows`].
+const ROWS: usize = 4;
+const COLUMNS: usize = 16;
+
 /// `c += x b` for few rows, b row-major: what generation and frames that come one by one wait for. Each sum goes from its first term to its
 /// last, however many rows there are. Faster than the `gemm` crate's products of so few, and takes no memory.
 struct FewRows<'a, F> {
@@ -117,13 +121,11 @@ impl<F: Real> pulp::NullaryFnOnce for FewRows<'_, F> {
 
     #[inline(always)]
     fn call(mut self) {
-        const ROWS: usize = 4;
-        const COLUMNS: usize = 16;
         let rows = self.c.len() / self.n;
         let in_blocks = rows - rows % ROWS;
         for row in (0..in_blocks).step_by(ROWS) {
             for j in (0..self.n - self.n % COLUMNS).step_by(COLUMNS) {
-                self.block::<ROWS, COLUMNS>(row, j);
+                self.block(row, j);
             }
         }
         for row in 0..rows {
@@ -167,25 +169,25 @@ fn one_row<F: Real>(c: &mut [F], x: &[F], b: &[F], stride: usize) {
 }
 
 impl<F: Real> FewRows<'_, F> {
-    /// N rows and W columns of c, whose sums stay in registers: b is read once for N rows.
+    /// Some rows and columns of c, whose sums stay in registers: b is read once for these rows.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "one index for x and b")]
-    fn block<const N: usize, const W: usize>(&mut self, row: usize, j: usize) {
-        let mut sums = [[F::zero(); W]; N];
+    fn block(&mut self, row: usize, j: usize) {
+        let mut sums = [[F::zero(); COLUMNS]; ROWS];
         for (i, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(&self.c[(row + i) * self.n + j..][..W]);
+            sums.copy_from_slice(&self.c[(row + i) * self.n + j..][..COLUMNS]);
         }
-        let x: [&[F]; N] = std::array::from_fn(|i| &self.x.0[(row + i) * self.x.1..][..self.k]);
+        let x: [&[F]; ROWS] = std::array::from_fn(|i| &self.x.0[(row + i) * self.x.1..][..self.k]);
         for k in 0..self.k {
-            let b = &self.b.0[k * self.b.1 + j..][..W];
-            for i in 0..N {
-                for w in 0..W {
+            let b = &self.b.0[k * self.b.1 + j..][..COLUMNS];
+            for i in 0..ROWS {
+                for w in 0..COLUMNS {
                     sums[i][w] = b[w].mul_add(x[i][k], sums[i][w]);
                 }
             }
         }
         for (i, sums) in sums.iter().enumerate() {
-            self.c[(row + i) * self.n + j..][..W].copy_from_slice(sums);
+            self.c[(row + i) * self.n + j..][..COLUMNS].copy_from_slice(sums);
         }
     }
 }

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
 use std::thread::LocalKey;
 
 pub use gemm_common::Parallelism;
@@ -27,7 +26,7 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     fn sigmoid_in_place(xs: &mut [Self]);
     /// `x <- exp(x)` for each element; NaN stays NaN.
     fn exp_in_place(xs: &mut [Self]);
-    /// Runs a loop compiled for the widest vectors there are: a short closure, or a struct whose `call` is
+    /// Runs a loop compiled for wide vectors, of 256 bits at most on x86-64: a short closure, or a struct whose `call` is
     /// `#[inline(always)]`, for what is not inlined is not vectorised.
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>);
     #[doc(hidden)]
@@ -108,8 +107,15 @@ pub type Gemm<F> = unsafe fn(
 /// AVX2, if the CPU has it.
 #[cfg(target_arch = "x86_64")]
 fn v3() -> Option<pulp::x86::V3> {
-    static V3: OnceLock<Option<pulp::x86::V3>> = OnceLock::new();
+    static V3: std::sync::OnceLock<Option<pulp::x86::V3>> = std::sync::OnceLock::new();
     *V3.get_or_init(pulp::x86::V3::try_new)
+}
+
+/// Whether the CPU has all of AVX-512 that products use.
+#[cfg(target_arch = "x86_64")]
+fn has_v4() -> bool {
+    static V4: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *V4.get_or_init(|| pulp::x86::V4::try_new().is_some())
 }
 
 /// The `gemm` crate's function for AVX2, which it takes by itself where there is nothing wider.
@@ -176,8 +182,9 @@ unsafe fn gemm_v3(
 
 impl Real for f32 {
     fn gemm(is_short: bool) -> Gemm<Self> {
+        // It takes AVX-512 where there is `avx512f`, and then asks for what most CPUs have beside that, but not all.
         #[cfg(target_arch = "x86_64")]
-        if is_short && v3().is_some() {
+        if v3().is_some() && (is_short || !has_v4()) {
             return gemm_v3;
         }
         let _ = is_short;

@@ -337,6 +337,14 @@ fn lengths_are_checked() {
             assert!(error.contains("lengths are not true"), "{error}");
         }
     }
+    // Numbers without an end: a tag, and among a tensor's sizes and an attribute's numbers.
+    let number = [0x80; 12];
+    let of_tensor = message(7, &message(5, &message(1, &number)));
+    let of_attribute = message(7, &message(1, &message(5, &message(8, &number))));
+    for broken in [number.to_vec(), of_tensor, of_attribute] {
+        let error = Model::from_bytes(&[&whole[..], &broken].concat()).err().expect("an error").to_string();
+        assert!(error.contains("without an end"), "{error}");
+    }
     // A graph of a node of an attribute of a graph of ...
     let mut deep = Vec::new();
     for _ in 0..2000 {

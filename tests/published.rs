@@ -110,6 +110,7 @@ fn silero_segments() {
     let frames = silero::frames(&samples);
     let (want, segments) = (values::<f32>(&file, "speech"), values::<i64>(&file, "segments"));
     let segments: Vec<_> = segments.chunks(3).map(|row| row[1] as usize..row[2] as usize).collect();
+    assert!(segments.len() > 5);
     let model = Model::read(folder.join("silero.onnx")).unwrap();
     for device in f32_devices() {
         let parameters = model.parameters(&device).unwrap();
@@ -173,6 +174,7 @@ fn rnnoise() {
     let Some(folder) = folder() else { return };
     let Some(file) = read(&folder, "rnnoise_frames.safetensors") else { return };
     let [features, gains, speech] = ["features", "gains", "speech"].map(|name| values::<f32>(&file, name));
+    assert!(speech.len() > 1000);
     for device in f32_devices() {
         let (frames, pushes) = if device.is_gpu() { (600, 70) } else { (speech.len(), speech.len()) };
         let features = &features[..frames * rnnoise::FEATURES];
@@ -202,7 +204,8 @@ fn rnnoise() {
 #[test]
 fn g2p_en() {
     let Some(folder) = folder() else { return };
-    let answers = std::fs::read_to_string(folder.join("g2p.txt")).unwrap();
+    let Some(answers) = read(&folder, "g2p.txt") else { return };
+    let answers = String::from_utf8(answers).unwrap();
     let answers: Vec<_> = answers.lines().map(|line| line.split_once(' ').unwrap_or((line, ""))).collect();
     assert_eq!(answers.len(), 5_000);
     for device in f32_devices() {
@@ -228,7 +231,7 @@ fn g2p_en() {
 #[test]
 fn textgenrnn_probabilities() {
     let Some(folder) = folder() else { return };
-    let bytes = std::fs::read(folder.join("textgenrnn_answers.safetensors")).unwrap();
+    let Some(bytes) = read(&folder, "textgenrnn_answers.safetensors") else { return };
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let data = |name: &str| file.tensor(name).unwrap().data();
     let want = bytemuck::pod_collect_to_vec::<u8, f32>(data("probabilities"));
@@ -295,9 +298,9 @@ fn textgenrnn_learns_a_manner() {
     }
 }
 
-/// The program of both: words, an error, and lines that are learned, kept and gone on from.
+/// The program: words, recordings, errors, and lines that are learned, kept and gone on from.
 #[test]
-fn the_program_says_words_and_learns_lines() {
+fn the_program_runs_each() {
     let Some(published) = folder() else { return };
     let temporary = tempfile::tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
@@ -315,6 +318,27 @@ fn the_program_says_words_and_learns_lines() {
     let (is_done, _, error) = run_in(temporary.path(), &["g2p", "word"]);
     assert!(!is_done && error.contains("tests/run.sh --with-python"), "{error}");
 
+    let (is_done, said, _) = run(&["silero", published.join("speech.wav").to_str().unwrap()]);
+    assert!(is_done && said.lines().count() > 6, "{said}");
+    let samples = silero::read_wav(&published.join("speech.wav")).unwrap();
+    let write = |name: &str, sample_rate, samples: &[f32]| {
+        let spec =
+            hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 32, sample_format: hound::SampleFormat::Float };
+        let mut writer = hound::WavWriter::create(path(name), spec).unwrap();
+        samples.iter().for_each(|&sample| writer.write_sample(sample).unwrap());
+        writer.finalize().unwrap();
+    };
+    write("floats.wav", 16_000, &samples);
+    assert_eq!(run(&["silero", &path("floats.wav"), "--one-by-one"]).1, said);
+    write("fast.wav", 48_000, &samples[..100]);
+    write("nan.wav", 16_000, &[0.0, f32::NAN]);
+    for (name, problem) in [("fast.wav", "16000"), ("nan.wav", "finite"), ("none.wav", "cannot be read")] {
+        let (is_done, _, error) = run(&["silero", &path(name)]);
+        assert!(!is_done && error.contains(problem), "{error}");
+    }
+    let (is_done, said, _) = run(&["rnnoise"]);
+    assert!(is_done && said.lines().last().unwrap().split('\t').count() == 24, "{said}");
+
     std::fs::write(path("lines.txt"), "Lamp lit at six.\n\nLamp lit at seven. Ж\n").unwrap();
     let draws = ["--lines", "2", "--length", "20", "--prefix", "Lamp", "--temperature", "0"];
     let (is_done, said, error) =
@@ -324,6 +348,8 @@ fn the_program_says_words_and_learns_lines() {
     assert!(said[19].starts_with("epoch 20: loss 0."), "{said:?}");
     // At temperature 0, all lines are the likeliest.
     assert!(said[21] == said[22] && said[21].starts_with("Lamp lit at s"), "{said:?}");
+    let (is_done, _, error) = run(&["textgenrnn", "--train", &path("lines.txt"), "--epochs", "1"]);
+    assert!(!is_done && error.contains("is there"), "{error}");
     let (is_done, again, _) = run(&[&["textgenrnn", "--model", &path("lines.safetensors")], &draws[..]].concat());
     assert!(is_done && again.lines().skip(1).eq(said[21..].iter().copied()), "{again}");
 }

@@ -9,7 +9,8 @@
 # --validation  under Vulkan's validation layers, any message of which is a failure
 # --soak        the tests of long runs alone, in their full form: kills, lost devices, full disks, memory
 # --with-python models go to PyTorch and onnxruntime and come back too, and published networks are fetched: by the interpreter that
-#               ELMAN_PYTHON names, or one in a virtual environment, target/python, which is made if it is not there
+#               ELMAN_PYTHON names (with pip, torch 2.5.1, numpy, safetensors, onnx, onnxruntime, h5py), or one in a virtual environment,
+#               target/python, which is made if it is not there
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,11 +51,16 @@ install() {
     $sudo apt-get update -qq && $sudo apt-get install -y -qq "$1" || true
 }
 
-if [ -n "$python" ] && [ -z "${ELMAN_PYTHON:-}" ]; then
-    export ELMAN_PYTHON=$PWD/target/python/bin/python
-    if ! "$ELMAN_PYTHON" -c 'import torch, safetensors, onnx, onnxruntime, h5py' 2>/dev/null; then
-        python3 -m venv target/python
-        "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors onnx onnxruntime h5py
+if [ -n "$python" ]; then
+    has_packages() { "$ELMAN_PYTHON" -c 'import pip, torch, numpy, safetensors, onnx, onnxruntime, h5py' 2>/dev/null; }
+    if [ -n "${ELMAN_PYTHON:-}" ]; then
+        has_packages || fail "$ELMAN_PYTHON, which ELMAN_PYTHON names, lacks pip, torch, numpy, safetensors, onnx, onnxruntime or h5py"
+    else
+        export ELMAN_PYTHON=$PWD/target/python/bin/python
+        if ! has_packages; then
+            python3 -m venv target/python
+            "$ELMAN_PYTHON" -m pip install --quiet torch==2.5.1 numpy safetensors onnx onnxruntime h5py
+        fi
     fi
 fi
 if [ -n "$python" ] && [ -z "${ELMAN_PUBLISHED:-}" ]; then

@@ -59,15 +59,12 @@ impl G2p {
             [Embedding::from_file(init, "encoder.embedding")?, Embedding::from_file(init, "decoder.embedding")?];
         let [encoder, decoder] = [Gru::from_file(init, "encoder.gru")?, Gru::from_file(init, "decoder.gru")?];
         let output = Linear::from_file(init, "decoder.output")?;
-        let names = file.metadata().get("phonemes").map(|names| names.split(' ').map(str::to_owned).collect());
-        Ok(Self {
-            embeddings,
-            encoder,
-            decoder,
-            output,
-            parameters: init.upload(device)?,
-            names: names.unwrap_or_default(),
-        })
+        let names =
+            file.metadata().get("phonemes").map(|names| names.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let names = names.unwrap_or_default();
+        let rows = file.shape("decoder.output.weight").map_or(0, |shape| shape[0]);
+        ensure!(names.len() == rows, "{} names {} phonemes, but has {rows}", file.path().display(), names.len());
+        Ok(Self { embeddings, encoder, decoder, output, parameters: init.upload(device)?, names })
     }
 
     /// Of each word, its phonemes: the most likely one at each step. Words of about one length are read together.

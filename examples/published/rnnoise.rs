@@ -29,8 +29,9 @@ pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
     for path in [&weights, &features] {
         ensure!(
             path.exists(),
-            "there is no {}: `tests/run.sh --with-python` makes it, or the program in `tests/fixtures/published/rnnoise`",
-            path.display()
+            "there is no {}: `tests/run.sh --with-python` makes {}, or the program in `tests/fixtures/published/rnnoise`",
+            path.display(),
+            folder.join(path.file_name().unwrap_or_default()).display()
         );
     }
     let (network, parameters) = RnNoise::read(device, &weights)?;
@@ -38,7 +39,10 @@ pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
     let features = ModelFile::open(features)?;
     let is_fit = matches!(features.shape("features"), None | Some(&[_, FEATURES]));
     ensure!(is_fit, "the `features` of {} must be [T, {FEATURES}]", features.path().display());
+    let path = features.path();
     let (seconds, features) = (features.values("seconds")?, features.values("features")?);
+    let frames = features.len() / FEATURES;
+    ensure!(seconds.len() == frames, "{} has {} `seconds` of {frames} frames", path.display(), seconds.len());
     let (gains, speech) = match options.one_by_one {
         false => in_blocks(&mut network.predictor(&parameters, &states), &features)?,
         true => one_by_one(&mut network.stream(&parameters, states)?, &features)?,

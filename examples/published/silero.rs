@@ -72,7 +72,10 @@ pub fn read_wav(path: &Path) -> Result<Vec<f32>> {
             reader.samples::<i32>().map(|sample| sample.map(|sample| sample as f32 / most)).collect()
         }
     };
-    samples.with_context(in_file)
+    let samples = samples.with_context(in_file)?;
+    let is_number = samples.iter().all(|sample| sample.is_finite());
+    ensure!(is_number, "{} has samples that are no finite numbers", path.display());
+    Ok(samples)
 }
 
 /// `[N, 576]`: frames of 512 samples, the last filled up with zeros, each behind the 64 samples before it.

@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, default_value_t = 300)]
     length: usize,
     /// Lines to write
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(..=10_000))]
     lines: usize,
     /// Seed of the draws and of the order of the training
     #[arg(long, default_value_t = 777)]
@@ -69,7 +69,13 @@ pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
     let mut rng = rng::manual_seed(options.seed);
     if let Some(path) = &options.train {
         let saved = options.save.clone().unwrap_or_else(|| path.with_extension("safetensors"));
-        ensure!(saved != *path, "{} has the lines: say by --save where to keep the network", path.display());
+        ensure!(
+            options.save.is_some() || !saved.exists(),
+            "{} is there: say by --save where to keep the network",
+            saved.display()
+        );
+        let folder = saved.parent().filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(folder.is_none_or(Path::is_dir), "{} is to be kept in a folder that is not there", saved.display());
         let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let unknown: usize = lines.iter().map(|line| network.lacks(line)).sum();
@@ -115,7 +121,10 @@ impl TextGenRnn {
         let [attention, output] = [Linear::from_file(init, "attention")?, Linear::from_file(init, "output")?];
         let metadata = file.metadata().clone();
         let characters = metadata.get("characters").with_context(|| format!("{} has no characters", path.display()))?;
-        let characters = serde_json::from_str(characters)?;
+        let characters: Vec<String> =
+            serde_json::from_str(characters).with_context(|| format!("the characters of {}", path.display()))?;
+        let rows = file.shape("output.weight").map_or(0, |shape| shape[0]);
+        ensure!(characters.len() == rows, "{} names {} characters, but has {rows}", path.display(), characters.len());
         Ok(Self { embedding, lstms, attention, output, parameters: init.upload(device)?, characters, metadata })
     }
 

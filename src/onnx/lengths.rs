@@ -1,11 +1,9 @@
-//! Whether the lengths in a file's bytes are true: `rten-onnx` believes them, and would read in a circle or ask for more memory than
-//! there is.
-
-use rten_onnx::protobuf::varint::read_varint;
+//! Whether the lengths and numbers in a file's bytes are whole: `rten-onnx` believes them, and would read in a circle or ask for more
+//! memory than there is.
 
 use super::file::Result;
 
-/// The messages of ONNX that hold others, and whatever holds none of those.
+/// The messages of ONNX that hold others, those that hold none, and fields of whole numbers one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     Model,
@@ -19,10 +17,11 @@ enum Message {
     Sequence,
     Shape,
     Leaf,
+    Numbers,
 }
 
 /// A message, the number of a field, and the message in it.
-const NESTED: [(Message, u64, Message); 18] = {
+const NESTED: [(Message, u64, Message); 23] = {
     use Message::*;
     [
         (Model, 7, Graph),
@@ -36,6 +35,11 @@ const NESTED: [(Message, u64, Message); 18] = {
         (Node, 5, Attribute),
         (Attribute, 5, Tensor),
         (Attribute, 6, Graph),
+        (Attribute, 8, Numbers),
+        (Tensor, 1, Numbers),
+        (Tensor, 5, Numbers),
+        (Tensor, 7, Numbers),
+        (Tensor, 11, Numbers),
         (Tensor, 13, Leaf),
         (ValueInfo, 2, Type),
         (Type, 1, TensorType),
@@ -58,9 +62,11 @@ fn check_message(mut rest: &[u8], message: Message, depth: usize) -> Result<()> 
     if depth > MOST_NESTED {
         return Err(format!("it has more than {MOST_NESTED} messages in one another"));
     }
-    let varint = |rest: &mut &[u8]| read_varint(rest).map_err(|error| format!("it is no ONNX file ({error:?})"));
     while !rest.is_empty() {
         let tag = varint(&mut rest)?;
+        if message == Message::Numbers {
+            continue;
+        }
         let length = match tag & 7 {
             0 => varint(&mut rest).map(|_| 0)?,
             1 => 8,
@@ -77,4 +83,13 @@ fn check_message(mut rest: &[u8], message: Message, depth: usize) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// A whole number of 7 bits a byte, the last of which is below 128.
+fn varint(rest: &mut &[u8]) -> Result<u64> {
+    const MOST_BYTES: usize = 10;
+    let end = rest.iter().take(MOST_BYTES).position(|&byte| byte < 0x80);
+    let (number, after) = rest.split_at(1 + end.ok_or("it is no ONNX file: it has a number without an end")?);
+    *rest = after;
+    Ok(number.iter().rev().fold(0, |value, &byte| value << 7 | u64::from(byte & 0x7f)))
 }

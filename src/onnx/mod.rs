@@ -181,9 +181,16 @@ impl Model {
     /// What is doubtful about the file, in a sentence; None if nothing is known.
     pub fn warning(&self) -> Option<String> {
         let (producer, version) = &self.file.producer;
-        let is_before =
-            |node: &&Node| node.op == "GRU" && node.int("linear_before_reset", 0) == Ok(0) && node.input(1).is_some();
-        let node = self.file.graph.nodes.iter().find(is_before).filter(|_| producer == "pytorch")?;
+        fn before(graph: &file::Graph) -> Option<&Node> {
+            let is_before = |node: &Node| {
+                node.op == "GRU" && node.int("linear_before_reset", 0) == Ok(0) && node.input(1).is_some()
+            };
+            graph
+                .nodes
+                .iter()
+                .find_map(|node| if is_before(node) { Some(node) } else { node.graphs().find_map(before) })
+        }
+        let node = before(&self.file.graph).filter(|_| producer == "pytorch")?;
         Some(format!(
             "the GRU `{}` resets before its product (linear_before_reset = 0), which PyTorch's GRU does not: exporters of PyTorch \
              wrote this by mistake from November 2025 to June 2026, and this one is version {version}; if the model is one of PyTorch's \
