@@ -148,6 +148,8 @@
 //! * **A short plan runs on its caller's thread** on the CPU, where to wake another takes longer; its twins, as far as they can
 //!   (`Twin::can_be_alone`), then use no other. What lies between their inputs and results is memory that the thread keeps, and few rows have a
 //!   product of their own: so a frame of a small network takes none.
+//! * **A product of many rows takes the widest vectors there are, one of few rows those of 256 bits**, as do loops over elements: what is
+//!   read once is seldom aligned, and each second vector of 512 bits then lies in two lines of the cache.
 //! * **A file's values go where initial values would be drawn**: [`nn::Init::from_file`], so every module can be made from a file; what its
 //!   shapes say of a module is read off by its `from_file`.
 //! * **A batch of commands is worth two threads where each by itself is not**: on the CPU, neighbours in a plan that do not depend on each
