@@ -5,7 +5,7 @@
     benches/compare.py --device gpu --rounds 5 w1 -- ./burn-peer wgpu {}
 
 After `--` comes the peer's command, with {} where the workload's name goes. Its last line that is JSON must have
-`med_ms` or `median_ms` (per character for w4), and may have `chars_s_med` (w4). Peer and ours take turns `--rounds` times, so that both
+`med_ms` or `median_ms` (per character for w4), and may have `chars_s_med` (w4) and `vectors` (the width it computes with). Peer and ours take turns `--rounds` times, so that both
 see the same machine; the table has the median of the rounds.
 """
 import argparse
@@ -37,12 +37,14 @@ def main():
     if not peer:
         parser.error("the peer's command is missing: put it after --")
     bench = ["cargo", "bench", "--quiet", "--bench", "workloads", "--"]
-    print("| workload | elman | peer | peer / elman |\n|---|---|---|---|")
+    print("| workload | elman | peer | peer / elman |\n|---|---|---|---|", flush=True)
+    devices = set()
     for workload in options.workloads:
         ours, theirs = [], []
         for _ in range(options.rounds):
             mine = last_json([*bench, workload, "--device", options.device, "--cell", options.cell, "--json"])
             other = last_json([word.replace("{}", workload) for word in peer])
+            devices.add((mine["device"], other.get("vectors", "vectors not said")))
             if workload == "w4":
                 # Milliseconds for a character, since programs differ in how many they write.
                 ours.append(1e3 / mine["chars_per_second"])
@@ -52,6 +54,8 @@ def main():
                 theirs.append(other.get("med_ms", other.get("median_ms")))
         mine, other = statistics.median(ours), statistics.median(theirs)
         print(f"| {workload} | {mine:.4g} ms | {other:.4g} ms | {other / mine:.2f} |", flush=True)
+    for mine, other in sorted(devices):
+        print(f"elman: {mine}; peer: {other}")
 
 
 if __name__ == "__main__":

@@ -118,6 +118,17 @@ fn has_v4() -> bool {
     *V4.get_or_init(|| pulp::x86::V4::try_new().is_some())
 }
 
+/// The widest vectors that products of many rows use here, if they have a name.
+pub(crate) fn vectors() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    if has_v4() {
+        return Some("AVX-512");
+    } else if v3().is_some() {
+        return Some("AVX2");
+    }
+    None
+}
+
 /// The `gemm` crate's function for AVX2, which it takes by itself where there is nothing wider.
 ///
 /// # Safety
@@ -197,13 +208,13 @@ impl Real for f32 {
         libm::erff(self)
     }
     fn tanh_in_place(xs: &mut [Self]) {
-        Self::vectorize(|| xs.iter_mut().for_each(|x| *x = tanh(*x)));
+        pulp::Arch::new().dispatch(|| xs.iter_mut().for_each(|x| *x = tanh(*x)));
     }
     fn sigmoid_in_place(xs: &mut [Self]) {
-        Self::vectorize(|| xs.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x))));
+        pulp::Arch::new().dispatch(|| xs.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x))));
     }
     fn exp_in_place(xs: &mut [Self]) {
-        Self::vectorize(|| xs.iter_mut().for_each(|x| *x = exp(*x)));
+        pulp::Arch::new().dispatch(|| xs.iter_mut().for_each(|x| *x = exp(*x)));
     }
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
         // Vectors of 512 bits are of no use to loops that read each value once: half of them lie in two lines of the cache.

@@ -213,7 +213,10 @@ impl Device {
     pub fn describe(&self) -> String {
         match &self.0.kind {
             Kind::Gpu(gpu) => gpu.adapter().to_string(),
-            Kind::Cpu(Floats::F32, _) => format!("CPU ({} threads)", threads::count()),
+            Kind::Cpu(Floats::F32, _) => {
+                let vectors = crate::real::vectors().map_or(String::new(), |name| format!(", {name}"));
+                format!("CPU ({} threads{vectors})", threads::count())
+            }
             #[cfg(feature = "reference")]
             Kind::Cpu(Floats::F64, _) => "CPU reference (f64)".into(),
         }

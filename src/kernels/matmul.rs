@@ -1,5 +1,7 @@
 //! `c = op(a) op(b) + bias + bias2`.
 
+use rayon::prelude::*;
+
 use super::{LARGE_TILE_FLOPS, column_sum, expect_len, slices};
 use crate::device::threads;
 use crate::error::{Error, Result};
@@ -295,11 +297,16 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         let a = matrix(&a[a_offset..], m, k, p.a_stride as usize, p.transpose_a);
         let b = matrix(&b[batch * p.b_batch as usize..], k, n, if p.transpose_b == 0 { n } else { k }, p.transpose_b);
         if p.biases > 0 {
-            for row in c.chunks_exact_mut(n) {
+            let begin = |row: &mut [F]| {
                 for (j, c) in row.iter_mut().enumerate() {
                     let bias = if p.biases == 2 { bias[j] + bias2[j] } else { bias[j] };
                     *c = if p.accumulate != 0 { *c + bias } else { bias };
                 }
+            };
+            if c.len() < 1 << 16 || threads::is_alone() {
+                c.chunks_exact_mut(n).for_each(begin);
+            } else {
+                c.par_chunks_exact_mut(n).with_min_len(((1 << 15) / n).max(1)).for_each(begin);
             }
         }
         let from = (p.first as usize + part) * slice;
