@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use ndarray::{ArrayD, IxDyn};
 use rten_onnx::onnx::{
@@ -58,7 +59,7 @@ pub struct Port {
 #[derive(Clone, Debug)]
 pub(super) struct Graph {
     pub nodes: Vec<Node>,
-    pub constants: HashMap<String, Array>,
+    pub constants: HashMap<String, Arc<Array>>,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
 }
@@ -165,7 +166,7 @@ fn graph(graph: GraphProto, opset: i64, folder: Option<&Path>) -> Result<Graph> 
     for tensor in &initializer {
         let name = tensor.name.clone().unwrap_or_default();
         let array = array(tensor, folder).map_err(|problem| format!("its tensor `{name}` {problem}"))?;
-        constants.insert(name, array);
+        constants.insert(name, Arc::new(array));
     }
     let nodes = node.into_iter().map(|node| self::node(node, opset, folder)).collect::<Result<Vec<_>>>()?;
     let port = |info: &ValueInfoProto| {

@@ -10,6 +10,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use array::Array;
 pub use file::Port;
@@ -155,7 +156,7 @@ impl Model {
             let names = weights.filter_map(|&i| node.input(i)).chain(unchanged(node));
             for name in names {
                 // A number, of no axis, is part of the program.
-                let Some(Array::Real(values)) = constant(name) else { continue };
+                let Some(Array::Real(values)) = constant(name).map(|array| &**array) else { continue };
                 if values.ndim() > 0 && !values.is_empty() && !self.parameters.contains_key(name) {
                     let id = self.init.add(name.into(), values.shape(), values.iter().copied().collect());
                     self.parameters.insert(name.to_owned(), id.map_err(value::said)?);
@@ -413,7 +414,7 @@ fn fold(graph: &mut file::Graph) {
     for node in std::mem::take(&mut graph.nodes) {
         let inputs = node.inputs.iter().map(|name| match (name.is_empty(), graph.constants.get(name)) {
             (true, _) => Some(None),
-            (false, array) => Some(Some(Value::host(array?.clone()))),
+            (false, array) => Some(Some(Value::Host(array?.clone(), None))),
         });
         let Some(inputs) = inputs.collect::<Option<Vec<_>>>() else {
             kept.push(node);
@@ -436,19 +437,18 @@ fn fold(graph: &mut file::Graph) {
 /// The weights of a recurrent node as parameters, by PyTorch's names.
 fn own_weights<'a>(
     init: &mut Init,
-    constant: impl Fn(&str) -> Option<&'a Array>,
+    constant: impl Fn(&str) -> Option<&'a Arc<Array>>,
     node: &Node,
 ) -> file::Result<Vec<Weights>> {
     let inputs: Vec<_> =
-        node.inputs.iter().map(|name| constant(name).map(|array| Value::host(array.clone()))).collect();
+        node.inputs.iter().map(|name| constant(name).map(|array| Value::Host(array.clone(), None))).collect();
     let refuse = |problem| format!("`{}` at `{}`: {problem}", node.op, node.name);
     let mut all = recurrent::weights(&mut Machine(None), node, &Inputs(&inputs)).map_err(refuse)?;
     for (weights, suffix) in all.iter_mut().zip(["_l0", "_l0_reverse"]) {
         for (kind, value) in &mut weights.named {
-            let array = value.array()?.clone();
+            let Value::Host(array, id) = value else { return Err(refuse("its weights are no constants".into())) };
             let name = format!("{}.{kind}{suffix}", node.name);
-            let id = init.add(name, array.shape(), array.reals()).map_err(value::said)?;
-            *value = Value::Host(array, Some(id));
+            *id = Some(init.add(name, array.shape(), array.reals()).map_err(value::said)?);
         }
     }
     Ok(all)

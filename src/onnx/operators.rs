@@ -88,8 +88,8 @@ operators! {
     GreaterOrEqual [] [] |m, node, inputs| compare(m, node, inputs, |a, b| b.le(a), |a, b| a >= b);
     And [] [] |_, _, inputs| logic(inputs, |a, b| a && b);
     Or [] [] |_, _, inputs| logic(inputs, |a, b| a || b);
-    Not [] [] |m, _, inputs| match inputs.get(0)? {
-        Value::Host(Array::Whole(x), None) => Ok(vec![Value::host(Array::Whole(x.mapv(|x| i64::from(x == 0))))]),
+    Not [] [] |m, _, inputs| match inputs.get(0)?.constant() {
+        Some(Array::Whole(x)) => Ok(vec![Value::host(Array::Whole(x.mapv(|x| i64::from(x == 0))))]),
         _ => on_device(m, inputs, |x| x.eq(0.0)),
     };
     Where [] [] select;
@@ -269,14 +269,15 @@ fn range(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
 fn cast(_: &mut Machine<'_>, node: &Node, inputs: &Inputs<'_>) -> Result<Vec<Value>> {
     let to = node.int("to", 1)?;
     let is_real = matches!(to, 1 | 10 | 11 | 16);
-    Ok(vec![match (inputs.get(0)?, is_real) {
-        (Value::Host(Array::Whole(x), _), true) => Value::host(Array::Real(x.mapv(|value| value as f32))),
-        (Value::Host(Array::Real(x), _), false) if to == 9 => {
-            Value::host(Array::Whole(x.mapv(|value| i64::from(value != 0.0))))
+    let value = inputs.get(0)?;
+    Ok(vec![match (value.array(), is_real) {
+        (Ok(Array::Whole(x)), true) => Value::host(Array::Real(x.mapv(|value| value as f32))),
+        (Ok(Array::Real(x)), false) if to == 9 => Value::host(Array::Whole(x.mapv(|value| i64::from(value != 0.0)))),
+        (Ok(Array::Real(x)), false) => Value::host(Array::Whole(x.mapv(|value| value as i64))),
+        (Err(_), false) if to != 9 && matches!(value, Value::Device(..)) => {
+            return Err("numbers of a plan stay numbers".into());
         }
-        (Value::Host(Array::Real(x), _), false) => Value::host(Array::Whole(x.mapv(|value| value as i64))),
-        (Value::Device(..), false) if to != 9 => return Err("numbers of a plan stay numbers".into()),
-        (value, _) => value.clone(),
+        _ => value.clone(),
     }])
 }
 
@@ -540,11 +541,9 @@ fn unary(
     expression: impl for<'a> FnOnce(Expr<'a>) -> Expr<'a>,
     on_host: impl Fn(f32) -> f32,
 ) -> Result<Vec<Value>> {
-    match inputs.get(0)? {
-        Value::Host(Array::Real(x), None) => Ok(vec![Value::host(Array::Real(x.mapv(on_host)))]),
-        Value::Host(Array::Whole(x), None) => {
-            Ok(vec![Value::host(Array::Whole(x.mapv(|value| on_host(value as f32) as i64)))])
-        }
+    match inputs.get(0)?.constant() {
+        Some(Array::Real(x)) => Ok(vec![Value::host(Array::Real(x.mapv(on_host)))]),
+        Some(Array::Whole(x)) => Ok(vec![Value::host(Array::Whole(x.mapv(|value| on_host(value as f32) as i64)))]),
         _ => on_device(m, inputs, expression),
     }
 }

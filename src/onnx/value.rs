@@ -1,5 +1,7 @@
 //! What a graph of ONNX computes with: arrays on the host, values of a plan, and whole numbers that a user fills in.
 
+use std::sync::Arc;
+
 use super::array::{Array, Part, len_of};
 use super::file::Result;
 use crate::graph::{Graph, ParameterId, Var};
@@ -10,7 +12,7 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     /// Known when the model is read, or when shapes are; it may be a parameter.
-    Host(Array, Option<ParameterId>),
+    Host(Arc<Array>, Option<ParameterId>),
     /// Of the plan, with its shape in ONNX, where a number has none.
     Device(Var, Vec<usize>),
     /// Tokens or lengths, none below 0, whose axes may have changed places, and so much more.
@@ -38,7 +40,7 @@ fn at_least_one(shape: &[usize]) -> &[usize] {
 
 impl Value {
     pub fn host(array: Array) -> Self {
-        Self::Host(array, None)
+        Self::Host(Arc::new(array), None)
     }
 
     /// What a user fills in.
