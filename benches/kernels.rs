@@ -136,7 +136,7 @@ fn cases() -> Vec<Case> {
         Ok(vec![losses, dx])
     }));
     for v in [85, 20_000] {
-        cases.push(case("segment_sum", &format!("4096 x 256 -> {v}"), move |device, g| {
+        cases.push(case("segment_sum", format!("4096 x 256 -> {v}"), move |device, g| {
             let (index, dtable) = (tokens(device, &[4096], v)?, zeros(device, "dtable", &[v, 256])?);
             segment_sum::segment_sum(g, &random(device, "dy", &[4096, 256])?, &index, &dtable, false)?;
             Ok(vec![dtable])
