@@ -7,7 +7,7 @@
 //          slice         rows in a slice
 //          first         the first of these slices
 //          accumulate    whether dtable is added to what is there
-//          tokens        of so many v at a time, at most TOKENS
+//          tokens        of so many v at a time: 1, or with MANY at most TOKENS
 // dy       [rows, columns]
 // index    [rows] u32
 // dtable   [slices, V, columns]
@@ -28,8 +28,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> dtable: array<f32>;
 
 const CHUNK: u32 = 256u;
-const TOKENS: u32 = 32u;
-var<workgroup> sums: array<f32, 64u * TOKENS>;
+// Whether a workgroup has more than one v at a time: one sum stays in a register.
+const MANY: u32 = 0u;
+@if(MANY) const TOKENS: u32 = 32u;
+@if(MANY) var<workgroup> sums: array<f32, 64u * TOKENS>;
 var<workgroup> marks: array<atomic<u32>, 8>;
 
 @compute @workgroup_size(64)
@@ -43,7 +45,8 @@ fn segment_sum(
     let end = min(start + p.slice, p.rows);
     for (var first = group.y * p.tokens; first < p.V; first += groups.y * p.tokens) {
         let count = min(p.tokens, p.V - first);
-        for (var v = 0u; v < count; v++) { sums[64u * v + local] = 0.0; }
+        @if(!MANY) var only = 0.0;
+        @if(MANY) for (var v = 0u; v < count; v++) { sums[64u * v + local] = 0.0; }
         for (var chunk = start; chunk < end; chunk += CHUNK) {
             if local < 8u { atomicStore(&marks[local], 0u); }
             workgroupBarrier();
@@ -56,7 +59,9 @@ fn segment_sum(
                 for (var word = 0u; word < 8u; word++) {
                     for (var left = atomicLoad(&marks[word]); left != 0u; left &= left - 1u) {
                         let row = chunk + 32u * word + firstTrailingBit(left);
-                        sums[64u * (index[row] - first) + local] += dy[row * p.columns + column];
+                        let d = dy[row * p.columns + column];
+                        @if(!MANY) only += d;
+                        @if(MANY) sums[64u * (index[row] - first) + local] += d;
                     }
                 }
             }
@@ -64,8 +69,10 @@ fn segment_sum(
         }
         for (var v = 0u; v < count && column < p.columns; v++) {
             let at = (group.z * p.V + first + v) * p.columns + column;
-            let before = select(0.0, dtable[at], p.accumulate != 0u);
-            dtable[at] = before + sums[64u * v + local];
+            @if(!MANY) var sum = only;
+            @if(MANY) var sum = sums[64u * v + local];
+            if p.accumulate != 0u { sum += dtable[at]; }
+            dtable[at] = sum;
         }
     }
 }

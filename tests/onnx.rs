@@ -309,24 +309,36 @@ fn a_gru_that_pytorch_does_not_have_is_warned_of() {
     // The field `i` of the attribute.
     assert_eq!(bytes[at..at + 2], [0x18, 1]);
     bytes[at + 1] = 0;
-    let warning = Model::from_bytes(&bytes).unwrap().warning().unwrap();
-    assert!(warning.contains("linear_before_reset = 0") && warning.contains("2.5.1"), "{warning}");
+    let is_told = |bytes: &[u8]| {
+        let warning = Model::from_bytes(bytes).unwrap().warning().unwrap();
+        assert!(warning.contains("linear_before_reset = 0") && warning.contains("2.5.1"), "{warning}");
+    };
+    is_told(&bytes);
+    // In a branch: the node of the GRU as the graph of a node's attribute, of the type of graphs.
+    let graph =
+        message(1, &[message(4, b"GRU"), ["x", "w", "r"].map(|name| message(1, name.as_bytes())).concat()].concat());
+    let branch = [&message(1, b"then_branch")[..], &message(6, &graph), &[20 << 3 | 0x80, 1, 5]].concat();
+    let around = message(1, &[message(4, b"If"), message(1, b"c"), message(2, b"y"), message(5, &branch)].concat());
+    let producer = [message(2, b"pytorch"), message(3, b"2.5.1")].concat();
+    is_told(&[producer, message(8, &[0x10, 17]), message(7, &around)].concat());
+}
+
+/// A field of a message that has these bytes.
+fn message(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut length = bytes.len();
+    let mut message = vec![number << 3 | 2];
+    while length > 0x7f {
+        message.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    message.push(length as u8);
+    [&message, bytes].concat()
 }
 
 /// Lengths that are not true, and messages without end in one another: errors, soon.
 #[test]
 fn lengths_are_checked() {
     let whole = cases()["test_gru_defaults"].model.clone();
-    let message = |number: u8, bytes: &[u8]| -> Vec<u8> {
-        let mut length = bytes.len();
-        let mut message = vec![number << 3 | 2];
-        while length > 0x7f {
-            message.push(length as u8 | 0x80);
-            length >>= 7;
-        }
-        message.push(length as u8);
-        [&message, bytes].concat()
-    };
     // Of a field that nobody knows, of the producer's name, of a graph's node and of a tensor's bytes: 2^64 - 1, and 2^40.
     let lengths = [vec![0xff; 9].into_iter().chain([1]).collect(), vec![0x80, 0x80, 0x80, 0x80, 0x80, 0x20]];
     for length in &lengths {

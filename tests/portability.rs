@@ -80,6 +80,9 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
             found.insert((i, constants.to_vec()));
         }
     }
+    // A vocabulary of words.
+    let i = kernels::ALL.iter().position(|k| k.name == "segment_sum").unwrap();
+    found.insert((i, vec![("MANY", 1)]));
     let i = kernels::ALL.iter().position(|k| k.name == "generate").unwrap();
     for (cell, layers, vocabulary, hidden) in [
         (Cell::Tanh, 1, 85, 256),

@@ -4,6 +4,8 @@
 #![cfg(feature = "onnx")]
 
 mod common;
+#[path = "../examples/published/fetched.rs"]
+mod fetched;
 #[path = "../examples/published/g2p.rs"]
 #[allow(dead_code, reason = "the tests use the networks")]
 mod g2p;

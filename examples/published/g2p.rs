@@ -11,6 +11,8 @@ use elman::nn::functional::InitialState;
 use elman::nn::{Embedding, Gru, Init, Linear, Parameters};
 use elman::{Device, Predictor};
 
+use crate::fetched::fetched;
+
 /// Letters and phonemes begin with padding and what is unknown; a word ends with this,
 const END_OF_WORD: u32 = 2;
 /// `a` is this,
@@ -50,10 +52,7 @@ pub struct G2p {
 
 impl G2p {
     pub fn open(device: &Device, folder: &Path) -> Result<Self> {
-        let path = folder.join("g2p.safetensors");
-        let cure = "`tests/run.sh --with-python` makes it, or tests/fixtures/published/g2p.py";
-        ensure!(path.exists(), "there is no {}: {cure}", path.display());
-        let file = ModelFile::open(path)?;
+        let file = ModelFile::open(fetched(folder, "g2p.safetensors")?)?;
         let init = &mut Init::from_file(&file);
         let embeddings =
             [Embedding::from_file(init, "encoder.embedding")?, Embedding::from_file(init, "decoder.embedding")?];

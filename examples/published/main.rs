@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod fetched;
 mod g2p;
 mod rnnoise;
 mod silero;

@@ -13,6 +13,8 @@ use elman::nn::functional::{InitialState, concat, sigmoid, tanh};
 use elman::nn::{Activation, Gru, Init, Linear, Parameters, RnnOptions, State};
 use elman::{Device, Graph, Predictor, Stream, Tensor, Var};
 
+use crate::fetched::fetched;
+
 #[derive(Args)]
 pub struct Options {
     /// Features of a recording's frames, as `tests/fixtures/published/rnnoise` writes them [default: those of the folder]
@@ -24,17 +26,11 @@ pub struct Options {
 
 /// For each frame, its second, the probability of speech and the 22 gains, from low to high.
 pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
-    let features = options.features.clone().unwrap_or_else(|| folder.join("rnnoise_frames.safetensors"));
-    let weights = folder.join("rnnoise.safetensors");
-    for path in [&weights, &features] {
-        ensure!(
-            path.exists(),
-            "there is no {}: `tests/run.sh --with-python` makes {}, or the program in `tests/fixtures/published/rnnoise`",
-            path.display(),
-            folder.join(path.file_name().unwrap_or_default()).display()
-        );
-    }
-    let (network, parameters) = RnNoise::read(device, &weights)?;
+    let features = match &options.features {
+        Some(path) => path.clone(),
+        None => fetched(folder, "rnnoise_frames.safetensors")?,
+    };
+    let (network, parameters) = RnNoise::read(device, &fetched(folder, "rnnoise.safetensors")?)?;
     let states = network.states(device)?;
     let features = ModelFile::open(features)?;
     let is_fit = matches!(features.shape("features"), None | Some(&[_, FEATURES]));

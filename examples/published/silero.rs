@@ -12,6 +12,8 @@ use elman::nn::{Parameters, State};
 use elman::onnx::Model;
 use elman::{Device, Graph, Predictor, Stream, Var};
 
+use crate::fetched::fetched;
+
 #[derive(Args)]
 pub struct Options {
     /// A WAV file of 16 kHz and one channel
@@ -22,12 +24,7 @@ pub struct Options {
 }
 
 pub fn run(device: &Device, folder: &Path, options: &Options) -> Result<()> {
-    let path = folder.join("silero.onnx");
-    ensure!(
-        path.exists(),
-        "there is no {}: `tests/run.sh --with-python` fetches it, or `tests/fixtures/published/silero.py`",
-        path.display()
-    );
+    let path = fetched(folder, "silero.onnx")?;
     let samples = read_wav(&options.recording)?;
     let model = Model::read(path)?;
     let parameters = model.parameters(device)?;

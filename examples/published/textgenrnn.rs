@@ -15,6 +15,8 @@ use elman::optim::Adam;
 use elman::rng::{self, Rng};
 use elman::{Device, Graph, Predictor, Tensor, Trainer, Var};
 
+use crate::fetched::fetched;
+
 /// Characters that it sees.
 const WINDOW: usize = 40;
 /// Stands before a text's first character, until the window is full.
@@ -107,10 +109,7 @@ pub struct TextGenRnn {
 
 impl TextGenRnn {
     pub fn published(device: &Device, folder: &Path) -> Result<Self> {
-        let path = folder.join("textgenrnn.safetensors");
-        let cure = "`tests/run.sh --with-python` makes it, or tests/fixtures/published/textgenrnn.py";
-        ensure!(path.exists(), "there is no {}: {cure}", path.display());
-        Self::open(device, &path)
+        Self::open(device, &fetched(folder, "textgenrnn.safetensors")?)
     }
 
     pub fn open(device: &Device, path: &Path) -> Result<Self> {

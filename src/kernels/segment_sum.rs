@@ -18,7 +18,7 @@ const MOST_TOKENS: usize = 32;
 pub static KERNEL: Kernel = Kernel {
     name: "segment_sum",
     source: wgsl!("segment_sum"),
-    constants: &[],
+    constants: &["MANY"],
     params: FIELDS,
     bindings: &[reads("dy"), reads_u32("index"), writes("dtable")],
     twin: twin!(twin),
@@ -36,6 +36,7 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
     expect_len("segment_sum", dy, index.len() * columns)?;
     // All rows are looked through for so many tokens at once: of a vocabulary of words, some hundred workgroups do that.
     let tokens = (v / 256).clamp(1, MOST_TOKENS);
+    let many = [("MANY", u32::from(tokens > 1))];
     let blocks = v.div_ceil(tokens);
     let slices = slices(r.is_wide(), blocks * columns.div_ceil(64), index.len());
     // A thread looks through all rows, 256 in 13 turns, for each block that it has, and takes a turn for each row of one.
@@ -53,12 +54,12 @@ pub fn segment_sum(r: &mut Recorder, dy: &Tensor, index: &Tensor, dtable: &Tenso
     let grid = |slices: usize| [columns.div_ceil(64), blocks.min(65_535), slices];
     if slices == 1 {
         return (0..index.len().div_ceil(slice)).try_for_each(|first| {
-            r.dispatch(&KERNEL, &[], params(first, accumulate || first > 0), &[dy, index, dtable], grid(1))
+            r.dispatch(&KERNEL, &many, params(first, accumulate || first > 0), &[dy, index, dtable], grid(1))
         });
     }
     let slices = index.len().div_ceil(slice);
     let parts = r.zeros(&format!("{} in slices", dtable.name()), &[slices, v, columns])?;
-    r.dispatch(&KERNEL, &[], params(0, false), &[dy, index, &parts], grid(slices))?;
+    r.dispatch(&KERNEL, &many, params(0, false), &[dy, index, &parts], grid(slices))?;
     column_sum::column_sum(r, &parts.reshape(&[slices, v * columns])?, dtable, accumulate)
 }
 
