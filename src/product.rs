@@ -1,6 +1,6 @@
 //! Matrix products of the CPU twins, by the `gemm` crates: by those of f32 and f64, since `gemm` itself compiles complex ones too.
 
-use crate::real::{Parallelism, Real};
+use crate::real::{MicroKernels, Parallelism, Real};
 
 /// A matrix in a slice: `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
@@ -23,6 +23,12 @@ impl<'a, F: Real> Matrix<'a, F> {
     pub fn strided(data: &'a [F], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(columns <= stride && (rows == 0 || data.len() >= (rows - 1) * stride + columns));
         Self { data, rows, columns, row_stride: stride, column_stride: 1 }
+    }
+
+    /// Every index lies within the slice.
+    fn check(&self) {
+        let last = self.rows.saturating_sub(1) * self.row_stride + self.columns.saturating_sub(1) * self.column_stride;
+        assert!(self.rows * self.columns == 0 || last < self.data.len());
     }
 
     /// The transpose.
@@ -52,16 +58,13 @@ impl<'a, F: Real> Matrix<'a, F> {
 pub(crate) fn product<F: Real>(c: &mut [F], a: Matrix<'_, F>, b: Matrix<'_, F>, accumulate: bool, threads: bool) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert!(b.rows == k && c.len() == m * n, "[{m}, {k}] times [{}, {n}] into {}", b.rows, c.len());
-    for x in [&a, &b] {
-        let last = x.rows.saturating_sub(1) * x.row_stride + x.columns.saturating_sub(1) * x.column_stride;
-        assert!(x.rows * x.columns == 0 || last < x.data.len());
-    }
+    [a, b].iter().for_each(Matrix::check);
     let is_small = !threads || m * k * n <= MOST_OF_ONE_THREAD;
     if m <= FEW_ROWS && a.column_stride == 1 && b.column_stride == 1 && n > 0 && k > 0 && is_small {
         if !accumulate {
             c.fill(F::zero());
         }
-        return F::vectorize(FewRows { c, x: (a.data, a.row_stride), b: (b.data, b.row_stride), k, n });
+        return F::widest(FewRows { c, x: (a.data, a.row_stride), b: (b.data, b.row_stride), k, n });
     }
     let parallelism = if threads { Parallelism::Rayon(0) } else { Parallelism::None };
     let one = F::one();
@@ -91,6 +94,111 @@ pub(crate) fn product<F: Real>(c: &mut [F], a: Matrix<'_, F>, b: Matrix<'_, F>, 
             false,
             parallelism,
         );
+    }
+}
+
+/// The right factor of many products by one thread each, which may be laid out once as the micro-kernels read it.
+pub(crate) struct Packed<'a, F> {
+    b: Matrix<'a, F>,
+    panels: Option<Panels<F>>,
+}
+
+/// Terms of a panel that are multiplied with all rows before those after them.
+const TERMS: usize = 256;
+
+/// The columns of a row-major matrix, some at a time: what they have for a term side by side, term by term.
+struct Panels<F> {
+    kernels: MicroKernels<F>,
+    values: Vec<F>,
+    /// The first that is at the start of a line of the cache.
+    first: usize,
+}
+
+impl<'a, F: Real> Packed<'a, F> {
+    /// As it is; row-major.
+    pub fn new(b: Matrix<'a, F>) -> Self {
+        Self { b, panels: None }
+    }
+
+    /// Lays it out, where there are such kernels.
+    pub fn lay_out(&mut self) {
+        self.panels = F::micro_kernels().map(|kernels| Panels::new(self.b, kernels));
+    }
+
+    /// Whether a row's products are the same, to the bit, whatever other rows are multiplied with it.
+    pub fn is_by_row(&self) -> bool {
+        self.panels.is_some()
+    }
+
+    /// `c = a b`, or `c += a b`; a and c are row-major.
+    pub fn product(&self, c: &mut [F], a: Matrix<'_, F>, accumulate: bool) {
+        match &self.panels {
+            Some(panels) => panels.product(c, a, self.b, accumulate),
+            None => product(c, a, self.b, accumulate, false),
+        }
+    }
+}
+
+impl<F: Real> Panels<F> {
+    fn new(b: Matrix<'_, F>, kernels: MicroKernels<F>) -> Self {
+        const LINE: usize = 64;
+        assert_eq!(b.column_stride, 1);
+        b.check();
+        let width = kernels.columns;
+        let line = LINE / size_of::<F>();
+        let mut values = vec![F::zero(); b.rows * b.columns.next_multiple_of(width) + line];
+        let first = values.as_ptr().align_offset(LINE).min(line);
+        let panels = values[first..].chunks_exact_mut(b.rows.max(1) * width);
+        for (panel, column) in panels.zip((0..b.columns).step_by(width)) {
+            for (k, values) in panel.chunks_exact_mut(width).enumerate() {
+                let row = &b.data[k * b.row_stride..][..b.columns][column..];
+                values.iter_mut().zip(row).for_each(|(value, &b)| *value = b);
+            }
+        }
+        Self { kernels, values, first }
+    }
+
+    fn product(&self, c: &mut [F], a: Matrix<'_, F>, b: Matrix<'_, F>, accumulate: bool) {
+        assert!(a.columns == b.rows && a.column_stride == 1 && c.len() == a.rows * b.columns);
+        a.check();
+        let MicroKernels { lanes, columns: width, rows, of } = self.kernels;
+        let panels = self.values[self.first..].chunks_exact(b.rows.max(1) * width);
+        for (panel, column) in panels.zip((0..b.columns).step_by(width)) {
+            let columns = width.min(b.columns - column);
+            for k in (0..a.columns).step_by(TERMS) {
+                let terms = TERMS.min(a.columns - k);
+                let panel = &panel[k * width..];
+                for row in (0..a.rows).step_by(rows) {
+                    let rows = rows.min(a.rows - row);
+                    let kernel = of(columns.div_ceil(lanes), rows);
+                    let (c, a_row) = (&mut c[row * b.columns + column..], &a.data[row * a.row_stride + k..]);
+                    // SAFETY: so many rows and columns of c, terms of rows of a, and terms of a panel, to the end of which vectors are read,
+                    // lie within the slices: those of a as just checked, the others by their lengths. The CPU has the kernels' instructions.
+                    unsafe {
+                        kernel(
+                            columns,
+                            rows,
+                            terms,
+                            c.as_mut_ptr(),
+                            panel.as_ptr(),
+                            a_row.as_ptr(),
+                            b.columns as isize,
+                            1,
+                            width as isize,
+                            1,
+                            a.row_stride as isize,
+                            F::one(),
+                            F::one(),
+                            u8::from(accumulate || k > 0),
+                            false,
+                            false,
+                            false,
+                            std::ptr::null(),
+                        );
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -141,7 +249,7 @@ impl<F: Real> pulp::NullaryFnOnce for FewRows<'_, F> {
 /// `c += x b`, of columns of b whose rows are so far apart: several rows of b at a time, each read from start to end.
 #[inline(always)]
 fn one_row<F: Real>(c: &mut [F], x: &[F], b: &[F], stride: usize) {
-    const LANES: usize = 8;
+    const LANES: usize = 16;
     let columns = c.len();
     let (vectors, rest) = c.as_chunks_mut::<LANES>();
     let (terms, last_terms) = x.as_chunks::<4>();

@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
 pub use gemm_common::Parallelism;
+use gemm_common::microkernel::MicroKernelFn;
 
 /// A float type of the CPU twins.
 pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
@@ -18,14 +19,30 @@ pub trait Real: num_traits::Float + Sum + Debug + Send + Sync + 'static {
     }
     /// `c = a b`, or `c += a b`: the `gemm` crates' function; `is_short` of few rows, each value of b used but a few times.
     fn gemm(is_short: bool) -> Gemm<Self>;
+    /// What such a product is made of, for factors that are laid out once and multiplied often; none where that is no faster.
+    fn micro_kernels() -> Option<MicroKernels<Self>>;
     /// `2/√π ∫ exp(-t²) dt`, t from 0 to x.
     fn erf(self) -> Self;
-    /// `x <- tanh(x)` for each element; NaN stays NaN.
-    fn tanh_in_place(xs: &mut [Self]);
-    /// `x <- 1 / (1 + exp(-x))` for each element, within 4 ULP where x is above -87; NaN stays NaN.
-    fn sigmoid_in_place(xs: &mut [Self]);
-    /// `x <- exp(x)` for each element; NaN stays NaN.
-    fn exp_in_place(xs: &mut [Self]);
+    /// exp, of which a loop vectorises; NaN stays NaN.
+    fn fast_exp(self) -> Self;
+    /// tanh, likewise.
+    fn fast_tanh(self) -> Self;
+    /// `1 / (1 + exp(-x))`, likewise; within 4 ULP where x is above -87.
+    fn sigmoid(self) -> Self;
+    /// `x <- tanh(x)` for each element.
+    fn tanh_in_place(xs: &mut [Self]) {
+        Self::widest(|| xs.iter_mut().for_each(|x| *x = x.fast_tanh()));
+    }
+    /// `x <- 1 / (1 + exp(-x))` for each element.
+    fn sigmoid_in_place(xs: &mut [Self]) {
+        Self::widest(|| xs.iter_mut().for_each(|x| *x = x.sigmoid()));
+    }
+    /// `x <- exp(x)` for each element.
+    fn exp_in_place(xs: &mut [Self]) {
+        Self::widest(|| xs.iter_mut().for_each(|x| *x = x.fast_exp()));
+    }
+    /// Runs a loop compiled for the widest vectors there are, for one that computes more than it reads: as [`Self::vectorize`].
+    fn widest(work: impl pulp::NullaryFnOnce<Output = ()>);
     /// Runs a loop compiled for wide vectors, of 256 bits at most on x86-64: a short closure, or a struct whose `call` is
     /// `#[inline(always)]`, for what is not inlined is not vectorised.
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>);
@@ -103,6 +120,20 @@ pub type Gemm<F> = unsafe fn(
     bool,
     Parallelism,
 );
+
+/// The innermost loops of the `gemm` crates: products of a panel, so many columns of which each has its values for one term side by
+/// side, with a few rows.
+#[derive(Clone, Copy)]
+pub struct MicroKernels<F> {
+    /// Columns of a vector.
+    pub lanes: usize,
+    /// Columns of a panel.
+    pub columns: usize,
+    /// Rows, at most.
+    pub rows: usize,
+    /// That of so many vectors and rows.
+    pub of: fn(vectors: usize, rows: usize) -> MicroKernelFn<F>,
+}
 
 /// AVX2, if the CPU has it.
 #[cfg(target_arch = "x86_64")]
@@ -201,20 +232,41 @@ impl Real for f32 {
         let _ = is_short;
         gemm_f32::gemm::f32::get_gemm_fn()
     }
+    fn micro_kernels() -> Option<MicroKernels<Self>> {
+        #[cfg(target_arch = "x86_64")]
+        if has_v4() {
+            use gemm_f32::microkernel::avx512f::f32::{MR_DIV_N, NR, UKR};
+            let of = |vectors: usize, rows: usize| UKR[vectors - 1][rows - 1];
+            return Some(MicroKernels { lanes: 16, columns: MR_DIV_N * 16, rows: NR, of });
+        } else if v3().is_some() {
+            use gemm_f32::microkernel::fma::f32::{MR_DIV_N, NR, UKR};
+            let of = |vectors: usize, rows: usize| UKR[vectors - 1][rows - 1];
+            return Some(MicroKernels { lanes: 8, columns: MR_DIV_N * 8, rows: NR, of });
+        }
+        None
+    }
     fn of(x: f64) -> Self {
         x as f32
     }
     fn erf(self) -> Self {
         libm::erff(self)
     }
-    fn tanh_in_place(xs: &mut [Self]) {
-        pulp::Arch::new().dispatch(|| xs.iter_mut().for_each(|x| *x = tanh(*x)));
+    #[inline(always)]
+    fn fast_exp(self) -> Self {
+        exp(self)
     }
-    fn sigmoid_in_place(xs: &mut [Self]) {
-        pulp::Arch::new().dispatch(|| xs.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x))));
+    #[inline(always)]
+    fn fast_tanh(self) -> Self {
+        tanh(self)
     }
-    fn exp_in_place(xs: &mut [Self]) {
-        pulp::Arch::new().dispatch(|| xs.iter_mut().for_each(|x| *x = exp(*x)));
+    #[inline(always)]
+    fn sigmoid(self) -> Self {
+        sigmoid(self)
+    }
+    fn widest(work: impl pulp::NullaryFnOnce<Output = ()>) {
+        // pulp compiles the loop once for each vector width and picks one at run time.
+        static ARCH: std::sync::LazyLock<pulp::Arch> = std::sync::LazyLock::new(pulp::Arch::new);
+        ARCH.dispatch(work);
     }
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
         // Vectors of 512 bits are of no use to loops that read each value once: half of them lie in two lines of the cache.
@@ -222,8 +274,7 @@ impl Real for f32 {
         if let Some(v3) = v3() {
             return v3.vectorize(work);
         }
-        // pulp compiles the loop once for each vector width and picks one at run time.
-        pulp::Arch::new().dispatch(work);
+        Self::widest(work);
     }
     fn spare() -> &'static LocalKey<Spare<Self>> {
         thread_local!(static SPARE: Spare<f32> = const { RefCell::new(Vec::new()) });
@@ -236,26 +287,26 @@ impl Real for f64 {
     fn gemm(_: bool) -> Gemm<Self> {
         gemm_f64::gemm::f64::get_gemm_fn()
     }
+    fn micro_kernels() -> Option<MicroKernels<Self>> {
+        None
+    }
     fn of(x: f64) -> Self {
         x
     }
     fn erf(self) -> Self {
         libm::erf(self)
     }
-    fn tanh_in_place(xs: &mut [Self]) {
-        for x in xs {
-            *x = x.tanh();
-        }
+    fn fast_exp(self) -> Self {
+        self.exp()
     }
-    fn sigmoid_in_place(xs: &mut [Self]) {
-        for x in xs {
-            *x = 1.0 / (1.0 + (-*x).exp());
-        }
+    fn fast_tanh(self) -> Self {
+        self.tanh()
     }
-    fn exp_in_place(xs: &mut [Self]) {
-        for x in xs {
-            *x = x.exp();
-        }
+    fn sigmoid(self) -> Self {
+        1.0 / (1.0 + (-self).exp())
+    }
+    fn widest(work: impl pulp::NullaryFnOnce<Output = ()>) {
+        work.call();
     }
     fn vectorize(work: impl pulp::NullaryFnOnce<Output = ()>) {
         work.call();
@@ -328,6 +379,14 @@ fn exp(x: f32) -> f32 {
     (expm1_r + 1.0) * power_of_two(half + ROUND) * power_of_two(n - half + ROUND)
 }
 
+/// `1 / (1 + exp(-x))`: of exp(-x) that is below 2⁻¹²⁵ nothing is left in the sum, and 2¹²⁸ is infinity, so 2ⁿ is one factor.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    let a = if -x > 89.0 { 89.0 } else { -x };
+    let (rounded, expm1_r) = reduced_expm1(if a < -87.0 { -87.0 } else { a });
+    1.0 / (1.0 + (expm1_r + 1.0) * power_of_two(rounded))
+}
+
 #[cfg(test)]
 mod tests {
     use rayon::prelude::*;
@@ -364,10 +423,6 @@ mod tests {
         }
         let ulp = f64::from(f32::from_bits(rounded.abs().to_bits() + 1)) - f64::from(rounded.abs());
         (got - want).abs() / ulp
-    }
-
-    fn sigmoid(x: f32) -> f32 {
-        1.0 / (1.0 + exp(-x))
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub(crate) fn is_alone() -> bool {
     ALONE.get()
 }
 
+/// How many a twin of this thread has.
+pub(crate) fn at_hand() -> usize {
+    if is_alone() { 1 } else { rayon::current_num_threads() }
+}
+
 /// Runs work on this thread alone.
 fn alone(work: impl FnOnce()) {
     struct Before(bool);

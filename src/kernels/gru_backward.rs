@@ -2,8 +2,7 @@
 
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction,
-    split_gradients, split_mut, tiles, to_carry,
+    Resets, Weights, add_in_place, carry_in, dy_of, from_above, of_direction, split_gradients, split_mut, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -22,19 +21,25 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (sizes, span) = p.sizes(w, 3, 1);
     let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
-    let functions = p.functions();
+    let (functions, weights) = (p.functions(), Weights::new(w, sizes, span));
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
     let [dx, saved, dstart] = [(dx, 3 * hidden), (saved.write(), 4 * hidden), (dstart, hidden)]
-        .map(|(values, width)| tiles(values, sizes, width).into_iter());
-    for_each_tile(dx.zip(saved).zip(dstart), batch, |direction, start, ((mut dx, mut saved), mut dstart)| {
+        .map(|(values, width)| weights.tiles(values, width).into_iter());
+    weights.for_each_tile(dx.zip(saved).zip(dstart), |direction, start, ((mut dx, mut saved), mut dstart)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let [h, dend] = of_direction([h, dend], direction, sizes);
-        let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
+        let dy = dy_of(sizes, p.has_dy, dy, direction);
         let (mut copy, mut row_copy) = (Vec::new(), Vec::new());
         let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = saved.get(steps.end).map(|next| &**next);
-        carry_in(carried, (next, p.pending), (3, w), above.get(direction), (resets, (direction, steps.end, start)));
+        carry_in(
+            carried,
+            (next, p.pending),
+            (3, &weights),
+            above.get(direction),
+            (resets, (direction, steps.end, start)),
+        );
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
@@ -82,7 +87,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 });
             }
             if t > steps.start || p.complete != 0 {
-                add_gradients(carried, saved[t], 3, w, hidden);
+                weights.add_gradients(direction, 0..3, carried, saved[t]);
             }
             resets.clear((direction, t, start), carried);
         }

@@ -1,7 +1,7 @@
 //! The gated recurrent unit, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, Resets, add_in_place, add_product, for_each_tile, matrix, of_direction, tiles};
+use super::sequence::twin::{Below, Resets, Weights, add_in_place, of_direction};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::{Real, Scratch};
 
@@ -18,14 +18,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 3, 1);
     let (lengths, resets) = Resets::split(lengths, sizes);
-    let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
+    let (hidden, one) = (sizes.hidden, F::one());
     let (biases, of_inputs) = biases.read().split_at(sizes.directions * 3 * hidden);
     let below = Below::new(sizes, span, (x, index), (states, w, of_inputs));
-    let [h, saved] = [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width));
-    let functions = p.functions();
-    for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
+    let (functions, weights) = (p.functions(), Weights::new(w, sizes, span));
+    let [h, saved] =
+        [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| weights.tiles(values, width));
+    weights.for_each_tile(h.into_iter().zip(saved), |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let (w, [bias]) = (matrix(w, direction, sizes), of_direction([biases], direction, sizes));
+        let [bias] = of_direction([biases], direction, sizes);
         let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
         let mut gates: [Scratch<F>; 3] = [0, 1, 2].map(|_| Scratch::zeros(slots[0].len()));
@@ -34,12 +35,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             let next = &mut *future[0];
             let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (gate, sum) in gates.iter_mut().enumerate() {
-                for row in sum.chunks_exact_mut(hidden) {
-                    row.copy_from_slice(&bias[gate * hidden..][..hidden]);
-                }
-                if has_state(t) {
-                    add_product(sum, previous, w, gate, hidden);
-                }
+                weights.product((direction, gate), sum, has_state(t).then_some(previous));
+                sum.chunks_exact_mut(hidden).for_each(|row| add_in_place(row, &bias[gate * hidden..]));
             }
             let [r, z, m] = &mut gates;
             let below = |row: usize, gate: usize| below.row(direction, t, start + row, gate);
@@ -65,17 +62,16 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             }
             for (gate, sum) in [(0, &mut *r), (1, &mut *z)] {
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                    add_in_place(sum, below(row, gate));
+                    let sums = sum.iter_mut().zip(below(row, gate));
+                    F::widest(|| sums.for_each(|(sum, &x)| *sum = (*sum + x).sigmoid()));
                 }
-                F::sigmoid_in_place(sum);
             }
             // n, where the next state will be.
             for (row, n) in next.chunks_exact_mut(hidden).enumerate() {
                 let here = row * hidden..(row + 1) * hidden;
                 let gates = n.iter_mut().zip(below(row, 2)).zip(&r[here.clone()]).zip(&m[here]);
-                F::vectorize(|| gates.for_each(|(((n, &x), &r), &m)| *n = x + r * m));
+                F::widest(|| gates.for_each(|(((n, &x), &r), &m)| *n = (x + r * m).fast_tanh()));
             }
-            F::tanh_in_place(next);
             for (row, next) in next.chunks_exact_mut(hidden).enumerate() {
                 if t >= lengths[start + row] as usize {
                     next.fill(F::zero());

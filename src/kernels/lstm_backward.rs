@@ -3,8 +3,8 @@
 use super::sequence::Form;
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction, split,
-    split_gradients, split_mut, tiles, to_carry,
+    Resets, Weights, add_in_place, carry_in, dy_of, from_above, of_direction, split, split_gradients, split_mut,
+    to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -26,14 +26,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (sizes, span) = p.sizes(w, 4, 2);
     let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
+    let weights = Weights::new(w, sizes, span);
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
     let [dx, dstart] =
-        [(dx, 4 * hidden), (dstart, hidden)].map(|(values, width)| tiles(values, sizes, width).into_iter());
-    for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
+        [(dx, 4 * hidden), (dstart, hidden)].map(|(values, width)| weights.tiles(values, width).into_iter());
+    weights.for_each_tile(dx.zip(dstart), |direction, start, (mut dx, mut dstart)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let [states, saved, dend] = of_direction([states, saved, dend], direction, sizes);
-        let (all_c, w) = (&states[states.len() / 2..], matrix(w, direction, sizes));
+        let all_c = &states[states.len() / 2..];
         let peepholes = if has_peepholes { of_direction([peepholes], direction, sizes)[0] } else { &[] };
         let dy = dy_of(sizes, p.has_dy, dy, direction);
         let [carried, carried_c] = &mut dstart[..] else { unreachable!("two states") };
@@ -44,7 +45,13 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
         if next.is_none() {
             carried_c.fill(F::zero());
         }
-        carry_in(carried, (next, p.pending), (4, w), above.get(direction), (resets, (direction, steps.end, start)));
+        carry_in(
+            carried,
+            (next, p.pending),
+            (4, &weights),
+            above.get(direction),
+            (resets, (direction, steps.end, start)),
+        );
         let (mut u, mut copy) = (vec![F::zero(); carried.len()], Vec::new());
         for t in steps.clone().rev() {
             u.copy_from_slice(&all_c[((t + 1) * batch + start) * hidden..][..carried.len()]);
@@ -102,7 +109,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             }
             carried.fill(F::zero());
             if t > steps.start || p.complete != 0 {
-                add_gradients(carried, dx[t], 4, w, hidden);
+                weights.add_gradients(direction, 0..4, carried, dx[t]);
             }
             resets.clear((direction, t, start), carried);
             resets.clear((direction, t, start), carried_c);

@@ -2,7 +2,7 @@
 
 use super::sequence::Form;
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, of_direction, tiles};
+use super::sequence::twin::{Below, Resets, Weights, of_direction};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::{Real, Scratch};
 
@@ -19,16 +19,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 4, 2);
     let (lengths, resets) = Resets::split(lengths, sizes);
-    let (batch, hidden) = (sizes.batch, sizes.hidden);
+    let hidden = sizes.hidden;
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
-    let (functions, peepholes) = (p.functions(), peepholes.read());
+    let (functions, peepholes, weights) = (p.functions(), peepholes.read(), Weights::new(w, sizes, span));
     let [has_peepholes, is_coupled] = [Form::PEEPHOLES, Form::COUPLED].map(|bit| p.variant & bit != 0);
     let [states, saved] =
-        [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width).into_iter());
-    for_each_tile(states.zip(saved), batch, |direction, start, (mut states, mut saved)| {
+        [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| weights.tiles(values, width).into_iter());
+    weights.for_each_tile(states.zip(saved), |direction, start, (mut states, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let (h, c) = states.split_at_mut(sizes.steps + 1);
-        let w = matrix(w, direction, sizes);
         let peepholes = if has_peepholes { of_direction([peepholes], direction, sizes)[0] } else { &[] };
         let mut copy = Vec::new();
         let has_state = |t| t > 0 || p.has_h_0 != 0;
@@ -38,16 +37,15 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             let next = &mut *future[0];
             let previous = resets.before((direction, t, start), &*past[t], &mut copy);
             for (gate, sum) in gates.iter_mut().enumerate() {
+                weights.product((direction, gate), sum, has_state(t).then_some(previous));
                 for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                    sum.copy_from_slice(below.row(direction, t, start + row, gate));
+                    let sums = sum.iter_mut().zip(below.row(direction, t, start + row, gate));
+                    match gate {
+                        _ if functions.is_some() => sums.for_each(|(sum, &x)| *sum = *sum + x),
+                        2 => F::widest(|| sums.for_each(|(sum, &x)| *sum = (*sum + x).fast_tanh())),
+                        _ => F::widest(|| sums.for_each(|(sum, &x)| *sum = (*sum + x).sigmoid())),
+                    }
                 }
-                if has_state(t) {
-                    add_product(sum, previous, w, gate, hidden);
-                }
-                if functions.is_some() {
-                    continue;
-                }
-                if gate == 2 { F::tanh_in_place(sum) } else { F::sigmoid_in_place(sum) }
             }
             let (past, future) = c.split_at_mut(t + 1);
             let cell = &mut *future[0];
@@ -88,9 +86,8 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                         *cell = f * c + i * g;
                     }
                 });
-                next.copy_from_slice(cell);
-                F::tanh_in_place(next);
-                F::vectorize(|| next.iter_mut().zip(o).for_each(|(next, &o)| *next = o * *next));
+                let states = next.iter_mut().zip(&*cell).zip(o);
+                F::widest(|| states.for_each(|((next, &c), &o)| *next = o * c.fast_tanh()));
             }
         }
     });

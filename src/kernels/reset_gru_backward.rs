@@ -3,8 +3,8 @@
 use super::reset_gru_forward::parts;
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    Resets, add_gradient, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix,
-    of_direction, split, split_gradients, split_mut, tiles, to_carry,
+    Resets, Weights, add_in_place, carry_in, dy_of, from_above, of_direction, split, split_gradients, split_mut,
+    to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -26,18 +26,24 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
     let (parts, functions) = (parts(p.variant), p.functions::<F>());
     let (dx, dstart) = split_gradients(dx.write(), sizes);
-    let above = from_above(sizes, span, dx, w);
+    let (above, weights) = (from_above(sizes, span, dx, w), Weights::new(w, sizes, span));
     let [dx, dstart] =
-        [(dx, 3 * hidden), (dstart, hidden)].map(|(values, width)| tiles(values, sizes, width).into_iter());
-    for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
+        [(dx, 3 * hidden), (dstart, hidden)].map(|(values, width)| weights.tiles(values, width).into_iter());
+    weights.for_each_tile(dx.zip(dstart), |direction, start, (mut dx, mut dstart)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let [h, saved, dend] = of_direction([h, saved, dend], direction, sizes);
-        let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
+        let dy = dy_of(sizes, p.has_dy, dy, direction);
         let (mut copy, mut row_copy) = (Vec::new(), Vec::new());
         let carried = to_carry(p, &mut *dstart[0], &mut copy);
         if parts[0] {
             let next = dx.get(steps.end).map(|next| &**next);
-            carry_in(carried, (next, p.pending), (2, w), above.get(direction), (resets, (direction, steps.end, start)));
+            carry_in(
+                carried,
+                (next, p.pending),
+                (2, &weights),
+                above.get(direction),
+                (resets, (direction, steps.end, start)),
+            );
         }
         let mut q = vec![F::zero(); carried.len()];
         // What comes out of a gate, and its derivative.
@@ -78,7 +84,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 continue;
             }
             q.fill(F::zero());
-            add_gradient(&mut q, dx[t], 2, w, hidden);
+            weights.add_gradients(direction, 2..3, &mut q, dx[t]);
             resets.clear((direction, t, start), &mut q);
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
@@ -97,7 +103,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
                 }
             }
             if t > steps.start || p.complete != 0 {
-                add_gradients(carried, dx[t], 2, w, hidden);
+                weights.add_gradients(direction, 0..2, carried, dx[t]);
             }
             resets.clear((direction, t, start), carried);
         }

@@ -1,7 +1,7 @@
 //! The gated recurrent unit with reset before the product, forward.
 
 use super::sequence::forward::{self, Params};
-use super::sequence::twin::{Below, Resets, add_product, for_each_tile, matrix, tiles};
+use super::sequence::twin::{Below, Resets, Weights, add_in_place};
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::{Real, Scratch};
 
@@ -23,23 +23,22 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (x, index, lengths, w, states) = (x.read(), index.read_u32(), lengths.read_u32(), w.read(), states.write());
     let (sizes, span) = p.sizes(w, 3, 1);
     let (lengths, resets) = Resets::split(lengths, sizes);
-    let (batch, hidden, one) = (sizes.batch, sizes.hidden, F::one());
+    let (hidden, one) = (sizes.hidden, F::one());
     let (parts, functions) = (parts(p.variant), p.functions());
     let below = Below::new(sizes, span, (x, index), (states, w, biases.read()));
-    let [h, saved] = [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| tiles(values, sizes, width));
-    for_each_tile(h.into_iter().zip(saved), batch, |direction, start, (mut slots, mut saved)| {
+    let weights = Weights::new(w, sizes, span);
+    let [h, saved] =
+        [(states, hidden), (saved.write(), 4 * hidden)].map(|(values, width)| weights.tiles(values, width));
+    weights.for_each_tile(h.into_iter().zip(saved), |direction, start, (mut slots, mut saved)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
-        let w = matrix(w, direction, sizes);
         let (mut copy, has_state) = (Vec::new(), |t| t > 0 || p.has_h_0 != 0);
         let [mut r, mut z]: [Scratch<F>; 2] = [0, 1].map(|_| Scratch::zeros(slots[0].len()));
         let mut product = Scratch::zeros(r.len());
         // What comes into a gate: `rows` W_gᵀ beside what comes from below.
         let input = |sum: &mut [F], t: usize, gate: usize, rows: &[F]| {
+            weights.product((direction, gate), sum, has_state(t).then_some(rows));
             for (row, sum) in sum.chunks_exact_mut(hidden).enumerate() {
-                sum.copy_from_slice(below.row(direction, t, start + row, gate));
-            }
-            if has_state(t) {
-                add_product(sum, rows, w, gate, hidden);
+                add_in_place(sum, below.row(direction, t, start + row, gate));
             }
         };
         let activate = |which: usize, values: &mut [F]| match functions {

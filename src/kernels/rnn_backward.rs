@@ -3,8 +3,7 @@
 use super::rnn_forward::RELU;
 use super::sequence::backward::{self, Params};
 use super::sequence::twin::{
-    Resets, add_gradients, add_in_place, carry_in, dy_of, for_each_tile, from_above, matrix, of_direction,
-    split_gradients, tiles, to_carry,
+    Resets, Weights, add_in_place, carry_in, dy_of, from_above, of_direction, split_gradients, to_carry,
 };
 use crate::kernel::{Args, Kernel, twin, wgsl};
 use crate::real::Real;
@@ -24,19 +23,25 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (sizes, span) = p.sizes(w, 1, 1);
     let (lengths, resets) = Resets::split(lengths, sizes);
     let (batch, hidden) = (sizes.batch, sizes.hidden);
-    let functions = p.functions();
+    let (functions, weights) = (p.functions(), Weights::new(w, sizes, span));
     let (dx, dstart) = split_gradients(dx.write(), sizes);
     let above = from_above(sizes, span, dx, w);
-    let [dx, dstart] = [dx, dstart].map(|values| tiles(values, sizes, hidden).into_iter());
-    for_each_tile(dx.zip(dstart), batch, |direction, start, (mut dx, mut dstart)| {
+    let [dx, dstart] = [dx, dstart].map(|values| weights.tiles(values, hidden).into_iter());
+    weights.for_each_tile(dx.zip(dstart), |direction, start, (mut dx, mut dstart)| {
         let Some(steps) = sizes.steps_of(direction, span) else { return };
         let [h, dend] = of_direction([h, dend], direction, sizes);
-        let (w, dy) = (matrix(w, direction, sizes), dy_of(sizes, p.has_dy, dy, direction));
+        let dy = dy_of(sizes, p.has_dy, dy, direction);
         // What is carried back to h[t + 1]; it ends as the gradient of the incoming state.
         let mut copy = Vec::new();
         let carried = to_carry(p, &mut *dstart[0], &mut copy);
         let next = dx.get(steps.end).map(|next| &**next);
-        carry_in(carried, (next, p.pending), (1, w), above.get(direction), (resets, (direction, steps.end, start)));
+        carry_in(
+            carried,
+            (next, p.pending),
+            (1, &weights),
+            above.get(direction),
+            (resets, (direction, steps.end, start)),
+        );
         for t in steps.clone().rev() {
             for (row, carried) in carried.chunks_exact_mut(hidden).enumerate() {
                 let (entry, length) = (start + row, lengths[start + row] as usize);
@@ -65,7 +70,7 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
             }
             carried.fill(F::zero());
             if t > steps.start || p.complete != 0 {
-                add_gradients(carried, dx[t], 1, w, hidden);
+                weights.add_gradients(direction, 0..1, carried, dx[t]);
             }
             resets.clear((direction, t, start), carried);
         }

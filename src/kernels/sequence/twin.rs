@@ -1,57 +1,109 @@
 //! What the cells' twins share. `Sizes` stand for the parameters, `w` for the matrices as [`pack`](super::super::pack) laid them
 //! out.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
 use super::{Sizes, backward, forward, start_of_dstart};
 use crate::device::threads;
 use crate::plan::Precision;
-use crate::product::{Matrix, product};
+use crate::product::{FEW_ROWS, Matrix, Packed, product};
 use crate::real::Real;
 
-/// Batch entries that one thread of a twin takes through all steps, their states and W in its cache: few enough that a
-/// small batch keeps several threads busy. It depends on the batch alone, so that the threads there are do not change
-/// the result.
-fn twin_rows(batch: usize) -> usize {
-    (batch / 4).clamp(16, 64)
+/// The recurrent matrices of all directions, or of stacked layers, as [`pack`](super::super::pack) laid them out for a forward or a backward
+/// pass; what each thread of a twin takes through all steps.
+pub struct Weights<'a, F> {
+    /// Those of a direction's gates, one after the other.
+    matrices: SmallVec<[Packed<'a, F>; 8]>,
+    sizes: Sizes,
+    /// Batch entries of a tile.
+    rows: usize,
 }
+
+impl<'a, F: Real> Weights<'a, F> {
+    /// For steps of this span.
+    pub fn new(w: &'a [F], sizes: Sizes, span: (usize, usize)) -> Self {
+        let Sizes { directions, hidden, gates, batch, .. } = sizes;
+        let matrix = |i: usize| Packed::new(matrix_of(matrix(w, i / gates, sizes), i % gates, hidden));
+        let mut matrices: SmallVec<[_; 8]> = (0..directions * gates).map(matrix).collect();
+        // Few rows have a product of their own, which reads the matrix as it is.
+        if batch > FEW_ROWS && batch * (span.1 - span.0) >= LEAST_TO_LAY_OUT {
+            match threads::is_alone() {
+                true => matrices.iter_mut().for_each(Packed::lay_out),
+                false => matrices.par_iter_mut().for_each(Packed::lay_out),
+            }
+        }
+        let rows = if matrices[0].is_by_row() {
+            // Each thread reads the matrices once for each step.
+            batch.div_ceil(threads::at_hand()).clamp(8, 64)
+        } else {
+            // By the batch alone, so that the threads there are do not change the result.
+            (batch / 4).clamp(16, 64)
+        };
+        Self { matrices, sizes, rows }
+    }
+
+    /// `h W_gᵀ` of one gate, for the rows of a tile; 0 without h.
+    pub fn product(&self, (direction, gate): (usize, usize), product: &mut [F], h: Option<&[F]>) {
+        let Sizes { hidden, gates, .. } = self.sizes;
+        match h {
+            None => product.fill(F::zero()),
+            Some(h) => {
+                let h = Matrix::new(h, product.len() / hidden, hidden);
+                self.matrices[direction * gates + gate].product(product, h, false);
+            }
+        }
+    }
+
+    /// `sum += d_g W_g` of some gates: d is `[rows, gates, H]`, or has more columns after these.
+    pub fn add_gradients(&self, direction: usize, of: Range<usize>, sum: &mut [F], d: &[F]) {
+        let Sizes { hidden, gates, .. } = self.sizes;
+        let rows = sum.len() / hidden;
+        for gate in of {
+            let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
+            self.matrices[direction * gates + gate].product(sum, d, true);
+        }
+    }
+
+    /// `[D, slots, batch, width]` cut into tiles, direction by direction: for each tile, its part of every slot; of a dummy, none.
+    pub fn tiles<'v>(&self, values: &'v mut [F], width: usize) -> Tiles<'v, F> {
+        let Sizes { directions, batch, .. } = self.sizes;
+        let slots = (values.len() / (batch * width)).div_ceil(directions);
+        let per_direction = batch.div_ceil(self.rows);
+        let mut tiles = Tiles::new();
+        tiles.resize_with(directions * per_direction, SmallVec::new);
+        for (i, slot) in values.chunks_exact_mut(batch * width).enumerate() {
+            for (tile, part) in tiles[i / slots * per_direction..].iter_mut().zip(slot.chunks_mut(self.rows * width)) {
+                tile.push(part);
+            }
+        }
+        tiles
+    }
+
+    /// Runs a twin on each tile, given its direction and its first batch entry, on all threads; a single tile without waking
+    /// any.
+    pub fn for_each_tile<T: Send>(&self, mut tiles: impl Iterator<Item = T>, work: impl Fn(usize, usize, T) + Sync) {
+        let per_direction = self.sizes.batch.div_ceil(self.rows);
+        let work = |i: usize, tile| work(i / per_direction, i % per_direction * self.rows, tile);
+        let Some(first) = tiles.next() else { return };
+        let second = if threads::is_alone() { None } else { tiles.next() };
+        match second {
+            None => std::iter::once(first).chain(tiles).enumerate().for_each(|(i, tile)| work(i, tile)),
+            Some(second) => {
+                let tiles: Vec<_> = [first, second].into_iter().chain(tiles).collect();
+                tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile));
+            }
+        }
+    }
+}
+
+/// Batch entries times steps from which on a matrix that is laid out saves more than that takes.
+const LEAST_TO_LAY_OUT: usize = 256;
 
 /// The tiles, of which one of a single step takes no memory for these lists.
 pub type Tiles<'a, F> = SmallVec<[SmallVec<[&'a mut [F]; 4]>; 1]>;
-
-/// `[D, slots, batch, width]` cut into tiles of [`twin_rows`] batch entries, direction by direction: for each tile, its
-/// part of every slot; of a dummy, none.
-pub fn tiles<F>(values: &mut [F], Sizes { directions, batch, .. }: Sizes, width: usize) -> Tiles<'_, F> {
-    let rows = twin_rows(batch);
-    let slots = (values.len() / (batch * width)).div_ceil(directions);
-    let per_direction = batch.div_ceil(rows);
-    let mut tiles = Tiles::new();
-    tiles.resize_with(directions * per_direction, SmallVec::new);
-    for (i, slot) in values.chunks_exact_mut(batch * width).enumerate() {
-        for (tile, part) in tiles[i / slots * per_direction..].iter_mut().zip(slot.chunks_mut(rows * width)) {
-            tile.push(part);
-        }
-    }
-    tiles
-}
-
-/// Runs a twin on each tile, given its direction and its first batch entry, on all threads; a single tile without waking
-/// any.
-pub fn for_each_tile<T: Send>(mut tiles: impl Iterator<Item = T>, batch: usize, work: impl Fn(usize, usize, T) + Sync) {
-    let rows = twin_rows(batch);
-    let per_direction = batch.div_ceil(rows);
-    let work = |i: usize, tile| work(i / per_direction, i % per_direction * rows, tile);
-    let Some(first) = tiles.next() else { return };
-    let second = if threads::is_alone() { None } else { tiles.next() };
-    match second {
-        None => std::iter::once(first).chain(tiles).enumerate().for_each(|(i, tile)| work(i, tile)),
-        Some(second) => {
-            let tiles: Vec<_> = [first, second].into_iter().chain(tiles).collect();
-            tiles.into_par_iter().enumerate().for_each(|(i, tile)| work(i, tile));
-        }
-    }
-}
 
 /// The part of a direction, of tensors `[D, ..]`.
 pub fn of_direction<F, const N: usize>(values: [&[F]; N], direction: usize, sizes: Sizes) -> [&[F]; N] {
@@ -219,7 +271,7 @@ pub fn to_carry<'a, F: Real>(p: &backward::Params, dstart: &'a mut [F], copy: &'
 pub fn carry_in<F: Real>(
     carried: &mut [F],
     next: (Option<&[F]>, u32),
-    (gates, w): (usize, &[F]),
+    (gates, weights): (usize, &Weights<'_, F>),
     above: Option<&Vec<F>>,
     (resets, at): (Resets<'_>, (usize, usize, usize)),
 ) {
@@ -227,7 +279,7 @@ pub fn carry_in<F: Real>(
     match next {
         (None, _) => carried.fill(F::zero()),
         (Some(_), 0) => {}
-        (Some(next), _) => add_gradients(carried, next, gates, w, hidden),
+        (Some(next), _) => weights.add_gradients(at.0, 0..gates, carried, next),
     }
     resets.clear(at, carried);
     if let Some(above) = above.and_then(|above| above.get(at.2 * hidden..)) {
@@ -267,20 +319,16 @@ pub fn split_mut<F, const N: usize>(values: &mut [F], each: usize) -> [&mut [F];
     std::array::from_fn(|_| parts.next().expect("as many slices as asked for"))
 }
 
-/// `sum += h W_gᵀ` of one gate, for the rows of a tile; w as [`pack`] transposed it.
-pub fn add_product<F: Real>(sum: &mut [F], h: &[F], w: &[F], gate: usize, hidden: usize) {
+/// `sum += h W_gᵀ` of one gate; w as [`pack`] transposed it.
+fn add_product<F: Real>(sum: &mut [F], h: &[F], w: &[F], gate: usize, hidden: usize) {
     let h = Matrix::new(h, h.len() / hidden, hidden);
     product(sum, h, matrix_of(w, gate, hidden), true, false);
 }
 
-/// `sum += d_g W_g` of so many gates, for the rows of a tile: `d` is `[rows, gates, H]`, or has more columns after these.
-pub fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[F], hidden: usize) {
-    (0..gates).for_each(|gate| add_gradient(sum, d, gate, w, hidden));
-}
-
-/// `sum += d_g W_g` of one gate.
-pub fn add_gradient<F: Real>(sum: &mut [F], d: &[F], gate: usize, w: &[F], hidden: usize) {
-    let rows = sum.len() / hidden;
-    let d = Matrix::strided(&d[gate * hidden..], rows, hidden, d.len() / rows);
-    product(sum, d, matrix_of(w, gate, hidden), true, false);
+/// `sum += d_g W_g` of all gates: `d` is `[rows, gates, H]`.
+fn add_gradients<F: Real>(sum: &mut [F], d: &[F], gates: usize, w: &[F], hidden: usize) {
+    for gate in 0..gates {
+        let d = Matrix::strided(&d[gate * hidden..], sum.len() / hidden, hidden, gates * hidden);
+        product(sum, d, matrix_of(w, gate, hidden), true, false);
+    }
 }
