@@ -1,6 +1,7 @@
 //! A named, shaped range of a device buffer.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::device::Device;
@@ -162,6 +163,19 @@ impl Tensor {
         let joined = Self { shape: shape.into(), ..parts.first()?.clone() };
         let fits = joined.len() == parts.iter().map(Self::len).sum::<usize>();
         (fits && parts.windows(2).all(follows)).then_some(joined)
+    }
+
+    /// These elements in another buffer, which is as large at least; by the same name, in one row if they are but part of it.
+    pub(crate) fn elsewhere(&self, buffer: &Arc<Buffer>, elements: Range<usize>) -> Self {
+        let is_whole = elements == (self.offset..self.offset + self.len());
+        let shape = if is_whole { self.shape.clone() } else { vec![elements.len()] };
+        Self { shape, buffer: buffer.clone(), offset: elements.start, ..self.clone() }
+    }
+
+    /// All of the buffer that it is in.
+    pub(crate) fn whole_buffer(&self) -> Self {
+        let len = self.buffer.len();
+        Self { name: self.buffer.name().into(), shape: vec![len], offset: 0, bounds: None, ..self.clone() }
     }
 
     /// The same memory in another shape.

@@ -707,3 +707,65 @@ fn a_profiled_step_is_in_the_log() {
         assert_eq!(trace.as_array().unwrap().len(), timed);
     }
 }
+
+/// The losses of some steps of a network of two layers, and what its plan takes; `spoil` sets all shared memory to NaN before each.
+fn steps_of(
+    device: &Device,
+    (cell, bidirectional, lengths): (Cell, bool, bool),
+    (stepwise, shares, spoil): (Option<bool>, bool, bool),
+) -> (Vec<f32>, Vec<f32>, u64) {
+    const SIZES: [usize; 4] = [40, 12, 33, 40]; // T, B, I, H
+    let [steps, batch, inputs, hidden] = SIZES;
+    let mut init = Init::new(rng::manual_seed(3));
+    let options = RnnOptions::new(inputs, hidden).num_layers(2).bidirectional(bidirectional);
+    let recurrent = Recurrent::new(&mut init, "rnn", cell, options).unwrap();
+    let output = elman::nn::Linear::new(&mut init, "output", hidden * if bidirectional { 2 } else { 1 }, 50).unwrap();
+    let parameters = init.upload(device).unwrap();
+    let x = device.upload("x", &[steps, batch, inputs], &common::values(5, steps * batch * inputs)).unwrap();
+    let targets = device.targets("targets", &[steps, batch], 50).unwrap();
+    targets.write_u32(&common::tokens(6, steps * batch, 50)).unwrap();
+    let each = device.lengths("lengths", batch, steps).unwrap();
+    each.write_u32(&(0..batch as u32).map(|i| 40 - 3 * i).collect::<Vec<_>>()).unwrap();
+    let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
+        g.set_stepwise(stepwise);
+        g.set_sharing(shares);
+        let x = g.input(&x)?;
+        let x = functional::tanh(g, x)?;
+        let (y, _) = match lengths {
+            true => recurrent.forward_with_lengths(g, x, InitialState::Zero, &each)?,
+            false => recurrent.forward(g, x, InitialState::Zero)?,
+        };
+        let logits = output.forward(g, y)?;
+        cross_entropy(g, logits, &targets, Reduction::Mean)
+    })
+    .unwrap();
+    for _ in 0..3 {
+        for memory in trainer.plan().shared_memory().iter().filter(|_| spoil) {
+            memory.write(&vec![f32::NAN; memory.len()]).unwrap();
+        }
+        trainer.step().unwrap();
+    }
+    let memory = trainer.plan().count().memory;
+    let values = parameters.iter().flat_map(|(_, tensor)| tensor.to_vec().unwrap()).collect();
+    (trainer.losses().unwrap(), values, memory)
+}
+
+/// What intermediate values leave in memory that they share is nothing to those after them; all results are the same, to the bit.
+#[test]
+fn shared_memory_changes_nothing() {
+    for device in f32_devices() {
+        for &cell in Cell::ALL {
+            for (bidirectional, lengths) in [(false, false), (true, true)] {
+                for stepwise in [None, Some(true)] {
+                    let network = (cell, bidirectional, lengths);
+                    let (losses, parameters, memory) = steps_of(&device, network, (stepwise, false, false));
+                    let (shared_losses, shared_parameters, shared) = steps_of(&device, network, (stepwise, true, true));
+                    assert!(losses.iter().all(|loss| loss.is_finite()));
+                    assert_eq!(losses, shared_losses, "{network:?}, {stepwise:?}");
+                    assert!(parameters == shared_parameters, "{network:?}, {stepwise:?}");
+                    assert!(shared < memory, "{network:?}, {stepwise:?}: {shared} of {memory} bytes");
+                }
+            }
+        }
+    }
+}

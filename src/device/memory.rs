@@ -19,6 +19,18 @@ pub(crate) struct Buffer {
     len: usize,
     memory: OnceLock<Memory>,
     refuses_nan: AtomicBool,
+    keeps: Keeps,
+}
+
+/// For how long what is in a buffer means something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// As long as there is a handle.
+    Always,
+    /// Within a run of a plan.
+    WithinARun,
+    /// From some commands of a plan to others, several times.
+    Shared,
 }
 
 pub(crate) enum Memory {
@@ -35,7 +47,12 @@ pub(crate) enum Memory {
 /// Every access happens in a [`Turn`] of work whose [`Footprint`] has the buffer, as written if the access writes: nobody else uses
 /// a buffer that is written meanwhile. Within one dispatch, `Recorder::dispatch` has refused overlapping ranges of which one is
 /// written.
-pub(crate) struct Cells<T>(UnsafeCell<Box<[T]>>);
+pub(crate) struct Cells<T> {
+    values: UnsafeCell<Box<[T]>>,
+    /// The first that is at the start of a line of the cache: the widest vectors fill one.
+    first: usize,
+    len: usize,
+}
 
 // SAFETY: see `Cells`: turns let in several readers, which share `&T`, or one writer, which may have been another thread before.
 unsafe impl<T: Send + Sync> Sync for Cells<T> {}
@@ -43,9 +60,13 @@ unsafe impl<T: Send + Sync> Sync for Cells<T> {}
 impl<T: bytemuck::Zeroable> Cells<T> {
     /// A large one takes memory where it is written, not before.
     fn zeros(device: &Device, name: &str, len: usize) -> Result<Self> {
+        const LINE: usize = 64;
         let bytes = len as u64 * size_of::<T>() as u64;
-        let values = bytemuck::try_zeroed_slice_box(len).map_err(|()| device.out_of_memory(name, bytes, 0, None))?;
-        Ok(Self(UnsafeCell::new(values)))
+        // Not an allocation that is aligned, all of which would be written to make it 0.
+        let values = bytemuck::try_zeroed_slice_box::<T>(len + LINE / size_of::<T>() - 1);
+        let values = values.map_err(|()| device.out_of_memory(name, bytes, 0, None))?;
+        let first = values.as_ptr().align_offset(LINE);
+        Ok(Self { values: UnsafeCell::new(values), first, len })
     }
 }
 
@@ -67,10 +88,10 @@ impl<T> Cells<T> {
 
     fn start(&self, range: &Range<usize>) -> *mut T {
         // SAFETY: the box itself is never replaced; only its length is read through this reference.
-        let base: *mut [T] = unsafe { &raw mut **self.0.get() };
-        assert!(range.start <= range.end && range.end <= base.len(), "range {range:?} of a buffer of {}", base.len());
+        let base: *mut [T] = unsafe { &raw mut **self.values.get() };
+        assert!(range.start <= range.end && range.end <= self.len, "range {range:?} of a buffer of {}", self.len);
         // SAFETY: within the allocation, as just checked.
-        unsafe { base.cast::<T>().add(range.start) }
+        unsafe { base.cast::<T>().add(self.first + range.start) }
     }
 }
 
@@ -160,7 +181,32 @@ impl Buffer {
             });
         }
         let (memory, refuses_nan) = (OnceLock::new(), AtomicBool::new(false));
-        Ok(Self { device: device.clone(), dtype, name: name.into(), len, memory, refuses_nan })
+        Ok(Self { device: device.clone(), dtype, name: name.into(), len, memory, refuses_nan, keeps: Keeps::Always })
+    }
+
+    /// The same, of other contents.
+    pub fn that_keeps(mut self, keeps: Keeps) -> Self {
+        self.keeps = keeps;
+        self
+    }
+
+    /// Whether a plan may give it the memory of another: it has none yet.
+    pub fn may_share(&self) -> bool {
+        self.keeps == Keeps::WithinARun && self.memory.get().is_none()
+    }
+
+    /// Whether it is such memory.
+    pub fn is_shared(&self) -> bool {
+        self.keeps == Keeps::Shared
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// From here on, NaN is not written to it.

@@ -565,7 +565,7 @@ impl Graph {
     /// # Errors
     /// As there.
     pub fn finish(self) -> Result<Plan> {
-        self.recorder.finish()
+        self.into_recorder().finish()
     }
 
     /// [`Self::finish`] without blocking.
@@ -573,7 +573,7 @@ impl Graph {
     /// # Errors
     /// As [`Self::finish`].
     pub async fn finish_async(self) -> Result<Plan> {
-        self.recorder.finish_async().await
+        self.into_recorder().finish_async().await
     }
 
     /// Two recorders: of what needs to run only when the parameters have changed, and of what every run needs.

@@ -86,7 +86,9 @@ pub fn cross_entropy(r: &mut Recorder, loss: ClassLoss<'_>) -> Result<()> {
     let (across, down) = folded_grid(rows);
     let class_weights = class_weights.unwrap_or(&no_weights);
     let tensors = [x, targets, class_weights, scale, losses, dx.unwrap_or(&dummy)];
-    r.dispatch(&KERNEL, &[], params, &tensors, [across, down, 1])
+    r.dispatch(&KERNEL, &[], params, &tensors, [across, down, 1])?;
+    [Some(losses), dx].into_iter().flatten().for_each(|written| r.overwrites(written));
+    Ok(())
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -74,7 +74,14 @@ pub fn map(
     let map = Map::new(program.clone(), shape, &layouts, outputs.iter().map(|&(_, adds)| adds).collect());
     let words = map.words().iter().map(|(_, word)| word.bits()).collect();
     let tensors: Vec<_> = operands.iter().map(|operand| operand.tensor).collect();
-    r.dispatch_words(map.kernel(), &[], words, &tensors, striding_grid(map.len()))
+    r.dispatch_words(map.kernel(), &[], words, &tensors, striding_grid(map.len()))?;
+    for (Operand { tensor, .. }, adds) in outputs {
+        // As many places as elements, none of them twice.
+        if !adds && tensor.len() == map.len() {
+            r.overwrites(tensor);
+        }
+    }
+    Ok(())
 }
 
 /// Records `y = f(x)`, two tensors of one shape.

@@ -201,7 +201,7 @@ fn product_of_rows(
         b_batch: 0,
     };
     let bias = |i: usize| *biases.get(i).unwrap_or(&a.tensor);
-    let mut record = |c: &Tensor, params: Params, slices: usize| {
+    let record = |r: &mut Recorder, c: &Tensor, params: Params, slices: usize| {
         let tensors = [a.tensor, b.tensor, bias(0), bias(1), c];
         r.dispatch(&KERNEL, &constants, params, &tensors, [across, down, slices])?;
         let k = (slices * slice).min(k - params.first as usize * slice);
@@ -209,17 +209,20 @@ fn product_of_rows(
         let rereads = super::product(&[down - 1, k, n]) + super::product(&[across - 1, m, k]);
         r.cost(flops(m, n, k), 4 * rereads);
         r.touches(|tensor| if tensor.is(a.tensor) { Some(m * k) } else { tensor.is(b.tensor).then_some(k * n) });
+        if params.accumulate == 0 {
+            r.overwrites(c);
+        }
         Ok(())
     };
     let all = k.div_ceil(slice);
     if slices == 1 {
         return (0..all).try_for_each(|first| {
             let biases = if first == 0 { biases.len() } else { 0 };
-            record(c, params(first, biases, accumulate || first > 0), 1)
+            record(r, c, params(first, biases, accumulate || first > 0), 1)
         });
     }
-    let parts = c.device().reserve(&format!("{} in slices", c.name()), &[all, m * n], c.dtype())?;
-    record(&parts, params(0, 0, false), all)?;
+    let parts = r.zeros(&format!("{} in slices", c.name()), &[all, m * n])?;
+    record(r, &parts, params(0, 0, false), all)?;
     column_sum::column_sum(r, &parts, c, accumulate)
 }
 
@@ -278,6 +281,9 @@ pub fn batched(
         let terms = slice.min(k - first * slice);
         let rereads = super::product(&[batch, down - 1, terms, n]) + super::product(&[batch, across - 1, m, terms]);
         r.cost(flops(batch * m, n, terms), 4 * rereads);
+        if params.accumulate == 0 {
+            r.overwrites(c);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Matrices in the form that kernels stream: transposed or not, padded; of a recurrent layer one for each gate.
 
+use rayon::prelude::*;
+
 use super::striding_grid;
+use crate::device::threads;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes};
 use crate::plan::{Precision, Recorder};
@@ -57,20 +60,43 @@ pub fn pack(
     };
     r.dispatch(&KERNEL, &[("F16", params.f16)], params, &[x, y], striding_grid(end - at))?;
     r.touches(|tensor| tensor.is(y).then_some((end - at) * precision.bytes() / 4));
+    if !precision.is_f16() {
+        r.overwrites(&y.view(y.name(), at, &[end - at]));
+    }
     Ok(end)
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [x, y] = args.all();
     let [rows, columns, padded_rows, padded_columns] = [p.R, p.C, p.RP, p.CP].map(|n| n as usize);
-    let y = y.write()[p.at as usize..].chunks_exact_mut(padded_rows * padded_columns);
-    for (x, y) in x.read().chunks_exact(rows * columns).zip(y) {
-        for (i, row) in y.chunks_exact_mut(padded_columns).enumerate() {
-            for (j, y) in row.iter_mut().enumerate() {
-                let place = if p.transpose != 0 { j * rows + i } else { i * columns + j };
-                let value = if i < rows && j < columns { x[place] } else { F::zero() };
-                *y = if p.f16 != 0 { value.rounded_to_f16() } else { value };
+    let matrices =
+        x.read().chunks_exact(rows * columns).zip(y.write()[p.at as usize..].chunks_mut(padded_rows * padded_columns));
+    // Some rows of y, from this one on.
+    let fill = |x: &[F], first: usize, y: &mut [F]| {
+        y.fill(F::zero());
+        if p.transpose != 0 {
+            for (j, x) in x.chunks_exact(rows).enumerate() {
+                y[j..].iter_mut().step_by(padded_columns).zip(&x[first.min(rows)..]).for_each(|(y, &x)| *y = x);
             }
+        } else {
+            let x = x.chunks_exact(columns).skip(first);
+            y.chunks_exact_mut(padded_columns).zip(x).for_each(|(y, x)| y[..columns].copy_from_slice(x));
+        }
+        if p.f16 != 0 {
+            y.iter_mut().for_each(|y| *y = y.rounded_to_f16());
+        }
+    };
+    for (x, y) in matrices {
+        let blocks = |(block, y): (usize, &mut [F])| fill(x, ROWS * block, y);
+        match threads::is_alone() || y.len() < LEAST_DIVIDED {
+            true => y.chunks_mut(ROWS * padded_columns).enumerate().for_each(blocks),
+            false => y.par_chunks_mut(ROWS * padded_columns).enumerate().for_each(blocks),
         }
     }
 }
+
+/// Rows of y that are filled at once: where they are columns of x, each row of x is read in whole lines of the cache.
+const ROWS: usize = 16;
+
+/// Elements of a matrix that is worth several threads.
+const LEAST_DIVIDED: usize = 1 << 16;

@@ -129,18 +129,6 @@ impl Command {
         }
     }
 
-    /// Each tensor, and whether it is written.
-    fn bound(&self) -> Vec<(&Tensor, bool)> {
-        match self {
-            Self::Dispatch(d) => {
-                let written = d.kernel.bindings.iter().map(|binding| binding.access == Access::Write);
-                d.tensors.iter().zip(written).collect()
-            }
-            Self::Copy { from, to } => vec![(from, false), (to, true)],
-            Self::Clear { tensor } => vec![(tensor, true)],
-        }
-    }
-
     /// The same command on other tensors, in the order of [`Self::bound`].
     fn on(&self, tensors: Vec<Tensor>) -> Self {
         match self {
@@ -196,12 +184,12 @@ impl Plan {
             let bound = command.bound();
             let is_f16: Vec<_> = (0..bound.len()).map(|i| command.is_f16(&self.device, i)).collect();
             let read =
-                || bound.iter().zip(&is_f16).map(|(&(tensor, _), &is_f16)| (tensor, Values::read(tensor, is_f16)));
+                || bound.iter().zip(&is_f16).map(|(&(_, tensor), &is_f16)| (tensor, Values::read(tensor, is_f16)));
             let copies = read().map(|(tensor, values)| values?.upload(&reference, tensor));
             let copies = copies.collect::<Result<Vec<_>>>()?;
             run(&reference, command.on(copies.clone()))?;
             run(&self.device, command.clone())?;
-            for (k, &(tensor, _)) in bound.iter().enumerate().filter(|(_, (_, is_written))| *is_written) {
+            for (k, &(_, tensor)) in bound.iter().enumerate().filter(|(_, (access, _))| *access == Access::Write) {
                 let (got, exact) = (Values::read(tensor, is_f16[k])?, Values::read(&copies[k], false)?);
                 let (error, at, got, want) = got.differ(&exact);
                 let (command, kernel, result) = (i, command.name(), format!("{tensor:?}"));

@@ -7,12 +7,14 @@ mod comparison;
 mod passes;
 mod profile;
 mod recorder;
+mod sharing;
 mod stretches;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -56,12 +58,24 @@ impl Command {
     }
 
     fn tensors(&self, access: Access) -> impl Iterator<Item = &Tensor> {
-        let all: Vec<(Access, &Tensor)> = match self {
+        self.bound().into_iter().filter(move |(a, _)| *a == access).map(|(_, tensor)| tensor)
+    }
+
+    /// All of its tensors, each with what it does with it.
+    fn bound(&self) -> Vec<(Access, &Tensor)> {
+        match self {
             Self::Dispatch(d) => d.kernel.bindings.iter().map(|binding| binding.access).zip(&d.tensors).collect(),
             Self::Copy { from, to } => vec![(Access::Read, from), (Access::Write, to)],
             Self::Clear { tensor } => vec![(Access::Write, tensor)],
-        };
-        all.into_iter().filter(move |(a, _)| *a == access).map(|(_, tensor)| tensor)
+        }
+    }
+
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        match self {
+            Self::Dispatch(d) => d.tensors.iter_mut().collect(),
+            Self::Copy { from, to } => vec![from, to],
+            Self::Clear { tensor } => vec![tensor],
+        }
     }
 }
 
@@ -78,7 +92,7 @@ pub struct Dispatch {
 }
 
 /// What a dispatch costs beyond reading and writing each of its tensors once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     /// Multiplications and additions of matrix products.
     pub flops: u64,
@@ -86,6 +100,8 @@ pub(crate) struct Work {
     pub rereads: u64,
     /// Bytes of its tensors that it leaves alone: those of other steps, what is around a block.
     pub untouched: u64,
+    /// Elements of a buffer, by the binding, of which neither this nor a later command needs what was there before.
+    pub overwrites: Vec<(usize, Range<usize>)>,
 }
 
 impl Dispatch {
@@ -255,6 +271,17 @@ impl Plan {
             _ => 1,
         };
         count(&*self.commands, submits)
+    }
+
+    #[doc(hidden)]
+    /// The memory that several of its intermediate values have, one after the other.
+    pub fn shared_memory(&self) -> Vec<Tensor> {
+        let tensors =
+            self.commands.iter().flat_map(Command::reads_and_writes).filter(|tensor| tensor.buffer().is_shared());
+        let mut all: Vec<_> = tensors.map(Tensor::whole_buffer).collect();
+        all.sort_by_key(|tensor| Arc::as_ptr(tensor.buffer()));
+        all.dedup_by(|a, b| a.is(b));
+        all
     }
 
     /// The dispatches, in order.

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::passes::Passes;
+use super::sharing::{Sharing, share};
 use super::{Command, Dispatch, Plan, PlanCount, Work, buffers, count, dispatches, list};
 use crate::device::Device;
-use crate::device::memory::Buffer;
+use crate::device::memory::{Buffer, Keeps};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
-use crate::tensor::{Bounds, DType, Tensor};
+use crate::tensor::{Bounds, DType, Tensor, checked_len};
 
 /// The most turns that the loops of a GPU's thread may take in a dispatch, all together: Mesa's software driver ends a shader's
 /// loops after 65,535, silently, and counts some that are not counted here. It bounds the time of a workgroup too.
@@ -46,6 +47,7 @@ pub struct Recorder {
     wide: bool,
     stepwise: Option<bool>,
     baseline: bool,
+    shares: bool,
     most_turns: usize,
     /// Of sums and recurrences, which can be cut anywhere.
     turns_at_once: usize,
@@ -95,6 +97,7 @@ impl Recorder {
             wide: device.is_wide(),
             stepwise: None,
             baseline: false,
+            shares: true,
             most_turns,
             turns_at_once,
             most_flops,
@@ -132,6 +135,12 @@ impl Recorder {
     /// Plans recurrences without subgroups, what follows from them, and weights kept in workgroup memory, whatever the device has.
     pub fn set_baseline(&mut self, baseline: bool) {
         self.baseline = baseline;
+    }
+
+    #[doc(hidden)]
+    /// Whether intermediate values share memory; they do if nothing is said.
+    pub fn set_sharing(&mut self, shares: bool) {
+        self.shares = shares;
     }
 
     pub(crate) fn is_baseline(&self) -> bool {
@@ -212,12 +221,15 @@ impl Recorder {
         self.precision
     }
 
-    /// A new f32 tensor of the plan.
+    /// A new f32 tensor of the plan: 0 in each run where none of its commands has written. Where nothing but the plan holds it, it may
+    /// share its memory with others that are not needed at the same time.
     ///
     /// # Errors
     /// It is larger than the device's tensors may be.
     pub fn zeros(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.device.reserve(shortened(name), shape, DType::F32)
+        let name = shortened(name);
+        let buffer = Buffer::new(&self.device, name, checked_len("zeros", name, shape)?, DType::F32)?;
+        Ok(Tensor::new(name, shape, buffer.that_keeps(Keeps::WithinARun)))
     }
 
     /// New tokens of the plan.
@@ -382,7 +394,7 @@ impl Recorder {
     /// What the dispatch just recorded costs beyond reading and writing its tensors.
     pub(crate) fn cost(&mut self, flops: u64, rereads: u64) {
         if let Some(Some(Command::Dispatch(dispatch))) = self.commands.last_mut() {
-            dispatch.work = Work { flops, rereads, untouched: 0 };
+            dispatch.work = Work { flops, rereads, ..std::mem::take(&mut dispatch.work) };
         }
     }
 
@@ -391,6 +403,19 @@ impl Recorder {
         if let Some(Some(Command::Dispatch(dispatch))) = self.commands.last_mut() {
             let rest = |tensor: &Tensor| elements(tensor).map_or(0, |touched| tensor.len().saturating_sub(touched));
             dispatch.work.untouched = dispatch.each_tensor().map(|tensor| 4 * rest(tensor) as u64).sum();
+        }
+    }
+
+    /// Of this tensor, or part of one, that the dispatch just recorded writes, neither it nor a later command needs what was there before.
+    pub(crate) fn overwrites(&mut self, written: &Tensor) {
+        let range = written.offset()..written.offset() + written.len();
+        if let Some(Some(Command::Dispatch(Dispatch { kernel, tensors, work, .. }))) = self.commands.last_mut() {
+            let has = |tensor: &Tensor| {
+                let all = tensor.offset()..tensor.offset() + tensor.len();
+                Arc::ptr_eq(tensor.buffer(), written.buffer()) && all.start <= range.start && range.end <= all.end
+            };
+            let binding = (0..tensors.len()).find(|&i| kernel.bindings[i].access == Access::Write && has(&tensors[i]));
+            work.overwrites.push((binding.expect("a tensor that the dispatch writes"), range));
         }
     }
 
@@ -493,14 +518,21 @@ impl Recorder {
     /// Bytes that [`Self::finish`] will allocate for tensors of what was recorded so far; those that have memory already, parameters
     /// say, are not among them.
     pub fn memory(&self) -> u64 {
-        Buffer::without_memory(buffers(self.recorded())).iter().map(|buffer| buffer.bytes()).sum()
+        let all: u64 = Buffer::without_memory(buffers(self.recorded())).iter().map(|buffer| buffer.bytes()).sum();
+        all - self.saved_by_sharing()
+    }
+
+    fn saved_by_sharing(&self) -> u64 {
+        if self.shares { Sharing::of(self.recorded()).saved() } else { 0 }
     }
 
     /// How many commands there are so far, and what they cost, as [`Plan::count`] of what [`Self::finish`] would make; submissions by an
     /// estimate.
     pub fn count(&self) -> PlanCount {
         let submits = self.device.gpu().map_or(1, |gpu| Passes::estimated_submits(gpu, self.recorded()));
-        count(self.recorded(), submits)
+        let mut count = count(self.recorded(), submits);
+        count.memory -= self.saved_by_sharing();
+        count
     }
 
     /// The dispatches so far, in order.
@@ -527,7 +559,8 @@ impl Recorder {
     /// # Errors
     /// As [`Self::finish`].
     pub async fn finish_async(self) -> Result<Plan> {
-        Plan::prepare(self.device, self.commands.into_iter().flatten().collect(), self.notes)
+        let commands = self.commands.into_iter().flatten().collect();
+        Plan::prepare(self.device, if self.shares { share(commands)? } else { commands }, self.notes)
     }
 
     /// Two recorders: of what needs to run only when what is in `constant` has changed, and of what every run needs.

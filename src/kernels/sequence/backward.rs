@@ -79,6 +79,7 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         // The product of the first step needs all columns of its dx.
         spans.push((0, 0));
     }
+    let mut is_first = true;
     let parts = |span: (usize, usize)| cell.parts_of(tile.fused()).filter(move |&part| part <= 1 || span.0 < span.1);
     for (span, part) in spans.into_iter().flat_map(|span| parts(span).map(move |part| (span, part))) {
         let complete = is_complete(span.0);
@@ -107,6 +108,10 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
         };
         let launch = Launch { sizes, tile: &tile, span, s };
         launch.record(r, cell.backward, params, (tensors, &w), products, &of_steps)?;
+        if is_first {
+            r.overwrites(&d.dx);
+        }
+        is_first = false;
     }
     Ok(())
 }

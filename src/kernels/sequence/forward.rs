@@ -89,6 +89,13 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
         };
         let launch = Launch { sizes, tile: &tile, span, s };
         launch.record(r, cell.forward, params, (tensors, &w), products, &of_steps)?;
+        if span.0 == 0 && part <= 1 {
+            for i in 0..directions * states {
+                r.overwrites(&s.states.view("states", (i * (steps + 1) + 1) * state, &[steps * state]));
+            }
+            // A cell of two parts saves what is multiplied later on, of an entry that is over too.
+            s.saved.iter().filter(|_| cell.parts == 1).for_each(|saved| r.overwrites(saved));
+        }
     }
     Ok(())
 }
