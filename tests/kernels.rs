@@ -1713,7 +1713,15 @@ fn cross_entropy_of_huge_logits_is_finite() {
 
 #[test]
 fn count_targets() {
-    for (rows, v, ignore) in [(1, 2, None), (255, 5, None), (256, 7, Some(2)), (515, 3, Some(1)), (2, 1, Some(0))] {
+    for (rows, v, ignore) in [
+        (1, 2, None),
+        (255, 5, None),
+        (256, 7, Some(2)),
+        (515, 3, Some(1)),
+        (2, 1, Some(0)),
+        (200_001, 9, Some(3)),
+        (70_000, 1, Some(0)),
+    ] {
         check(&format!("count_targets {rows}"), 1e-7, |device, g| {
             let targets = device.upload_u32("targets", &[rows], &tokens(9, rows, v + 2))?;
             let scale = zeros(device, "scale", &[1])?;
@@ -1725,7 +1733,7 @@ fn count_targets() {
 
 #[test]
 fn record_loss() {
-    for (rows, capacity) in [(1, 1), (255, 2), (256, 5), (515, 3)] {
+    for (rows, capacity) in [(1, 1), (255, 2), (256, 5), (515, 3), (200_001, 3)] {
         check(&format!("record_loss {rows}"), TOLERANCE, |device, g| {
             let losses = random(device, "losses", &[rows])?;
             let scale = device.upload("scale", &[1], &[0.3])?;

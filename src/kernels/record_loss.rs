@@ -35,7 +35,7 @@ pub fn record_loss(
     expect_len("record_loss", scale, 1)?;
     expect_len("record_loss", clock, 2)?;
     let sum;
-    let losses = if r.check_turns(losses, losses.len().div_ceil(256)).is_ok() {
+    let losses = if losses.len() <= MOST_OF_ONE_WORKGROUP {
         losses
     } else {
         sum = r.zeros("sum of losses", &[1])?;
@@ -45,6 +45,9 @@ pub fn record_loss(
     let params = Params { R: losses.len() as u32, capacity: history.len() as u32, advances: advances.into() };
     r.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
 }
+
+/// More losses than these are added up by several workgroups before.
+const MOST_OF_ONE_WORKGROUP: usize = 1 << 16;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [losses, scale, history, clock] = args.all();

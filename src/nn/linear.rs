@@ -1,8 +1,10 @@
 //! `nn.Linear`.
 
-use super::{functional, sizes_in_file};
+use super::functional::{self, ClassReduction, Loss};
+use super::sizes_in_file;
 use crate::error::Result;
 use crate::graph::{Graph, Init, ParameterId, Var, name_in};
+use crate::tensor::Tensor;
 
 /// `y = x Wᵀ + b` (`torch.nn.Linear`): parameters `weight` `[O, I]` and `bias` `[O]` from U(-1/√I, 1/√I).
 #[derive(Clone, Debug)]
@@ -64,5 +66,45 @@ impl Linear {
         let y = functional::linear(g, x, weight, bias).map_err(|error| error.in_module(&self.name))?;
         g.set_name(y, &self.name);
         Ok(y)
+    }
+
+    /// `functional::cross_entropy` of what [`Self::forward`] gives, without all logits at the same time
+    /// ([`functional::linear_cross_entropy`]): for vocabularies of words.
+    ///
+    /// ```
+    /// use elman::nn::{Embedding, Init, Linear, functional::Reduction};
+    /// use elman::{Device, Trainer, optim::Adam, rng};
+    ///
+    /// let device = Device::cpu();
+    /// let words = device.tokens("words", &[4, 2], 50_000)?;
+    /// words.write_u32(&[1, 20_000, 3, 49_999, 5, 6, 7, 8])?;
+    /// let next = device.targets("next words", &[4, 2], 50_000)?;
+    /// next.write_u32(&[3, 49_999, 5, 6, 7, 8, 9, 10])?;
+    /// let mut init = Init::new(rng::manual_seed(777));
+    /// let embedding = Embedding::new(&mut init, "embedding", 50_000, 8)?;
+    /// let output = Linear::new(&mut init, "output", 8, 50_000)?;
+    /// let parameters = init.upload(&device)?;
+    /// let mut trainer = Trainer::new(&parameters, Adam::new(1e-2), |g| {
+    ///     let x = embedding.forward(g, &words)?; // [T, B, E]
+    ///     output.cross_entropy(g, x, &next, Reduction::Mean)
+    /// })?;
+    /// trainer.step()?;
+    /// assert!((trainer.losses()?[0] - 50_000f32.ln()).abs() < 0.5);
+    /// # Ok::<(), elman::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The last dimension of `x` is not I, or as [`functional::cross_entropy`].
+    pub fn cross_entropy<'a>(
+        &self,
+        g: &mut Graph,
+        x: Var,
+        targets: &Tensor,
+        reduction: impl Into<ClassReduction<'a>>,
+    ) -> Result<Loss> {
+        let weight = g.parameter(self.weight)?;
+        let bias = self.bias.map(|bias| g.parameter(bias)).transpose()?;
+        let loss = functional::linear_cross_entropy(g, x, weight, bias, targets, reduction);
+        loss.map_err(|error| error.in_module(&self.name))
     }
 }

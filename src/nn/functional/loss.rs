@@ -7,7 +7,7 @@ use crate::kernels::cross_entropy::ClassLoss;
 use crate::kernels::map::Operand;
 use crate::kernels::row_weights::{self, RowWeights};
 use crate::kernels::weigh::weigh;
-use crate::kernels::{self, count_targets};
+use crate::kernels::{self, column_sum, count_targets, matmul};
 use crate::map::{Expr, Program};
 use crate::plan::Recorder;
 use crate::tensor::{DType, Tensor};
@@ -133,11 +133,11 @@ impl<'a> WeightedReduction<'a> {
         self,
         g: &mut Graph,
         op: &'static str,
-        x: &Tensor,
+        (name, shape): (&str, &[usize]),
         axes: Option<usize>,
         targets: Option<row_weights::Targets<'_>>,
     ) -> Result<Option<(Tensor, Tensor)>> {
-        let (Self { reduction, weights, lengths }, shape) = (self, x.shape());
+        let Self { reduction, weights, lengths } = self;
         if weights.is_none() && lengths.is_none() && targets.is_none_or(|targets| targets.class_weights.is_none()) {
             return Ok(None);
         }
@@ -162,7 +162,7 @@ impl<'a> WeightedReduction<'a> {
             None => 0,
             Some(_) if most < 2 => {
                 let expected = if axes.is_some() { "[T, B, .., V], time first," } else { "[T, B, ..], time first," };
-                return Err(Error::shape(op, x.name(), format!("{expected} where there are lengths"), shape));
+                return Err(Error::shape(op, name, format!("{expected} where there are lengths"), shape));
             }
             Some(lengths) => {
                 kernels::expect_lengths(op, lengths, shape[1], shape[0])?;
@@ -332,34 +332,16 @@ fn class_loss(
     kernel: ClassKernel,
     x: Var,
     targets: &Tensor,
-    ClassReduction { weighted, ignore_index, class_weights, label_smoothing }: ClassReduction<'_>,
+    reduction: ClassReduction<'_>,
 ) -> Result<Loss> {
     let x_tensor = g.tensor(x)?;
-    let (count, v) = check_classes(op, &x_tensor, targets)?;
-    if let Some(weights) = class_weights.filter(|weights| weights.shape() != [v]) {
-        return Err(Error::shape(op, weights.name(), format!("[{v}], a weight for each class,"), weights.shape()));
-    }
-    let most = if kernel.is_of_logits { 1.0 } else { 0.0 };
-    if !(0.0..=most).contains(&label_smoothing) {
-        let expected = if kernel.is_of_logits { "at least 0 and at most 1" } else { "0: it is of cross_entropy alone" };
-        return Err(Error::argument(op, "label_smoothing", expected, label_smoothing));
-    }
-    let of_rows = row_weights::Targets { targets, v, ignore_index, class_weights, in_scale_alone: kernel.is_of_logits };
-    let weights = weighted.rows(g, op, &x_tensor, Some(x_tensor.shape().len() - 1), Some(of_rows))?;
-    let is_mean = weighted.reduction == Reduction::Mean && weights.is_none();
-    // A kernel of few rows counts them itself.
-    let counts = is_mean && kernel.is_of_logits && count <= MOST_ROWS_COUNTED_BY_EACH;
-    let scale = match &weights {
-        Some((_, scale)) => scale.clone(),
-        None if is_mean => g.zeros("scale", &[1])?,
-        None => g.device().upload("scale", &[1], &[1.0])?,
-    };
-    if is_mean && !counts {
-        count_targets::count_targets(g, targets, v, ignore_index, &scale)?;
-    }
-    let losses = g.zeros("losses", &[count])?;
+    let shape = x_tensor.shape();
+    let OfRows { weights, scale, counts } =
+        of_rows(g, op, &kernel, (x_tensor.name(), shape), kernel.is_of_logits, targets, reduction)?;
+    let ClassReduction { ignore_index, class_weights, label_smoothing, .. } = reduction;
+    let losses = g.zeros("losses", &[targets.len()])?;
     let wants_dx = g.is_differentiable(x) && !kernel.is_metric;
-    let dx = wants_dx.then(|| g.zeros("d logits", x_tensor.shape())).transpose()?;
+    let dx = wants_dx.then(|| g.zeros("d logits", shape)).transpose()?;
     let tensors = ClassLoss {
         x: &x_tensor,
         targets,
@@ -379,11 +361,144 @@ fn class_loss(
     })
 }
 
-/// The rows and classes of `x` `[.., V]` with a target for each row.
-fn check_classes(op: &'static str, x: &Tensor, targets: &Tensor) -> Result<(usize, usize)> {
-    let (count, v) = x.rows_and_columns();
+/// What the rows of a loss over classes count.
+struct OfRows {
+    /// Each, if they differ.
+    weights: Option<Tensor>,
+    /// `[1]`: what their sum is multiplied with.
+    scale: Tensor,
+    /// Whether the loss's kernel is to set it.
+    counts: bool,
+}
+
+/// Checks everything, and records what the rows of logits of this name and shape, `[.., V]`, count, unless the kernel may count itself.
+fn of_rows(
+    g: &mut Graph,
+    op: &'static str,
+    kernel: &ClassKernel,
+    logits: (&str, &[usize]),
+    may_count: bool,
+    targets: &Tensor,
+    ClassReduction { weighted, ignore_index, class_weights, label_smoothing }: ClassReduction<'_>,
+) -> Result<OfRows> {
+    let (count, v) = check_classes(op, logits.1, targets)?;
+    if let Some(weights) = class_weights.filter(|weights| weights.shape() != [v]) {
+        return Err(Error::shape(op, weights.name(), format!("[{v}], a weight for each class,"), weights.shape()));
+    }
+    let most = if kernel.is_of_logits { 1.0 } else { 0.0 };
+    if !(0.0..=most).contains(&label_smoothing) {
+        let expected = if kernel.is_of_logits { "at least 0 and at most 1" } else { "0: it is of cross_entropy alone" };
+        return Err(Error::argument(op, "label_smoothing", expected, label_smoothing));
+    }
+    let of_rows = row_weights::Targets { targets, v, ignore_index, class_weights, in_scale_alone: kernel.is_of_logits };
+    let weights = weighted.rows(g, op, logits, Some(logits.1.len() - 1), Some(of_rows))?;
+    let is_mean = weighted.reduction == Reduction::Mean && weights.is_none();
+    // A kernel of few rows counts them itself.
+    let counts = is_mean && may_count && count <= MOST_ROWS_COUNTED_BY_EACH;
+    let scale = match &weights {
+        Some((_, scale)) => scale.clone(),
+        None if is_mean => g.zeros("scale", &[1])?,
+        None => g.device().upload("scale", &[1], &[1.0])?,
+    };
+    if is_mean && !counts {
+        count_targets::count_targets(g, targets, v, ignore_index, &scale)?;
+    }
+    Ok(OfRows { weights: weights.map(|(weights, _)| weights), scale, counts })
+}
+
+/// Logits that are there at the same time, about: 128 MiB.
+const LOGITS_AT_ONCE: usize = 1 << 25;
+
+/// [`cross_entropy`] of [`super::linear`], without logits for all rows at the same time: for vocabularies of words, whose logits take more
+/// memory than all else. Some rows after others have their logits, their losses, their gradients and what these add to those of `x`,
+/// `weight` and `bias`. `x` `[.., I]`, `weight` `[V, I]`, `bias` `[V]`; [`crate::nn::Linear::cross_entropy`] has them.
+///
+/// # Errors
+/// As of both.
+pub fn linear_cross_entropy<'a>(
+    g: &mut Graph,
+    x: Var,
+    weight: Var,
+    bias: Option<Var>,
+    targets: &Tensor,
+    reduction: impl Into<ClassReduction<'a>>,
+) -> Result<Loss> {
+    loss_of_some_rows_after_others(g, x, (weight, bias), targets, reduction.into(), LOGITS_AT_ONCE)
+}
+
+fn loss_of_some_rows_after_others(
+    g: &mut Graph,
+    x: Var,
+    (weight, bias): (Var, Option<Var>),
+    targets: &Tensor,
+    reduction: ClassReduction<'_>,
+    most: usize,
+) -> Result<Loss> {
+    let op = "linear_cross_entropy";
+    g.check([x, weight])?;
+    let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
+    let b = bias.map(|bias| g.tensor(bias)).transpose()?;
+    let (rows, inputs) = x_tensor.rows_and_columns();
+    let &[v, _] = w.shape() else { return Err(Error::shape(op, w.name(), "[V, I]", w.shape())) };
+    let shape = [&x_tensor.shape()[..x_tensor.shape().len() - 1], &[v]].concat();
+    let kernel = ClassKernel { record: kernels::cross_entropy::cross_entropy, is_of_logits: true, is_metric: false };
+    let OfRows { weights, scale, .. } = of_rows(g, op, &kernel, ("logits", &shape), false, targets, reduction)?;
+    let ClassReduction { ignore_index, class_weights, label_smoothing, .. } = reduction;
+    // So many that every device can bind a part of x, targets and losses.
+    let at_once = (most / v / 64 * 64).max(64).min(rows);
+    let losses = g.zeros("losses", &[rows])?;
+    let mut gradients = Vec::new();
+    for (var, tensor) in [(Some(x), Some(&x_tensor)), (Some(weight), Some(&w)), (bias, b.as_ref())] {
+        let wanted = var.zip(tensor).filter(|&(var, _)| g.is_differentiable(var));
+        let gradient = wanted.map(|(var, tensor)| Ok((var, g.zeros(&format!("d {}", tensor.name()), tensor.shape())?)));
+        gradients.push(gradient.transpose()?);
+    }
+    let logits = g.zeros("logits", &[at_once, v])?;
+    let wants_any = gradients.iter().any(Option::is_some);
+    let dlogits = wants_any.then(|| g.zeros("d logits", &[at_once, v])).transpose()?;
+    for first in (0..rows).step_by(at_once) {
+        let rows = at_once.min(rows - first);
+        let part = |tensor: &Tensor, shape: &[usize]| {
+            tensor.view(tensor.name(), first * shape[1..].iter().product::<usize>(), shape)
+        };
+        let (x, targets, losses) = (part(&x_tensor, &[rows, inputs]), part(targets, &[rows]), part(&losses, &[rows]));
+        let weights = weights.as_ref().map(|weights| part(weights, &[rows]));
+        let logits = logits.view("logits", 0, &[rows, v]);
+        let dlogits = dlogits.as_ref().map(|dlogits| dlogits.view("d logits", 0, &[rows, v]));
+        matmul::matmul(g, &x, matmul::t(&w), b.as_ref(), &logits, false)?;
+        let tensors = ClassLoss {
+            x: &logits,
+            targets: &targets,
+            ignore_index,
+            class_weights,
+            label_smoothing,
+            counts: false,
+            scale: &scale,
+            losses: &losses,
+            dx: dlogits.as_ref(),
+        };
+        (kernel.record)(g, tensors)?;
+        weigh_rows(g, weights.as_ref(), &losses, dlogits.as_ref())?;
+        let (Some(d), [of_x, of_weight, of_bias]) = (&dlogits, &gradients[..]) else { continue };
+        if let Some((_, gradient)) = of_x {
+            matmul::matmul(g, d, &w, None, &part(gradient, &[rows, inputs]), false)?;
+        }
+        if let Some((_, gradient)) = of_weight {
+            matmul::matmul(g, matmul::t(d), &x, None, gradient, first > 0)?;
+        }
+        if let Some((_, gradient)) = of_bias {
+            column_sum::column_sum(g, d, gradient, first > 0)?;
+        }
+    }
+    Ok(Loss::new(g, op, losses, scale, gradients.into_iter().flatten()))
+}
+
+/// The rows and classes of logits `[.., V]` with a target for each row.
+fn check_classes(op: &'static str, shape: &[usize], targets: &Tensor) -> Result<(usize, usize)> {
+    let v = *shape.last().unwrap_or(&1);
+    let count: usize = shape.iter().product::<usize>() / v;
     let without_ones = |shape: &[usize]| shape.iter().copied().filter(|&size| size > 1).collect::<Vec<_>>();
-    let rows = &x.shape()[..x.shape().len() - 1];
+    let rows = &shape[..shape.len() - 1];
     if targets.len() != count || (targets.shape().len() > 1 && without_ones(targets.shape()) != without_ones(rows)) {
         return Err(Error::shape(op, targets.name(), format!("{rows:?}, or [{count}]"), targets.shape()));
     }
@@ -394,11 +509,11 @@ fn check_classes(op: &'static str, x: &Tensor, targets: &Tensor) -> Result<(usiz
 /// Weighs losses and gradients that are scaled already.
 fn weigh_rows<'a>(
     g: &mut Graph,
-    weights: Option<&(Tensor, Tensor)>,
+    weights: Option<&Tensor>,
     losses: &'a Tensor,
     gradients: impl IntoIterator<Item = &'a Tensor>,
 ) -> Result<()> {
-    let Some((weights, _)) = weights else { return Ok(()) };
+    let Some(weights) = weights else { return Ok(()) };
     let one = g.constant(1.0)?;
     std::iter::once(losses).chain(gradients).try_for_each(|tensor| weigh(g, weights, &one, tensor))
 }
@@ -438,7 +553,7 @@ fn weigh_rows<'a>(
 /// The shapes do not fit, targets may be V or more, or `counts` are not u32.
 pub fn confusion(g: &mut Graph, logits: Var, targets: &Tensor, counts: &Tensor) -> Result<()> {
     let logits = g.tensor(logits)?;
-    check_classes("confusion", &logits, targets)?;
+    check_classes("confusion", logits.shape(), targets)?;
     kernels::confusion::confusion(g, &logits, targets, counts)
 }
 
@@ -668,7 +783,7 @@ fn element_loss<'a, const N: usize>(
     let weighted = reduction.into();
     let mut inputs = values.iter().map(|&value| g.tensor(value)).collect::<Result<Vec<_>>>()?;
     let shape = inputs[0].shape().to_vec();
-    let weights = weighted.rows(g, op, &inputs[0], None, None)?;
+    let weights = weighted.rows(g, op, (inputs[0].name(), inputs[0].shape()), None, None)?;
     let scale = match (&weights, weighted.reduction) {
         (Some((_, scale)), _) => scale.clone(),
         (None, Reduction::Sum) => g.constant(1.0)?,
@@ -689,7 +804,12 @@ fn element_loss<'a, const N: usize>(
     let read: Vec<_> = read.iter().map(|&i| Operand::from(&inputs[i])).collect();
     let outputs: Vec<_> = results.iter().map(|result| (Operand::from(result), false)).collect();
     kernels::map::map(g, &program, &shape, &read, &outputs)?;
-    weigh_rows(g, weights.as_ref(), &losses, gradients.iter().map(|(_, gradient)| gradient))?;
+    weigh_rows(
+        g,
+        weights.as_ref().map(|(weights, _)| weights),
+        &losses,
+        gradients.iter().map(|(_, gradient)| gradient),
+    )?;
     Ok(Loss::new(g, op, losses, scale, gradients))
 }
 
@@ -711,4 +831,70 @@ pub fn reduce<'a>(g: &mut Graph, x: Var, reduction: impl Into<WeightedReduction<
     let weighted = reduction.into();
     let op = if weighted.reduction == Reduction::Mean { "mean" } else { "sum" };
     element_loss(g, op, [x], |[x]| x, weighted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::nn::functional::linear;
+    use crate::rng;
+
+    /// Losses and gradients of x, weight and bias, with logits for all rows, or for 64 after others.
+    fn loss_and_gradients(device: &Device, reduction: ClassReduction<'_>, at_once: Option<usize>) -> Vec<Vec<f64>> {
+        const SIZES: [usize; 4] = [10, 20, 6, 9]; // T, B, I, V
+        let [t, b, i, v] = SIZES;
+        let mut g = Graph::without_parameters(device);
+        let mut input = |seed: u32, shape: &[usize]| {
+            let values = rng::manual_seed(seed.into()).randn(shape.iter().product());
+            g.input_with_gradient(&device.upload("x", shape, &values).unwrap()).unwrap()
+        };
+        let (x, weight, bias) = (input(1, &[t, b, i]), input(2, &[v, i]), input(3, &[v]));
+        let targets = device.targets("targets", &[t, b], v).unwrap();
+        let classes: Vec<u32> =
+            (0..(t * b) as u32).map(|i| if i % 11 == 3 { crate::NO_TARGET } else { i * 7 % 9 }).collect();
+        targets.write_u32(&classes).unwrap();
+        let loss = match at_once {
+            Some(rows) => {
+                loss_of_some_rows_after_others(&mut g, x, (weight, Some(bias)), &targets, reduction, rows * v).unwrap()
+            }
+            None => {
+                let logits = linear(&mut g, x, weight, Some(bias)).unwrap();
+                cross_entropy(&mut g, logits, &targets, reduction).unwrap()
+            }
+        };
+        g.backward(&[&(0.7 * loss.clone())], &[]).unwrap();
+        let results: Vec<_> = [x, weight, bias].map(|var| g.gradient(var).unwrap()).into();
+        let rows = loss.rows().clone();
+        let plan = g.finish().unwrap();
+        plan.run().unwrap();
+        plan.run().unwrap();
+        [rows].iter().chain(&results).map(|tensor| tensor.to_vec_f64().unwrap()).collect()
+    }
+
+    #[test]
+    fn some_rows_after_others_are_all_rows() {
+        let device = Device::reference();
+        let values: Vec<f32> = (0..200).map(|i| (i % 5) as f32).collect();
+        let weights = device.upload("weights", &[10, 20], &values).unwrap();
+        let of_classes = device.upload("classes", &[9], &values[..9]).unwrap();
+        let lengths = device.lengths("lengths", 20, 10).unwrap();
+        lengths.write_u32(&(0..20).map(|i| 1 + i % 10).collect::<Vec<_>>()).unwrap();
+        let reductions: [ClassReduction<'_>; 5] = [
+            Reduction::Mean.into(),
+            Reduction::Sum.ignoring(4),
+            Reduction::Mean.weighted(&weights).into(),
+            Reduction::Mean.class_weights(&of_classes).label_smoothing(0.1),
+            Reduction::Mean.up_to(&lengths).into(),
+        ];
+        for reduction in reductions {
+            let all = loss_and_gradients(&device, reduction, None);
+            for at_once in [64, 128, 1000] {
+                let some = loss_and_gradients(&device, reduction, Some(at_once));
+                for (all, some) in all.iter().flatten().zip(some.iter().flatten()) {
+                    assert!((all - some).abs() < 1e-12, "{reduction:?}, {at_once}: {some} in place of {all}");
+                }
+            }
+        }
+    }
 }
