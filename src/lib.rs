@@ -61,7 +61,7 @@
 //! | | [`kernel`], [`custom`] | what a kernel is, and one of the user's own |
 //! | | [`map`] | programs of elementwise operations: expressions, their gradients, their WGSL, their twin |
 //! | plan | [`Recorder`] | records commands, each checked, and how to plan for a device; knows nothing of gradients or parameters |
-//! | | [`Plan`], [`Profile`], [`Comparison`] | the list of commands, ready to run, the loop that runs it, where its time goes, and whether each command computes what its twin does; `passes` for a GPU, `stretches` for the CPU |
+//! | | [`Plan`], [`Profile`], [`Comparison`] | the list of commands, ready to run, the loop that runs it, where its time goes, and whether each command computes what its twin does; `sharing` of memory, `passes` for a GPU, `stretches` for the CPU |
 //! | kernels | [`kernels`] | one file for each `shaders/<name>.wgsl`: parameters, checks, grid, CPU twin; takes the recorder and numbers |
 //! | | [`kernels::sequence`], [`kernels::cell`] | what the cells' kernels share, and, above them, the list of cells |
 //! | open | [`Device::open`] | choosing a device by name, and what an adapter computes before it is trusted (`self_check`) |
@@ -148,8 +148,10 @@
 //! * **A short plan runs on its caller's thread** on the CPU, where to wake another takes longer; its twins, as far as they can
 //!   (`Twin::can_be_alone`), then use no other. What lies between their inputs and results is memory that the thread keeps, and few rows have a
 //!   product of their own: so a frame of a small network takes none.
-//! * **A product of many rows takes the widest vectors there are, one of few rows those of 256 bits**, as do loops over elements: what is
-//!   read once is seldom aligned, and each second vector of 512 bits then lies in two lines of the cache.
+//! * **A recurrence's matrices are laid out once for a dispatch**, as the `gemm` crate's micro-kernels read them, where they are multiplied
+//!   often; a row's sums are then the same whatever rows are beside it, so tiles are cut by the threads there are.
+//! * **Products take the widest vectors there are**, and buffers begin at lines of the cache, which such a vector fills; loops over elements that
+//!   do no more than read and write them take 256 bits.
 //! * **A file's values go where initial values would be drawn**: [`nn::Init::from_file`], so every module can be made from a file; what its
 //!   shapes say of a module is read off by its `from_file`.
 //! * **A batch of commands is worth two threads where each by itself is not**: on the CPU, neighbours in a plan that do not depend on each
@@ -160,7 +162,9 @@
 //!   finite. Optimizers take its learning rate, which is below 0 where nothing is to be updated, and its count of updates.
 //! * **A lost GPU is made anew below everything else** (`device/gpu/recovery`): tensors outlive the device that has them, and a journal of
 //!   what was done since a snapshot is done again. So trainers, generators and plans know nothing of it.
-//! * **A plan's own tensors get memory when it is finished**, all or none: its need is known before.
+//! * **A plan's own tensors get memory when it is finished**, all or none: its need is known before. Those that nobody else holds share it
+//!   where the last command of one comes before the first of another (`plan/sharing`): kernels say what they overwrite, and what may be
+//!   read without having been written is cleared.
 //! * **Long plans are timed in their first run**, piece by piece, and submitted in pieces of a budget from then on; short ones, by a pessimistic
 //!   estimate, are one submission.
 //! * **No atomics in sums, fixed order:** the same seed on the same device gives the same bits, whatever the threads.
