@@ -20,7 +20,7 @@ fn gru_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
         for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
-            let part = i / OWNED;
+            let part = part_of(i);
             let row = i % OWNED;
             var rest = vec4<f32>();
             if entry < p.B {

@@ -13,6 +13,8 @@ const GATES: u32 = 3u;
 const AT_ONCE: u32 = GATES;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 1u;
+const APART: u32 = STACKED * COLUMNS; // of gate n what r scales, where the rest comes from below
+const OF_M: u32 = (2u + STACKED) * COLUMNS;
 
 @compute @workgroup_size(THREADS)
 fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
@@ -22,25 +24,25 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
     start(place, steps);
     for (var t = steps.x; t < steps.y; t++) {
         var sums = recurrent(place, t);
-        var from_below = Sums();
-        add_from_below(place, group.z, t, &from_below);
+        set_apart(&sums);
+        add_from_below(place, group.z, t, &sums);
         reduce(place, &sums);
-        if STACKED != 0u { reduce(place, &from_below); }
         for (var i = 0u; i < OWNED * COLUMNS; i++) {
             let entry = entry_of(place, i);
             let column = column_of(place, i);
-            let part = i / OWNED;
+            let part = part_of(i);
             let row = i % OWNED;
             var state = vec4<f32>();
             if entry < p.B {
                 if t < lengths[entry] {
                     let before = row4(place, t, entry, 0u, column);
-                    let x_r = below(place, t, entry, 0u, column) + from_below[part][row];
-                    let x_z = below(place, t, entry, 1u, column) + from_below[COLUMNS + part][row];
-                    let x_n = below(place, t, entry, 2u, column) + from_below[2u * COLUMNS + part][row];
+                    let x_r = below(place, t, entry, 0u, column);
+                    let x_z = below(place, t, entry, 1u, column);
+                    var x_n = below(place, t, entry, 2u, column);
+                    if STACKED != 0u { x_n += sums[2u * COLUMNS + part][row]; }
                     @if(!ACTIVATIONS) let r = sigmoid4(x_r + sums[part][row] + bias4(group.z, 0u, column));
                     @if(!ACTIVATIONS) let z = sigmoid4(x_z + sums[COLUMNS + part][row] + bias4(group.z, 1u, column));
-                    let m = sums[2u * COLUMNS + part][row] + bias4(group.z, 2u, column);
+                    let m = sums[OF_M + part][row] + bias4(group.z, 2u, column);
                     @if(!ACTIVATIONS) let n = tanh4(x_n + r * m);
                     @if(ACTIVATIONS) let a_r = x_r + sums[part][row] + bias4(group.z, 0u, column);
                     @if(ACTIVATIONS) let a_z = x_z + sums[COLUMNS + part][row] + bias4(group.z, 1u, column);
@@ -73,5 +75,13 @@ fn gru_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
             @if(RESETS) if is_reset(place, t + 1u, entry) { state = vec4<f32>(); }
             keep(place, i, state);
         }
+    }
+}
+
+// Makes room for what comes from below.
+fn set_apart(sums: ptr<function, Sums>) {
+    for (var part = 2u * COLUMNS; part < OF_M; part++) {
+        (*sums)[part + APART] = (*sums)[part];
+        (*sums)[part] = array<vec4<f32>, ROWS>();
     }
 }

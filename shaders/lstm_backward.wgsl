@@ -30,7 +30,7 @@ fn lstm_backward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
         for (var k = 0u; k < OWNED * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
-            let part = k / OWNED;
+            let part = part_of(k);
             let r = k % OWNED;
             var d4 = array<vec4<f32>, GATES>();
             if entry < p.B {

@@ -17,6 +17,7 @@ const GATES: u32 = 4u;
 const AT_ONCE: u32 = GATES;
 const STATES: u32 = 2u;
 const SEPARATE_BIAS: u32 = 0u;
+const APART: u32 = 0u;
 const PEEPHOLES: u32 = 1u;
 const COUPLED: u32 = 2u;
 
@@ -35,49 +36,36 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
         for (var k = 0u; k < OWNED * COLUMNS; k++) {
             let entry = entry_of(place, k);
             let column = column_of(place, k);
-            let part = k / OWNED;
+            let part = part_of(k);
             let r = k % OWNED;
             var state = vec4<f32>();
             var cell = vec4<f32>();
             if entry < p.B {
-                let at_c = state_row(place, 1u, t, entry) * p.H + column;
                 if t < lengths[entry] {
-                    @if(!ACTIVATIONS) let i = sigmoid4(below(place, t, entry, 0u, column) + sums[part][r]);
-                    @if(!ACTIVATIONS) let f = sigmoid4(below(place, t, entry, 1u, column) + sums[COLUMNS + part][r]);
-                    @if(!ACTIVATIONS) let g = tanh4(below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r]);
-                    @if(!ACTIVATIONS) let o = sigmoid4(below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r]);
-                    @if(ACTIVATIONS) let was = cell4(place, t, entry, column);
-                    @if(ACTIVATIONS) let a_i = below(place, t, entry, 0u, column) + sums[part][r] + peephole4(place, 0u, column) * was;
-                    @if(ACTIVATIONS) let a_f = below(place, t, entry, 1u, column) + sums[COLUMNS + part][r] + peephole4(place, 1u, column) * was;
-                    @if(ACTIVATIONS) let a_g = below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r];
+                    let was = cell4(place, t, entry, column);
+                    let b_i = below(place, t, entry, 0u, column) + sums[part][r];
+                    let b_f = below(place, t, entry, 1u, column) + sums[COLUMNS + part][r];
+                    let a_g = below(place, t, entry, 2u, column) + sums[2u * COLUMNS + part][r];
+                    let b_o = below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r];
+                    @if(!ACTIVATIONS) let i = sigmoid4(b_i);
+                    @if(!ACTIVATIONS) let f = sigmoid4(b_f);
+                    @if(!ACTIVATIONS) let g = tanh4(a_g);
+                    @if(!ACTIVATIONS) let o = sigmoid4(b_o);
+                    @if(ACTIVATIONS) let a_i = b_i + peephole4(place, 0u, column) * was;
+                    @if(ACTIVATIONS) let a_f = b_f + peephole4(place, 1u, column) * was;
                     @if(ACTIVATIONS) let i = activate4(0u, a_i);
                     @if(ACTIVATIONS) let f = select(activate4(1u, a_f), 1.0 - i, (p.variant & COUPLED) != 0u);
                     @if(ACTIVATIONS) let g = activate4(2u, a_g);
-                    @if(ACTIVATIONS) let a_o = below(place, t, entry, 3u, column) + sums[3u * COLUMNS + part][r] + peephole4(place, 2u, column) * (f * was + i * g);
-                    @if(ACTIVATIONS) let o = activate4(3u, a_o);
-                    let at = row_of(place, p.T, t, entry) * 4u * p.H + column;
-                    @if(ACTIVATIONS) save4(at - column + 0u * p.H, column, a_i);
-                    @if(ACTIVATIONS) save4(at - column + 1u * p.H, column, a_f);
-                    @if(ACTIVATIONS) save4(at - column + 2u * p.H, column, a_g);
-                    @if(ACTIVATIONS) save4(at - column + 3u * p.H, column, a_o);
-                    for (var j = 0u; j < 4u; j++) {
-                        if column + j < p.H {
-                            var before = states[at_c + j];
-                            @if(RESETS) if is_reset(place, t, entry) { before = 0.0; }
-                            cell[j] = f[j] * before + i[j] * g[j];
-                            @if(!ACTIVATIONS) if p.save != 0u {
-                                saved[at + j] = i[j];
-                                saved[at + p.H + j] = f[j];
-                                saved[at + 2u * p.H + j] = g[j];
-                                saved[at + 3u * p.H + j] = o[j];
-                            }
-                        }
-                    }
+                    cell = f * was + i * g;
                     @if(!ACTIVATIONS) state = o * tanh4(cell);
-                    @if(ACTIVATIONS) state = o * activate4(4u, cell);
+                    @if(ACTIVATIONS) let a_o = b_o + peephole4(place, 2u, column) * cell;
+                    @if(ACTIVATIONS) state = activate4(3u, a_o) * activate4(4u, cell);
+                    let at = row_of(place, p.T, t, entry) * 4u * p.H;
+                    @if(!ACTIVATIONS) save_gates(at, column, i, f, g, o);
+                    @if(ACTIVATIONS) save_gates(at, column, a_i, a_f, a_g, a_o);
                 }
                 let to_h = state_row(place, 0u, t + 1u, entry) * p.H + column;
-                let to_c = at_c + p.B * p.H;
+                let to_c = state_row(place, 1u, t + 1u, entry) * p.H + column;
                 for (var j = 0u; j < 4u; j++) {
                     if column + j < p.H {
                         states[to_h + j] = state[j];
@@ -91,8 +79,15 @@ fn lstm_forward(@builtin(workgroup_id) group: vec3<u32>, thread: Thread) {
     }
 }
 
+fn save_gates(row: u32, column: u32, i: vec4<f32>, f: vec4<f32>, g: vec4<f32>, o: vec4<f32>) {
+    save4(row, column, i);
+    save4(row + p.H, column, f);
+    save4(row + 2u * p.H, column, g);
+    save4(row + 3u * p.H, column, o);
+}
+
 // c[t] of an entry.
-@if(ACTIVATIONS) fn cell4(place: Place, t: u32, entry: u32, column: u32) -> vec4<f32> {
+fn cell4(place: Place, t: u32, entry: u32, column: u32) -> vec4<f32> {
     var value = vec4<f32>();
     @if(RESETS) if is_reset(place, t, entry) { return value; }
     let at = state_row(place, 1u, t, entry) * p.H + column;

@@ -15,6 +15,7 @@
 const GATES: u32 = 3u;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 0u;
+const APART: u32 = 0u;
 const AT_ONCE: u32 = 1u;
 const FIRST_PART: u32 = 1u;
 const SECOND_PART: u32 = 2u;

@@ -14,6 +14,7 @@ const GATES: u32 = 1u;
 const AT_ONCE: u32 = GATES;
 const STATES: u32 = 1u;
 const SEPARATE_BIAS: u32 = 0u;
+const APART: u32 = 0u;
 const RELU: u32 = 1u;
 
 @compute @workgroup_size(THREADS)

@@ -574,7 +574,7 @@ impl Recorded {
 
 /// The network whose tokens can be drawn many in one dispatch, or what that would need.
 fn in_one_dispatch(known: Option<NextToken>, device: &Device, lanes: usize) -> std::result::Result<NextToken, String> {
-    if !device.is_gpu() {
+    if !device.plans_as_gpu() {
         return Err("a GPU".into());
     }
     let most = if device.is_wide() { MOST_LANES } else { MOST_LANES_OF_SOFTWARE };

@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use elman::device::AbsentGpu;
 use elman::kernel::{Access, Kernel};
 use elman::kernels::generate::Sizes;
 use elman::kernels::sample::Draw;
@@ -43,46 +44,58 @@ fn capabilities(constants: &[(&str, u32)]) -> Capabilities {
     of("F16", Capabilities::SHADER_FLOAT16) | of("SUBGROUPS", Capabilities::SUBGROUP)
 }
 
-/// The constants of every pipeline that plans of these sizes make, with those of the defaults.
-fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
-    let mut found: BTreeSet<_> = kernels::ALL.iter().enumerate().map(|(i, _)| (i, Vec::new())).collect();
+type Constants = Vec<(&'static str, u32)>;
+
+/// What adapters report: subgroups of 8 to 64 threads or none, and workgroup memory of 16 to 64 KiB.
+const GPUS: [AbsentGpu; 5] = [
+    AbsentGpu { subgroups: None, workgroup_bytes: 16 << 10 },
+    AbsentGpu { subgroups: Some((8, 32)), workgroup_bytes: 16 << 10 },
+    AbsentGpu { subgroups: Some((32, 64)), workgroup_bytes: 64 << 10 },
+    AbsentGpu { subgroups: Some((32, 32)), workgroup_bytes: 48 << 10 },
+    AbsentGpu { subgroups: Some((64, 64)), workgroup_bytes: 32 << 10 },
+];
+
+/// The constants of every pipeline that plans of these sizes make, with those of the defaults, and the workgroup memory that there is.
+fn variants() -> Vec<(&'static Kernel, Constants, u32)> {
+    let mut found: BTreeMap<_, _> =
+        kernels::ALL.iter().enumerate().map(|(i, _)| ((i, Vec::new()), WORKGROUP_MEMORY)).collect();
     for hidden in [1, 5, 64, 65, 256, 1022, 1025] {
-        let shapes = [(1, false), (512, false), (1, true), (512, true)];
-        for ((batch, wide), cell) in
-            shapes.into_iter().flat_map(|shape| Cell::ALL.iter().map(move |&cell| (shape, cell)))
-        {
+        let gpus = GPUS.into_iter().map(Some).chain([None]);
+        let shapes = gpus.flat_map(|gpu| [(1, gpu), (512, gpu)]);
+        for ((batch, gpu), cell) in shapes.flat_map(|shape| Cell::ALL.iter().map(move |&cell| (shape, cell))) {
             // Two layers of the largest size are a wavefront.
             let layers = if hidden == 1025 && batch == 1 { 2 } else { 1 };
-            let precision = if wide { [Precision::F32, Precision::F16].as_slice() } else { &[Precision::F32] };
+            let precision = if gpu.is_some() { [Precision::F32, Precision::F16].as_slice() } else { &[Precision::F32] };
             for &precision in precision {
-                let trainer = char_rnn_trainer(cell, hidden, layers, batch, wide, precision);
+                let trainer = char_rnn_trainer(cell, hidden, layers, batch, gpu, precision);
                 for dispatch in trainer.plan().dispatches() {
                     let name = dispatch.kernel().name;
                     let Some(i) = kernels::ALL.iter().position(|k| k.name == name) else {
                         assert!(name.starts_with("map_"), "{name}");
                         continue;
                     };
-                    let constants = dispatch.constants().to_vec();
-                    found.extend(in_subgroups(&constants).into_iter().map(|constants| (i, constants)));
-                    found.insert((i, constants));
+                    let memory = gpu.map_or(WORKGROUP_MEMORY, |gpu| gpu.workgroup_bytes as u32);
+                    let least = found.entry((i, dispatch.constants().to_vec())).or_insert(memory);
+                    *least = memory.min(*least);
                 }
             }
         }
     }
+    let mut insert = |i, constants| found.insert((i, constants), WORKGROUP_MEMORY);
     // What a plan of these has not: every function, resets, and the other GRU in all forms.
     for kernel in kinds().flat_map(|kind| [kind.forward, kind.backward]) {
         let i = kernels::ALL.iter().position(|k| k.name == kernel.name).unwrap();
         for asked in [[("ACTIVATIONS", 0), ("RESETS", 1)], [("ACTIVATIONS", 0x54321), ("RESETS", 0)]] {
-            found.insert((i, asked.to_vec()));
+            insert(i, asked.to_vec());
         }
         for constants in [&[("SLICES", 2)][..], &[("FUSED", 0)], &[("FUSED", 0), ("STACKED", 1)]] {
-            found.insert((i, [&[("ACTIVATIONS", 0xba986), ("RESETS", 1)], constants].concat()));
-            found.insert((i, constants.to_vec()));
+            insert(i, [&[("ACTIVATIONS", 0xba986), ("RESETS", 1)], constants].concat());
+            insert(i, constants.to_vec());
         }
     }
     // A vocabulary of words.
     let i = kernels::ALL.iter().position(|k| k.name == "segment_sum").unwrap();
-    found.insert((i, vec![("MANY", 1)]));
+    insert(i, vec![("MANY", 1)]);
     let i = kernels::ALL.iter().position(|k| k.name == "generate").unwrap();
     for (cell, layers, vocabulary, hidden) in [
         (Cell::Tanh, 1, 85, 256),
@@ -92,34 +105,13 @@ fn variants() -> Vec<(&'static Kernel, Vec<(&'static str, u32)>)> {
         (Cell::Tanh, 1, 3000, 64),
         (Cell::Tanh, 1, 9, 1788),
     ] {
-        found.insert((i, generate_constants(Sizes { cell, layers, vocabulary, hidden })));
+        insert(i, generate_constants(Sizes { cell, layers, vocabulary, hidden }));
     }
-    found.into_iter().map(|(i, constants)| (kernels::ALL[i], constants)).collect()
-}
-
-/// The same for an adapter with subgroups, and the eight rows that a thread may have there.
-fn in_subgroups(constants: &[(&'static str, u32)]) -> Vec<Vec<(&'static str, u32)>> {
-    let value = |wanted| constants.iter().find(|(name, _)| *name == wanted).map_or(0, |(_, value)| *value);
-    let slices = value("SLICES");
-    if !slices.is_power_of_two() || slices == 1 {
-        return Vec::new();
-    }
-    let with = |changes: &[(&str, u32)]| {
-        let of = |&(name, value): &(&'static str, u32)| {
-            (name, changes.iter().find(|(changed, _)| *changed == name).map_or(value, |(_, value)| *value))
-        };
-        constants.iter().map(of).collect()
-    };
-    let mut variants = vec![with(&[("SUBGROUPS", 1)])];
-    if value("FUSED") == 1 && value("KEPT") == 0 && value("ROWS") == 4 && value("GROUPS") == 1 && value("HP") <= 512 {
-        let slices = 1 << (256 / value("WIDTH")).min(8).ilog2();
-        variants.push(with(&[("SUBGROUPS", 1), ("ROWS", 8), ("SLICES", slices)]));
-    }
-    variants
+    found.into_iter().map(|((i, constants), memory)| (kernels::ALL[i], constants, memory)).collect()
 }
 
 /// The constants of a dispatch that draws tokens.
-fn generate_constants(sizes: Sizes) -> Vec<(&'static str, u32)> {
+fn generate_constants(sizes: Sizes) -> Constants {
     let device = Device::cpu();
     let mut g = Graph::without_parameters(&device);
     let tensor = |name, shape: &[usize], dtype| device.zeros(name, shape, dtype).unwrap();
@@ -142,17 +134,16 @@ fn char_rnn_trainer(
     hidden: usize,
     layers: usize,
     batch: usize,
-    wide: bool,
+    gpu: Option<AbsentGpu>,
     precision: Precision,
 ) -> Trainer {
-    let device = Device::cpu();
+    let device = gpu.map_or_else(Device::cpu, Device::in_place_of);
     let mut init = Init::new(rng::manual_seed(0));
     let model = CharRnn::new(&mut init, CharRnnOptions::new(85, 42, hidden).cell(cell).num_layers(layers)).unwrap();
     let parameters = init.upload(&device).unwrap();
     let corpus = Corpus::new(&device, &[1; 20], 85).unwrap();
     let windows = Windows::new(&corpus, (0..12).collect(), 4).unwrap();
     Trainer::new(&parameters, Optimizer::from(Adam::new(1e-3)).clip(Clip::Norm(1.0)), |g| {
-        g.set_wide(wide);
         g.set_precision(precision)?;
         let batch = windows.batch(g, batch)?;
         let logits = model.forward(g, &batch.tokens, InitialState::Zero)?;
@@ -241,8 +232,8 @@ fn scalar_name(inner: &TypeInner) -> Option<&'static str> {
     }
 }
 
-/// Invocations, workgroup memory and storage buffers of a module.
-fn within_limits(module: &Module) -> Result<(), String> {
+/// Invocations, workgroup memory, of which there is so much, and storage buffers of a module.
+fn within_limits(module: &Module, most_memory: u32) -> Result<(), String> {
     let invocations: u32 = module.entry_points[0].workgroup_size.iter().product();
     let mut layouter = Layouter::default();
     layouter.update(module.to_ctx()).map_err(|error| error.to_string())?;
@@ -251,7 +242,7 @@ fn within_limits(module: &Module) -> Result<(), String> {
     };
     let memory: u32 = in_space(|space| *space == AddressSpace::WorkGroup).map(|(_, v)| layouter[v.ty].size).sum();
     let buffers = in_space(|space| matches!(space, AddressSpace::Storage { .. })).count();
-    if invocations <= INVOCATIONS && memory <= WORKGROUP_MEMORY && buffers <= STORAGE_BUFFERS {
+    if invocations <= INVOCATIONS && memory <= most_memory && buffers <= STORAGE_BUFFERS {
         return Ok(());
     }
     Err(format!("{invocations} invocations, {memory} bytes of workgroup memory, {buffers} storage buffers"))
@@ -294,7 +285,9 @@ fn programs() -> Vec<&'static Kernel> {
 fn every_program_parses_translates_and_matches_its_host() {
     for kernel in programs() {
         let (module, info) = parse(kernel, &[]);
-        matches_host(kernel, &module).and_then(|()| within_limits(&module)).unwrap_or_else(|error| panic!("{error}"));
+        matches_host(kernel, &module)
+            .and_then(|()| within_limits(&module, WORKGROUP_MEMORY))
+            .unwrap_or_else(|error| panic!("{error}"));
         #[cfg(feature = "gpu")]
         elman::custom::check(kernel, &[]).unwrap();
         translate(kernel.name, kernel.name, &module, &info, false);
@@ -358,17 +351,16 @@ fn cells_and_their_kernels_agree() {
 }
 
 #[test]
-fn every_variant_stays_within_default_limits_and_translates() {
+fn every_variant_stays_within_limits_and_translates() {
     let variants = variants();
     assert!(variants.len() > kernels::ALL.len() + 10, "{} variants", variants.len());
-    for name in ["F16", "SUBGROUPS", "KEPT", "STACKED"] {
-        let is_set = |constants: &[(&str, u32)]| constants.contains(&(name, 1));
-        assert!(variants.iter().any(|(_, constants)| is_set(constants)), "{name}");
+    for set in [("F16", 1), ("SUBGROUPS", 1), ("KEPT", 1), ("STACKED", 1), ("ROWS", 8), ("ROWS", 16)] {
+        assert!(variants.iter().any(|(_, constants, _)| constants.contains(&set)), "{set:?}");
     }
-    for (kernel, constants) in variants {
+    for (kernel, constants, memory) in variants {
         let what = format!("{} {constants:?}", kernel.name);
         let (module, info) = parse(kernel, &constants);
-        within_limits(&module).unwrap_or_else(|error| panic!("{what}: {error}"));
+        within_limits(&module, memory).unwrap_or_else(|error| panic!("{what}: {error}"));
         translate(&what, kernel.name, &module, &info, !capabilities(&constants).is_empty());
     }
 }
@@ -414,7 +406,7 @@ fn broken(from: &str, to: &str) -> Result<(), String> {
     let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.to_string())?;
     Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).map_err(|e| e.to_string())?;
     matches_host(kernel, &module)?;
-    within_limits(&module)
+    within_limits(&module, WORKGROUP_MEMORY)
 }
 
 #[test]

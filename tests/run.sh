@@ -3,7 +3,10 @@
 # (Debian and Ubuntu: mesa-vulkan-drivers); elsewhere, install one by hand.
 #
 #   tests/run.sh [--driver lavapipe|swiftshader] [--limits webgpu] [--validation] [--soak] [--with-python] [arguments of cargo test]
+#   tests/run.sh --isa
 #
+# --isa         what a compiler for AMD's GPUs makes of the kernels, without a GPU, and no other test: it fails if one keeps anything
+#               outside registers. Where that driver cannot be had, it says so loudly, and skips
 # --driver      that software driver and no other, installed where it may be
 # --limits      every adapter with WebGPU's default limits and no optional features (ELMAN_LIMITS)
 # --validation  under Vulkan's validation layers, any message of which is a failure
@@ -19,13 +22,14 @@ fail() {
     exit 1
 }
 
-driver= validation= python= soak=()
+driver= validation= python= isa= soak=()
 long=(--test soak --test recovery --test memory --test flat_memory --test submissions --test threads -- --include-ignored --nocapture --test-threads 1)
 while [ $# -gt 0 ]; do
     case $1 in
         --driver) driver=${2:?} && shift 2 ;;
         --limits) export ELMAN_LIMITS=${2:?} && shift 2 ;;
         --validation) validation=yes && shift ;;
+        --isa) isa=yes && shift ;;
         --with-python) python=yes && shift ;;
         --soak) export ELMAN_SOAK=1 && soak=("${long[@]}") && shift ;;
         *) break ;;
@@ -50,6 +54,19 @@ install() {
     echo "installing $1"
     $sudo apt-get update -qq && $sudo apt-get install -y -qq "$1" || true
 }
+
+if [ -n "$isa" ]; then
+    radeon() { compgen -G '/usr/share/vulkan/icd.d/radeon_icd*.json' | sed -n 1p | grep .; }
+    which=(-- --include-ignored --nocapture)
+    radeon >/dev/null || install mesa-vulkan-drivers
+    if file=$(radeon); then
+        export VK_DRIVER_FILES=$file VK_ICD_FILENAMES=$file
+    else
+        echo "NOT TESTED: registers of the kernels on AMD's GPUs: Mesa's driver (mesa-vulkan-drivers) is not there, nor can it be installed" >&2
+        which=()
+    fi
+    exec cargo test --release --manifest-path tests/isa/Cargo.toml --target-dir target "${which[@]}"
+fi
 
 if [ -n "$python" ]; then
     has_packages() { "$ELMAN_PYTHON" -c 'import pip, torch, numpy, safetensors, onnx, onnxruntime, h5py' 2>/dev/null; }

@@ -55,6 +55,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;
 
 const PARTS: u32 = COLUMNS;
+const APART: u32 = 0u;
 
 // What the dispatch of the step after left in slot `slot` of dstart; 0 if there is none.
 fn load_carried(place: Place, steps: vec2<u32>, slot: u32) -> Sums {

@@ -2,6 +2,7 @@
 //   const GATES, STATES: u32
 //   const AT_ONCE: u32          gates whose products are made at once
 //   const SEPARATE_BIAS: u32    whether biases are inside the products
+//   const APART: u32            of lib/rows
 //
 // params   D, N, T, B, H      N: rows of x of a direction
 //          first, last        the steps to compute
@@ -95,7 +96,7 @@ fn below(place: Place, t: u32, entry: u32, gate: u32, column: u32) -> vec4<f32> 
 }
 
 // A vec4 of what is saved, from a row's first element on.
-@if(ACTIVATIONS) fn save4(row: u32, column: u32, value: vec4<f32>) {
+fn save4(row: u32, column: u32, value: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
         if p.save != 0u && column + j < p.H { saved[row + column + j] = value[j]; }
     }

@@ -18,6 +18,7 @@
 //   const GATES: u32
 //   const STATES: u32                  S: h, and c of a cell that has one
 //   const PARTS: u32                   vec4 columns that multiply sums, COLUMNS of each gate
+//   const APART: u32                   as many that are added up beside them
 //   w: array<Weights>                  [D, GATES, HP, HP / 4]; behind these the input matrices of stacked layers 1 .. D - 1
 //   lengths: array<u32>                [B]; with RESETS, behind these [D, T, B], of stacked layers [T, B]: other than 0 in a step
 //                                      before which the states become 0
@@ -47,7 +48,7 @@ const ENTRIES: u32 = GROUPS * ROWS;
 const OWNED: u32 = max(1u, ROWS / SLICES);
 
 // As long as the loops over it, or software drivers do not keep it in registers.
-alias Sums = array<array<vec4<f32>, ROWS>, PARTS>;
+alias Sums = array<array<vec4<f32>, ROWS>, PARTS + APART>;
 
 // [ENTRIES, DEPTH], and for reduce [ROWS, THREADS]: at most 1,024, 16 KiB.
 const SCRATCH: u32 = ROWS * THREADS * min(1u, SLICES - 1u) * (1u - SUBGROUPS);
@@ -129,7 +130,13 @@ fn state_row(place: Place, state: u32, t: u32, entry: u32) -> u32 {
     return entry < p.B && t < p.T && lengths[at] != 0u;
 }
 
-// The batch entry and the first column of the i-th of the OWNED COLUMNS vec4 that a thread owns, sums[i / OWNED][i % OWNED].
+// Where the i-th of the OWNED COLUMNS vec4 that a thread owns is in sums, in the row i % OWNED. Of one column it is known to be 0,
+// also in a loop that is too long to be unrolled.
+fn part_of(i: u32) -> u32 {
+    return i / OWNED % COLUMNS;
+}
+
+// Its batch entry and its first column.
 fn entry_of(place: Place, i: u32) -> u32 {
     return place.entry + i % OWNED;
 }
@@ -208,32 +215,44 @@ fn reduce(place: Place, sums: ptr<function, Sums>) {
 
 // Through workgroup memory.
 fn reduce_in_workgroup(place: Place, sums: ptr<function, Sums>) {
-    for (var part = 0u; part < PARTS; part++) {
+    for (var part = 0u; part < PARTS + APART; part++) {
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r++) { rows[r * THREADS + place.local] = (*sums)[part][r]; }
         workgroupBarrier();
-        for (var r = 0u; place.slice * OWNED < ROWS && r < OWNED; r++) {
-            let first = (place.slice * OWNED + r) * THREADS + place.local % SLICE_THREADS;
-            var sum = vec4<f32>();
-            for (var slice = 0u; slice < SLICES; slice++) { sum += rows[first + slice * SLICE_THREADS]; }
-            (*sums)[part][r] = sum;
+        if place.slice * OWNED < ROWS {
+            for (var r = 0u; r < OWNED; r++) {
+                let first = (place.slice * OWNED + r) * THREADS + place.local % SLICE_THREADS;
+                var sum = vec4<f32>();
+                for (var slice = 0u; slice < SLICES; slice++) { sum += rows[first + slice * SLICE_THREADS]; }
+                (*sums)[part][r] = sum;
+            }
         }
     }
     workgroupBarrier();
 }
 
 // By halves: of two threads, each gives the other the rows that the other shall own, until each has its own; with more
-// slices than rows, those with the same row add them up as they are.
+// slices than rows, those with the same row add them up as they are. All masks are written out: of a loop that compilers do not
+// unroll, be it over nothing, the loop around it is not either, and sums of an index that varies are not in registers.
 fn reduce_in_subgroup(place: Place, sums: ptr<function, Sums>) {
     const SHARED: u32 = min(ROWS, SLICES); // at most 8
     // The threads of a subgroup may have left their loops one by one; FUSED, a barrier comes before every call.
     if FUSED == 0u { workgroupBarrier(); }
-    for (var part = 0u; part < PARTS; part++) {
+    for (var part = 0u; part < PARTS + APART; part++) {
         if SHARED >= 2u { give_half(place, part, ROWS / 2u, SHARED / 2u, sums); }
         if SHARED >= 4u { give_half(place, part, ROWS / 4u, SHARED / 4u, sums); }
         if SHARED >= 8u { give_half(place, part, ROWS / 8u, SHARED / 8u, sums); }
-        for (var mask = SHARED; mask < SLICES; mask *= 2u) { (*sums)[part][0] += of_other((*sums)[part][0], mask); }
+        if SHARED < 2u { add_other(part, 1u, sums); }
+        if SHARED < 4u { add_other(part, 2u, sums); }
+        if SHARED < 8u { add_other(part, 4u, sums); }
+        add_other(part, 8u, sums);
+        add_other(part, 16u, sums);
     }
+}
+
+// A thread's only row, with that of the thread whose slice differs in `mask`, if there is one.
+fn add_other(part: u32, mask: u32, sums: ptr<function, Sums>) {
+    if mask < SLICES { (*sums)[part][0] += of_other((*sums)[part][0], mask); }
 }
 
 // Of 2 count rows, the first or the last count, with those of the thread whose slice differs in `mask`.

@@ -103,7 +103,7 @@ impl Stored {
 
 /// Something to time.
 #[allow(clippy::large_enum_variant, reason = "only one value exists")]
-enum Work {
+pub enum Work {
     Training(Trainer),
     Epochs(Tagger),
     Forward(Plan),
@@ -114,7 +114,7 @@ enum Work {
 const CHARACTERS: usize = 2048;
 
 /// W7: a run is an epoch.
-struct Tagger {
+pub struct Tagger {
     trainer: Trainer<Plans<'static, 3, Loss>>,
     batches: Vec<[Array; 3]>,
     /// Mean of the first epoch.
@@ -192,7 +192,8 @@ impl Work {
         Ok(())
     }
 
-    fn plan(&self) -> &Plan {
+    /// The plan of a step, or of a token.
+    pub fn plan(&self) -> &Plan {
         match self {
             Self::Training(trainer) => trainer.plan(),
             Self::Epochs(tagger) => tagger.plan(),
@@ -231,7 +232,10 @@ fn sizes(workload: Workload, small: bool) -> Sizes {
 }
 
 /// Builds a workload, and the numbers that the check compares after one run.
-fn build(device: &Device, workload: Workload, settings: &Settings, small: bool) -> Result<(Work, Check)> {
+///
+/// # Errors
+/// The device cannot hold it.
+pub fn build(device: &Device, workload: Workload, settings: &Settings, small: bool) -> Result<(Work, Check)> {
     let Sizes { batch, steps, hidden, embedding } = sizes(workload, small);
     let mut init = Init::new(rng::manual_seed(777));
     if matches!(workload, Workload::W5 | Workload::W6) {
@@ -342,7 +346,7 @@ fn stateful(g: &mut Graph, model: &CharRnn, windows: &Windows, state: &State, ba
 }
 
 /// What shows that a workload is right.
-enum Check {
+pub enum Check {
     /// The losses of three steps, or of an epoch.
     Losses,
     /// The tokens of a text.

@@ -44,6 +44,17 @@ struct Inner {
     reason: String,
     counters: Arc<Counters>,
     most_bytes: AtomicU64,
+    in_place_of: Option<AbsentGpu>,
+}
+
+/// A GPU that is not there: what plans depend on.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct AbsentGpu {
+    /// Threads of a subgroup, from least to most, if it has them.
+    pub subgroups: Option<(usize, usize)>,
+    /// Workgroup memory.
+    pub workgroup_bytes: usize,
 }
 
 pub(crate) enum Kind {
@@ -157,12 +168,22 @@ impl Device {
         Self::new(Kind::Cpu(Floats::F64, Turns::default()), "asked for by name")
     }
 
+    #[doc(hidden)]
+    /// The CPU, with the plans of a GPU that is not there.
+    pub fn in_place_of(gpu: AbsentGpu) -> Self {
+        Self::with(Kind::Cpu(Floats::F32, Turns::default()), "in place of a GPU".into(), Some(gpu))
+    }
+
     pub(crate) fn new(kind: Kind, reason: impl Into<String>) -> Self {
+        Self::with(kind, reason.into(), None)
+    }
+
+    fn with(kind: Kind, reason: String, in_place_of: Option<AbsentGpu>) -> Self {
         let counters = match &kind {
             Kind::Gpu(gpu) => gpu.counters().clone(),
             Kind::Cpu(..) => Arc::default(),
         };
-        Self(Arc::new(Inner { kind, reason: reason.into(), counters, most_bytes: AtomicU64::new(u64::MAX) }))
+        Self(Arc::new(Inner { kind, reason, counters, most_bytes: AtomicU64::new(u64::MAX), in_place_of }))
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -197,16 +218,21 @@ impl Device {
                 buffer_bytes: u64::MAX,
                 workgroups_per_dimension: u32::MAX,
                 offset_alignment: 4,
-                workgroup_bytes: WORKGROUP_BYTES,
+                workgroup_bytes: self.0.in_place_of.map_or(WORKGROUP_BYTES, |gpu| gpu.workgroup_bytes),
                 f16: true,
-                subgroups: None,
+                subgroups: self.0.in_place_of.and_then(|gpu| gpu.subgroups),
             },
         }
     }
 
     /// What [`crate::Graph::is_wide`] is for a graph on this device.
     pub(crate) fn is_wide(&self) -> bool {
-        self.gpu().is_some_and(|gpu| !gpu.is_software())
+        self.0.in_place_of.is_some() || self.gpu().is_some_and(|gpu| !gpu.is_software())
+    }
+
+    /// Whether its plans are those of a GPU, a software one included.
+    pub(crate) fn plans_as_gpu(&self) -> bool {
+        self.is_gpu() || self.is_wide()
     }
 
     /// One line for people: name, kind, driver.

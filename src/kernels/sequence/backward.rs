@@ -48,7 +48,7 @@ pub fn backward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence, d: &Seq
     if blocks > 0 && s.saved.is_none() {
         return Err(Error::shape("recurrence", "saved", "the gates of the forward pass", &[]));
     }
-    let tile = RowTile::new(r, sizes, 1);
+    let tile = RowTile::new(r, sizes, cell.backward_holds());
     let (none, nowhere) = (r.zeros("none", &[4])?, r.zeros("nowhere", &[4])?);
     let w = match s.w.as_slice() {
         [only] if tile.padded == hidden && !tile.precision.is_f16() => only.clone(),

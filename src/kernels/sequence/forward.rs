@@ -35,7 +35,7 @@ pub const fn kernel(name: &'static str, source: &'static str, has_peepholes: boo
 pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Result<()> {
     let sizes @ Sizes { directions, rows, steps, batch, hidden, gates, states, .. } = check(cell, s)?;
     r.check_precision(s.precision)?;
-    let mut tile = RowTile::new(r, sizes, cell.at_once());
+    let mut tile = RowTile::new(r, sizes, cell.forward_holds());
     if r.is_wide() && steps == 1 && !sizes.stacked {
         let spread = RowTile::stepwise(r, sizes, "more workgroups share its one step".into());
         if spread.workgroups(sizes) > tile.workgroups(sizes) {

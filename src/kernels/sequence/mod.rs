@@ -21,6 +21,7 @@ pub use backward::backward;
 pub use form::{Activation, Form, MOST_FUNCTIONS};
 pub use forward::forward;
 pub(crate) use path::{fits, shall_stack};
+use tile::Holds;
 pub(super) use tile::RowTile;
 
 use super::{expect, expect_indices, expect_len, expect_lengths};
@@ -183,6 +184,16 @@ impl CellKind {
     /// Gates whose products are made at once, forward.
     fn at_once(&self) -> usize {
         if self.parts == 1 { self.gates } else { 1 }
+    }
+
+    /// What a thread holds for each of its rows in the forward pass: sums of all gates, or of those of the first part.
+    fn forward_holds(&self) -> Holds {
+        Holds { at_once: self.at_once(), sums: if self.parts == 1 { self.gates } else { self.gates - 1 }, carried: 0 }
+    }
+
+    /// In the backward pass: sums, and beside them the gradients of all states. That of one gate is added up where the sums are.
+    fn backward_holds(&self) -> Holds {
+        Holds { at_once: 1, sums: 1, carried: if self.gates == 1 { 0 } else { self.states } }
     }
 
     /// What the dispatches of the same steps are: of all parts, or each of one.

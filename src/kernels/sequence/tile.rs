@@ -27,10 +27,34 @@ pub struct RowTile {
     pub stepwise: Option<String>,
 }
 
+/// What a thread holds for each of its rows, in vectors of four of its columns.
+#[derive(Clone, Copy)]
+pub struct Holds {
+    /// Gates whose products are made at once.
+    pub at_once: usize,
+    /// Sums.
+    pub sums: usize,
+    /// What goes on from step to step beside them, of the rows that it owns; of all, where it owns several, for it then is an index
+    /// that says which.
+    pub carried: usize,
+}
+
+impl Holds {
+    /// Registers of a thread: for these and a vector of each row, four of weights, and some for the rest.
+    fn registers(self, rows: usize, slices: usize) -> usize {
+        let carried = if slices >= rows { 1 } else { rows };
+        4 * (rows * (self.sums + 1) + self.carried * carried + 4) + 20
+    }
+}
+
+/// The most registers that a thread of a GPU gets. Beyond them Mesa's compiler for RDNA3 keeps what does not fit in memory, and on RDNA2 so
+/// few threads fit beside each other that a row takes longer (`benches/README.md` has the figures, `tests/isa` makes them).
+const MOST_REGISTERS: usize = 128;
+
 /// From so many bytes of weights on, a GPU's core takes them, in every step, from the cache that all cores share, whose bandwidth
 /// half of the cores exhaust: of a large batch fewer workgroups, of twice the entries each, read half as much (W1's 128 would
-/// read 235 MB in its 7 products). Where subgroups add up the slices: through workgroup memory there would be fewer of them. By
-/// calculation, not measured.
+/// read 235 MB in its 7 products), if a thread has the registers. Where subgroups add up the slices: through workgroup memory there
+/// would be fewer of them. By calculation, not measured.
 const FEWEST_WEIGHT_BYTES_TO_SHARE: usize = 128 << 10;
 
 /// Workgroups of twice the entries that are enough for that.
@@ -78,12 +102,12 @@ impl RowTile {
         "ACTIVATIONS",
     ];
 
-    /// The layout for these sizes. A thread multiplies with so many gates at once.
+    /// The layout for these sizes, and what a thread holds.
     ///
-    /// A GPU gets 4 x 4 sums a gate and thread (8 x 4 where workgroups are many and weights too), as many slices of them as make
+    /// A GPU gets 4 x 4 sums a gate and thread (8 x 4 where workgroups are many, weights too, and registers enough), as many slices of them as make
     /// 256 threads, and groups only to fill 64 of them: that makes the most workgroups, and the most loads under way at a time.
     /// By calculation, not measured. On a software driver a load costs hundreds of products, so a thread gets up to 16 x 16 sums.
-    pub fn new(r: &Recorder, sizes: Sizes, at_once: usize) -> Self {
+    pub fn new(r: &Recorder, sizes: Sizes, holds: Holds) -> Self {
         let Sizes { directions, steps, batch, hidden, gates, precision, .. } = sizes;
         let padded = hidden.next_multiple_of(4);
         let (vectors, fit) = (padded / 4, TILE_VALUES / padded);
@@ -93,10 +117,11 @@ impl RowTile {
         let flops = product(&[2, directions, steps, batch, gates, hidden, hidden]);
         let large = !r.is_wide() && flops >= LARGE_TILE_FLOPS;
         let weights = gates * padded * padded * precision.bytes();
-        let adds_up = has_subgroups(r, 8, slices_of(8, vectors, 256 / vectors.min(256)), vectors.min(256));
-        let shares = adds_up && weights >= FEWEST_WEIGHT_BYTES_TO_SHARE && batch / 8 >= ENOUGH_SHARING_WORKGROUPS;
+        let eight = slices_of(8, vectors, 256 / vectors.min(256));
+        let fits = has_subgroups(r, 8, eight, vectors.min(256)) && holds.registers(8, eight) <= MOST_REGISTERS;
+        let shares = fits && weights >= FEWEST_WEIGHT_BYTES_TO_SHARE && batch / 8 >= ENOUGH_SHARING_WORKGROUPS;
         let (rows, columns) = match (large, shares) {
-            (true, _) => (fit.min(16), vectors.min(4 / at_once)),
+            (true, _) => (fit.min(16), vectors.min(4 / holds.at_once)),
             (false, true) => (fit.min(8), 1),
             (false, false) => (4, 1),
         };
