@@ -31,7 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="+")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cell", default="rnn", help="of w5")
+    parser.add_argument("--cell", default="rnn", help="of w1 and w5")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(args)
     if not peer:

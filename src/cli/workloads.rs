@@ -2,7 +2,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | W1 | training step of the tutorial's network: windows of 8, embedding 42, Elman 42 -> 256, linear 256 -> 85 on the last step, Adam, batch 512 |
+//! | W1 | training step of the tutorial's network: windows of 8, embedding 42, Elman 42 -> 256 (or `--cell gru|lstm`), linear 256 -> 85 on the last step, Adam, batch 512 |
 //! | W2 | W1 with an LSTM |
 //! | W3 | stateful training step: embedding 64, LSTM of two layers of 512, loss on all steps, batch 64, sequence 64, Adam |
 //! | W4 | greedy generation with W1's network, state carried, `--lanes` texts at once |
@@ -29,7 +29,7 @@ use elman::{Device, Generator, Graph, Plan, Plans, Precision, Trainer, rng};
 /// How a workload is run.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Recurrent cell of W5
+    /// Recurrent cell of W1 and W5
     #[arg(long, value_enum, default_value = "rnn")]
     pub cell: Kind,
     /// Texts at once in W4
@@ -71,12 +71,22 @@ pub enum Workload {
     W7,
 }
 
-/// The cell of W5.
+/// The cell of W1 and W5.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Kind {
     Rnn,
     Gru,
     Lstm,
+}
+
+impl Kind {
+    fn cell(self) -> Cell {
+        match self {
+            Self::Rnn => Cell::Tanh,
+            Self::Gru => Cell::Gru,
+            Self::Lstm => Cell::Lstm,
+        }
+    }
 }
 
 /// How weights are stored.
@@ -239,11 +249,7 @@ pub fn build(device: &Device, workload: Workload, settings: &Settings, small: bo
     let Sizes { batch, steps, hidden, embedding } = sizes(workload, small);
     let mut init = Init::new(rng::manual_seed(777));
     if matches!(workload, Workload::W5 | Workload::W6) {
-        let cell = match (workload, settings.cell) {
-            (Workload::W6, _) | (_, Kind::Lstm) => Cell::Lstm,
-            (_, Kind::Rnn) => Cell::Tanh,
-            (_, Kind::Gru) => Cell::Gru,
-        };
+        let cell = if workload == Workload::W6 { Cell::Lstm } else { settings.cell.cell() };
         let rnn = Recurrent::new(&mut init, "rnn", cell, RnnOptions::new(embedding, hidden))?;
         let parameters = init.upload(device)?;
         let shape = [steps, batch, embedding];
@@ -266,7 +272,11 @@ pub fn build(device: &Device, workload: Workload, settings: &Settings, small: bo
     if workload == Workload::W7 {
         return Ok((Work::Epochs(tagger(device, init, settings, small)?), Check::Losses));
     }
-    let cell = if matches!(workload, Workload::W2 | Workload::W3) { Cell::Lstm } else { Cell::Tanh };
+    let cell = match workload {
+        Workload::W1 => settings.cell.cell(),
+        Workload::W2 | Workload::W3 => Cell::Lstm,
+        _ => Cell::Tanh,
+    };
     let layers = if workload == Workload::W3 { 2 } else { 1 };
     let model = CharRnn::new(&mut init, CharRnnOptions::new(85, embedding, hidden).cell(cell).num_layers(layers))?;
     let parameters = init.upload(device)?;
@@ -476,7 +486,7 @@ impl Measured {
             line["lanes"] = settings.lanes.into();
             line["chars_per_second"] = characters.into();
         }
-        if self.workload == Workload::W5 {
+        if matches!(self.workload, Workload::W1 | Workload::W5) {
             line["cell"] = format!("{:?}", settings.cell).to_lowercase().into();
         }
         if let (Some((steps, plans, bytes)), Work::Epochs(tagger)) = (self.epoch(), &self.work) {
