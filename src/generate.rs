@@ -544,6 +544,8 @@ impl Recorded {
         let draw = Lanes::new(parameters, lanes, RING, model.vocabulary())?;
         let mut g = Graph::inference(parameters);
         g.set_repeated();
+        // Its two plans find what one of them has left in the other's runs.
+        g.set_sharing(false);
         let logits = model.forward(&mut g, &draw.tokens, InitialState::Carried(&state))?;
         // The network alone, fed by the tokens drawn and the state carried.
         let is_all = |next: &&NextToken| {

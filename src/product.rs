@@ -299,3 +299,40 @@ impl<F: Real> FewRows<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+
+    /// What is laid out multiplies as a plain loop does, for terms around [`TERMS`] and columns that fill no vector; and each row by
+    /// itself, to the bit.
+    #[test]
+    fn what_is_laid_out_multiplies_row_by_row() {
+        for (k, n) in [(1, 1), (3, 65), (255, 7), (256, 64), (257, 130), (513, 33)] {
+            let (rows, stride) = (13, k + 5);
+            let mut rng = rng::manual_seed(1);
+            let [a, b, start] = [rows * stride, k * (n + 3), rows * n].map(|len| rng.randn(len));
+            let a = |first: usize, rows: usize| Matrix::strided(&a[first * stride..], rows, k, stride);
+            let mut packed = Packed::new(Matrix::strided(&b, k, n, n + 3));
+            packed.lay_out();
+            for accumulate in [false, true] {
+                let mut c = start.clone();
+                packed.product(&mut c, a(0, rows), accumulate);
+                for (at, &c) in c.iter().enumerate() {
+                    let terms = (0..k).map(|t| f64::from(a(at / n, 1).data[t]) * f64::from(b[t * (n + 3) + at % n]));
+                    let want = terms.sum::<f64>() + if accumulate { f64::from(start[at]) } else { 0.0 };
+                    assert!(
+                        (f64::from(c) - want).abs() < 1e-6 * (10 + k) as f64,
+                        "{k}, {n}, {at}: {c} in place of {want}"
+                    );
+                }
+                for row in (0..rows).filter(|_| packed.is_by_row()) {
+                    let mut alone = start[row * n..][..n].to_vec();
+                    packed.product(&mut alone, a(row, 1), accumulate);
+                    assert_eq!(alone, c[row * n..][..n], "{k}, {n}, row {row}");
+                }
+            }
+        }
+    }
+}

@@ -943,8 +943,7 @@ fn slices_are_added_up_with_and_without_subgroups() {
             }
         }
     }
-    // 8, 8.
-    check("Lstm, 8 rows and 8 slices", TOLERANCE, |device, g| {
+    check("Lstm, 8 slices", TOLERANCE, |device, g| {
         let size = (1, (2, 512, 128));
         let s = sequence(device, Cell::Lstm, size)?;
         let d = gradients(device, Cell::Lstm, size, (true, true))?;
@@ -970,10 +969,13 @@ fn slices_are_added_up_with_and_without_subgroups() {
         (Cell::Tanh, (1, (2, 4, 256)), 4, 4),
         (Cell::Tanh, (1, (2, 8, 128)), 4, 8),
         (Cell::Tanh, (1, (2, 512, 256)), 8, 4),
-        (Cell::Lstm, (1, (2, 512, 128)), 8, 8),
+        // Of four gates, sums of eight rows are more than there are registers.
+        (Cell::Lstm, (1, (2, 512, 128)), 4, 8),
     ] {
         if tile(cell, size, false) != (rows, slices, 1) {
-            common::not_tested(&format!("subgroups with {rows} rows and {slices} slices: {}", gpu.describe()));
+            let found = tile(cell, size, false);
+            let wanted = format!("{cell:?} in subgroups with {rows} rows and {slices} slices, not {found:?}");
+            common::not_tested(&format!("{wanted}: {}", gpu.describe()));
         }
         assert_eq!(tile(cell, size, true).2, 0);
     }

@@ -4,7 +4,7 @@ mod common;
 
 use common::own_gpu;
 use elman::data::Array;
-use elman::nn::functional::{InitialState, Reduction, mse_loss};
+use elman::nn::functional::{InitialState, Reduction, linear, mse_loss};
 use elman::nn::{Gru, Init, Linear, Parameters, RnnOptions};
 use elman::optim::Sgd;
 use elman::{DType, Device, Error, Graph, Recorder, Result, Trainer, Var, kernels, rng};
@@ -124,6 +124,38 @@ fn a_plan_says_what_it_will_need() {
 }
 
 /// What another plan has used already is not counted, nor allocated, again.
+/// Of values that share memory too.
+#[test]
+fn a_recorder_says_what_its_plan_will_take() {
+    for device in devices() {
+        let x = device.upload("x", &[64, 300], &common::values(1, 64 * 300)).unwrap();
+        let w = device.upload("w", &[300, 300], &common::values(2, 300 * 300)).unwrap();
+        let record = |shares: bool| {
+            let mut g = Graph::without_parameters(&device);
+            g.set_sharing(shares);
+            let (mut y, w) = (g.input(&x).unwrap(), g.input(&w).unwrap());
+            for _ in 0..5 {
+                y = linear(&mut g, y, w, None).unwrap();
+            }
+            let y = g.tensor(y).unwrap();
+            (g.into_recorder(), y)
+        };
+        let mut needs = [false, true].map(|shares| {
+            let (recorder, y) = record(shares);
+            let (needed, held, count) = (recorder.memory(), device.live_bytes(), recorder.count());
+            let plan = recorder.finish().unwrap();
+            assert_eq!(device.live_bytes(), held + needed, "{plan}");
+            assert_eq!(plan.count().memory, count.memory);
+            plan.run().unwrap();
+            (needed, y.to_vec().unwrap())
+        });
+        assert_eq!(needs[0].1, needs[1].1, "{device:?}");
+        // The last has a handle; of the four before it, two have the memory of the other two.
+        needs.iter_mut().for_each(|(needed, _)| *needed /= 4 * 64 * 300);
+        assert_eq!((needs[0].0, needs[1].0), (5, 3), "{device:?}");
+    }
+}
+
 #[test]
 fn plans_share_what_has_memory() {
     for device in devices() {

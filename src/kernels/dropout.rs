@@ -34,7 +34,9 @@ pub fn dropout(r: &mut Recorder, x: &Tensor, y: &Tensor, rate: f64, seed: u32, c
     expect_len("dropout", clock, 2)?;
     let threshold = (rate * 2f64.powi(32)) as u32;
     let params = Params { n: x.len() as u32, seed, threshold, scale: (1.0 / (1.0 - rate)) as f32 };
-    r.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))
+    r.dispatch(&KERNEL, &[], params, &[x, clock, y], striding_grid(x.len()))?;
+    r.overwrites(y);
+    Ok(())
 }
 
 /// Elements that a thread takes at a time.

@@ -30,7 +30,9 @@ pub fn gather(r: &mut Recorder, table: &Tensor, index: &Tensor, y: &Tensor) -> R
     expect_indices("gather", index, v)?;
     expect_len("gather", y, index.len() * columns)?;
     let params = Params { rows: index.len() as u32, columns: columns as u32 };
-    r.dispatch(&KERNEL, &[], params, &[table, index, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[table, index, y], striding_grid(y.len()))?;
+    r.overwrites(y);
+    Ok(())
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

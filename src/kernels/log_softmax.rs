@@ -30,7 +30,9 @@ pub fn log_softmax(r: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     let (rows, v) = x.rows_and_columns();
     r.check_turns(x, 3 * v.div_ceil(64))?;
     let (across, down) = folded_grid(rows);
-    r.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[x, y], [across, down, 1])
+    r.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[x, y], [across, down, 1])?;
+    r.overwrites(y);
+    Ok(())
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -31,7 +31,9 @@ pub fn log_softmax_backward(r: &mut Recorder, y: &Tensor, dy: &Tensor, dx: &Tens
     let (rows, v) = y.rows_and_columns();
     r.check_turns(y, 2 * v.div_ceil(64))?;
     let (across, down) = folded_grid(rows);
-    r.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[y, dy, dx], [across, down, 1])
+    r.dispatch(&KERNEL, &[], Params { R: rows as u32, V: v as u32 }, &[y, dy, dx], [across, down, 1])?;
+    r.overwrites(dx);
+    Ok(())
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

@@ -30,7 +30,9 @@ pub fn reverse(r: &mut Recorder, x: &Tensor, lengths: &Tensor, y: &Tensor) -> Re
     expect_lengths("reverse", lengths, batch, steps)?;
     expect("reverse", y, x.shape())?;
     let params = Params { T: steps as u32, B: batch as u32, C: columns as u32 };
-    r.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))
+    r.dispatch(&KERNEL, &[], params, &[x, lengths, y], striding_grid(y.len()))?;
+    r.overwrites(y);
+    Ok(())
 }
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {

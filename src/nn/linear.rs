@@ -89,7 +89,9 @@ impl Linear {
     ///     output.cross_entropy(g, x, &next, Reduction::Mean)
     /// })?;
     /// trainer.step()?;
-    /// assert!((trainer.losses()?[0] - 50_000f32.ln()).abs() < 0.5);
+    /// trainer.step()?;
+    /// let losses = trainer.losses()?;
+    /// assert!(losses[1] < losses[0]);
     /// # Ok::<(), elman::Error>(())
     /// ```
     ///

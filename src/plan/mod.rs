@@ -89,10 +89,12 @@ pub struct Dispatch {
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) workgroups: [u32; 3],
     pub(crate) work: Work,
+    /// Elements of a buffer, by the binding, of which neither this nor a later command needs what was there before.
+    pub(crate) overwrites: Vec<(usize, Range<usize>)>,
 }
 
 /// What a dispatch costs beyond reading and writing each of its tensors once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     /// Multiplications and additions of matrix products.
     pub flops: u64,
@@ -100,8 +102,6 @@ pub(crate) struct Work {
     pub rereads: u64,
     /// Bytes of its tensors that it leaves alone: those of other steps, what is around a block.
     pub untouched: u64,
-    /// Elements of a buffer, by the binding, of which neither this nor a later command needs what was there before.
-    pub overwrites: Vec<(usize, Range<usize>)>,
 }
 
 impl Dispatch {
@@ -126,7 +126,7 @@ impl Dispatch {
         self.work.flops
     }
 
-    /// Its tensors, in the order of the kernel's bindings.
+    /// Its tensors, in the order of the kernel's bindings. After a run, one that nothing else has a handle to may hold another's values.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }

@@ -222,7 +222,8 @@ impl Recorder {
     }
 
     /// A new f32 tensor of the plan: 0 in each run where none of its commands has written. Where nothing but the plan holds it, it may
-    /// share its memory with others that are not needed at the same time.
+    /// share its memory with others that are not needed at the same time, so what goes on from run to run belongs in
+    /// [`Device::zeros`], and what is to be read after a run needs a handle.
     ///
     /// # Errors
     /// It is larger than the device's tensors may be.
@@ -387,6 +388,7 @@ impl Recorder {
             tensors: tensors.iter().map(|&tensor| tensor.clone()).collect(),
             workgroups: workgroups.map(|n| n as u32),
             work: Work::default(),
+            overwrites: Vec::new(),
         })));
         Ok(())
     }
@@ -394,7 +396,7 @@ impl Recorder {
     /// What the dispatch just recorded costs beyond reading and writing its tensors.
     pub(crate) fn cost(&mut self, flops: u64, rereads: u64) {
         if let Some(Some(Command::Dispatch(dispatch))) = self.commands.last_mut() {
-            dispatch.work = Work { flops, rereads, ..std::mem::take(&mut dispatch.work) };
+            dispatch.work = Work { flops, rereads, untouched: 0 };
         }
     }
 
@@ -409,13 +411,13 @@ impl Recorder {
     /// Of this tensor, or part of one, that the dispatch just recorded writes, neither it nor a later command needs what was there before.
     pub(crate) fn overwrites(&mut self, written: &Tensor) {
         let range = written.offset()..written.offset() + written.len();
-        if let Some(Some(Command::Dispatch(Dispatch { kernel, tensors, work, .. }))) = self.commands.last_mut() {
+        if let Some(Some(Command::Dispatch(Dispatch { kernel, tensors, overwrites, .. }))) = self.commands.last_mut() {
             let has = |tensor: &Tensor| {
                 let all = tensor.offset()..tensor.offset() + tensor.len();
                 Arc::ptr_eq(tensor.buffer(), written.buffer()) && all.start <= range.start && range.end <= all.end
             };
             let binding = (0..tensors.len()).find(|&i| kernel.bindings[i].access == Access::Write && has(&tensors[i]));
-            work.overwrites.push((binding.expect("a tensor that the dispatch writes"), range));
+            overwrites.push((binding.expect("a tensor that the dispatch writes"), range));
         }
     }
 
@@ -516,7 +518,8 @@ impl Recorder {
     }
 
     /// Bytes that [`Self::finish`] will allocate for tensors of what was recorded so far; those that have memory already, parameters
-    /// say, are not among them.
+    /// say, are not among them. It counts on memory being shared by those that nothing else has a handle to; a [`crate::Graph`] has them
+    /// until it is finished, [`crate::Trainer::record`] has none left.
     pub fn memory(&self) -> u64 {
         let all: u64 = Buffer::without_memory(buffers(self.recorded())).iter().map(|buffer| buffer.bytes()).sum();
         all - self.saved_by_sharing()
@@ -526,8 +529,8 @@ impl Recorder {
         if self.shares { Sharing::of(self.recorded()).saved() } else { 0 }
     }
 
-    /// How many commands there are so far, and what they cost, as [`Plan::count`] of what [`Self::finish`] would make; submissions by an
-    /// estimate.
+    /// How many commands there are so far, and what they cost, as [`Plan::count`] of what [`Self::finish`] would make, but for tensors that
+    /// are cleared since they share memory; submissions by an estimate.
     pub fn count(&self) -> PlanCount {
         let submits = self.device.gpu().map_or(1, |gpu| Passes::estimated_submits(gpu, self.recorded()));
         let mut count = count(self.recorded(), submits);
@@ -565,7 +568,7 @@ impl Recorder {
 
     /// Two recorders: of what needs to run only when what is in `constant` has changed, and of what every run needs.
     pub(crate) fn split(self, constant: &Tensor) -> (Self, Self) {
-        let mut constants = Self::new(&self.device);
+        let mut constants = Self { shares: self.shares, ..Self::new(&self.device) };
         let commands = self.commands.into_iter().flatten().collect();
         let (of_constants, commands) = split_off_constants(commands, constant);
         constants.commands = of_constants.into_iter().map(Some).collect();

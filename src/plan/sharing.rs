@@ -8,7 +8,7 @@ use super::Command;
 use crate::device::memory::{Buffer, Keeps};
 use crate::error::Result;
 use crate::kernel::Access;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Smaller ones have memory of their own.
 const LEAST_BYTES: u64 = 1 << 16;
@@ -101,7 +101,7 @@ impl<'a> Sharing<'a> {
                 life.held += 1;
                 life.commands.1 = i;
                 if let Command::Dispatch(d) = command {
-                    let overwritten = d.work.overwrites.iter().filter(|&&(binding, _)| d.tensors[binding].is(tensor));
+                    let overwritten = d.overwrites.iter().filter(|&&(binding, _)| d.tensors[binding].is(tensor));
                     overwritten.for_each(|(_, range)| life.made.add(range.clone()));
                 }
                 if matches!(command, Command::Dispatch(_)) || access == Access::Read {
@@ -122,6 +122,10 @@ impl<'a> Sharing<'a> {
             }
         }
         groups.retain(|group| group.len() > 1);
+        debug_assert!(
+            groups.iter().flatten().all(|life| life.tensor.dtype() == DType::F32),
+            "`Recorder::zeros` makes no others"
+        );
         Self { groups }
     }
 

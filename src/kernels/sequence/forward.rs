@@ -93,7 +93,7 @@ pub fn forward(r: &mut Recorder, cell: &'static CellKind, s: &Sequence) -> Resul
             for i in 0..directions * states {
                 r.overwrites(&s.states.view("states", (i * (steps + 1) + 1) * state, &[steps * state]));
             }
-            // A cell of two parts saves what is multiplied later on, of an entry that is over too.
+            // A cell of two parts saves what is multiplied later on past an entry's length too, where it has to be 0.
             s.saved.iter().filter(|_| cell.parts == 1).for_each(|saved| r.overwrites(saved));
         }
     }

@@ -38,7 +38,8 @@ pub struct CellKind {
     pub gates: usize,
     /// S: tensors of the carried state: h, and c.
     pub states: usize,
-    /// Blocks of H columns that the forward pass saves for the backward pass, beside the states.
+    /// Blocks of H columns that the forward pass saves for the backward pass, beside the states. Past an entry's length they may be left as
+    /// they are, and then nothing may read them: other values may have been there.
     pub saved: usize,
     /// Whether `b_hh` is apart from the input, inside a product that a gate scales. The backward pass then leaves the
     /// gradient of `h Wᵀ + b_hh` in the first G H columns of `saved`, where it is `dx` for other cells.

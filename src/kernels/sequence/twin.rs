@@ -23,7 +23,7 @@ pub struct Weights<'a, F> {
 }
 
 impl<'a, F: Real> Weights<'a, F> {
-    /// For steps of this span.
+    /// For steps of this span. What is laid out takes as much memory again as the matrices do, while the twin runs.
     pub fn new(w: &'a [F], sizes: Sizes, span: (usize, usize)) -> Self {
         let Sizes { directions, hidden, gates, batch, .. } = sizes;
         let matrix = |i: usize| Packed::new(matrix_of(matrix(w, i / gates, sizes), i % gates, hidden));

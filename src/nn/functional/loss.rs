@@ -406,15 +406,16 @@ fn of_rows(
     Ok(OfRows { weights: weights.map(|(weights, _)| weights), scale, counts })
 }
 
-/// Logits that are there at the same time, about: 128 MiB.
+/// Logits that are there at the same time: 128 MiB, or those of 64 rows.
 const LOGITS_AT_ONCE: usize = 1 << 25;
 
 /// [`cross_entropy`] of [`super::linear`], without logits for all rows at the same time: for vocabularies of words, whose logits take more
 /// memory than all else. Some rows after others have their logits, their losses, their gradients and what these add to those of `x`,
-/// `weight` and `bias`. `x` `[.., I]`, `weight` `[V, I]`, `bias` `[V]`; [`crate::nn::Linear::cross_entropy`] has them.
+/// `weight` and `bias`. `x` `[.., I]`, `weight` `[V, I]`, `bias` `[V]`; [`crate::nn::Linear::cross_entropy`] has them. The gradient of the
+/// weight is summed up in a tensor of its own, which is copied to where gradients are.
 ///
 /// # Errors
-/// As of both.
+/// As of both; the device cannot hold the logits of 64 rows.
 pub fn linear_cross_entropy<'a>(
     g: &mut Graph,
     x: Var,
@@ -435,11 +436,16 @@ fn loss_of_some_rows_after_others(
     most: usize,
 ) -> Result<Loss> {
     let op = "linear_cross_entropy";
-    g.check([x, weight])?;
     let (x_tensor, w) = (g.tensor(x)?, g.tensor(weight)?);
     let b = bias.map(|bias| g.tensor(bias)).transpose()?;
     let (rows, inputs) = x_tensor.rows_and_columns();
-    let &[v, _] = w.shape() else { return Err(Error::shape(op, w.name(), "[V, I]", w.shape())) };
+    let &[v, of_weight] = w.shape() else { return Err(Error::shape(op, w.name(), "[V, I]", w.shape())) };
+    if of_weight != inputs {
+        return Err(Error::shape(op, x_tensor.name(), format!("[.., {of_weight}]"), x_tensor.shape()));
+    }
+    if let Some(b) = b.as_ref().filter(|b| b.shape() != [v]) {
+        return Err(Error::shape(op, b.name(), format!("[{v}]"), b.shape()));
+    }
     let shape = [&x_tensor.shape()[..x_tensor.shape().len() - 1], &[v]].concat();
     let kernel = ClassKernel { record: kernels::cross_entropy::cross_entropy, is_of_logits: true, is_metric: false };
     let OfRows { weights, scale, .. } = of_rows(g, op, &kernel, ("logits", &shape), false, targets, reduction)?;
@@ -447,12 +453,12 @@ fn loss_of_some_rows_after_others(
     // So many that every device can bind a part of x, targets and losses.
     let at_once = (most / v / 64 * 64).max(64).min(rows);
     let losses = g.zeros("losses", &[rows])?;
-    let mut gradients = Vec::new();
-    for (var, tensor) in [(Some(x), Some(&x_tensor)), (Some(weight), Some(&w)), (bias, b.as_ref())] {
-        let wanted = var.zip(tensor).filter(|&(var, _)| g.is_differentiable(var));
-        let gradient = wanted.map(|(var, tensor)| Ok((var, g.zeros(&format!("d {}", tensor.name()), tensor.shape())?)));
-        gradients.push(gradient.transpose()?);
-    }
+    let gradient = |var: Var, tensor: &Tensor| match g.is_differentiable(var) {
+        true => Ok(Some((var, g.zeros(&format!("d {}", tensor.name()), tensor.shape())?))),
+        false => Ok(None),
+    };
+    let of_bias = bias.zip(b.as_ref()).map_or(Ok(None), |(bias, b)| gradient(bias, b))?;
+    let gradients = [gradient(x, &x_tensor)?, gradient(weight, &w)?, of_bias];
     let logits = g.zeros("logits", &[at_once, v])?;
     let wants_any = gradients.iter().any(Option::is_some);
     let dlogits = wants_any.then(|| g.zeros("d logits", &[at_once, v])).transpose()?;
@@ -479,7 +485,7 @@ fn loss_of_some_rows_after_others(
         };
         (kernel.record)(g, tensors)?;
         weigh_rows(g, weights.as_ref(), &losses, dlogits.as_ref())?;
-        let (Some(d), [of_x, of_weight, of_bias]) = (&dlogits, &gradients[..]) else { continue };
+        let (Some(d), [of_x, of_weight, of_bias]) = (&dlogits, &gradients) else { continue };
         if let Some((_, gradient)) = of_x {
             matmul::matmul(g, d, &w, None, &part(gradient, &[rows, inputs]), false)?;
         }
@@ -841,7 +847,12 @@ mod tests {
     use crate::rng;
 
     /// Losses and gradients of x, weight and bias, with logits for all rows, or for 64 after others.
-    fn loss_and_gradients(device: &Device, reduction: ClassReduction<'_>, at_once: Option<usize>) -> Vec<Vec<f64>> {
+    fn loss_and_gradients(
+        device: &Device,
+        reduction: ClassReduction<'_>,
+        has_bias: bool,
+        at_once: Option<usize>,
+    ) -> Vec<Vec<f64>> {
         const SIZES: [usize; 4] = [10, 20, 6, 9]; // T, B, I, V
         let [t, b, i, v] = SIZES;
         let mut g = Graph::without_parameters(device);
@@ -849,22 +860,23 @@ mod tests {
             let values = rng::manual_seed(seed.into()).randn(shape.iter().product());
             g.input_with_gradient(&device.upload("x", shape, &values).unwrap()).unwrap()
         };
-        let (x, weight, bias) = (input(1, &[t, b, i]), input(2, &[v, i]), input(3, &[v]));
+        let (x, weight, bias) = (input(1, &[t, b, i]), input(2, &[v, i]), has_bias.then(|| input(3, &[v])));
         let targets = device.targets("targets", &[t, b], v).unwrap();
         let classes: Vec<u32> =
             (0..(t * b) as u32).map(|i| if i % 11 == 3 { crate::NO_TARGET } else { i * 7 % 9 }).collect();
         targets.write_u32(&classes).unwrap();
         let loss = match at_once {
             Some(rows) => {
-                loss_of_some_rows_after_others(&mut g, x, (weight, Some(bias)), &targets, reduction, rows * v).unwrap()
+                loss_of_some_rows_after_others(&mut g, x, (weight, bias), &targets, reduction, rows * v).unwrap()
             }
             None => {
-                let logits = linear(&mut g, x, weight, Some(bias)).unwrap();
+                let logits = linear(&mut g, x, weight, bias).unwrap();
                 cross_entropy(&mut g, logits, &targets, reduction).unwrap()
             }
         };
         g.backward(&[&(0.7 * loss.clone())], &[]).unwrap();
-        let results: Vec<_> = [x, weight, bias].map(|var| g.gradient(var).unwrap()).into();
+        let results: Vec<_> =
+            [Some(x), Some(weight), bias].iter().flatten().map(|&var| g.gradient(var).unwrap()).collect();
         let rows = loss.rows().clone();
         let plan = g.finish().unwrap();
         plan.run().unwrap();
@@ -874,27 +886,91 @@ mod tests {
 
     #[test]
     fn some_rows_after_others_are_all_rows() {
-        let device = Device::reference();
-        let values: Vec<f32> = (0..200).map(|i| (i % 5) as f32).collect();
-        let weights = device.upload("weights", &[10, 20], &values).unwrap();
-        let of_classes = device.upload("classes", &[9], &values[..9]).unwrap();
-        let lengths = device.lengths("lengths", 20, 10).unwrap();
-        lengths.write_u32(&(0..20).map(|i| 1 + i % 10).collect::<Vec<_>>()).unwrap();
-        let reductions: [ClassReduction<'_>; 5] = [
-            Reduction::Mean.into(),
-            Reduction::Sum.ignoring(4),
-            Reduction::Mean.weighted(&weights).into(),
-            Reduction::Mean.class_weights(&of_classes).label_smoothing(0.1),
-            Reduction::Mean.up_to(&lengths).into(),
-        ];
-        for reduction in reductions {
-            let all = loss_and_gradients(&device, reduction, None);
-            for at_once in [64, 128, 1000] {
-                let some = loss_and_gradients(&device, reduction, Some(at_once));
-                for (all, some) in all.iter().flatten().zip(some.iter().flatten()) {
-                    assert!((all - some).abs() < 1e-12, "{reduction:?}, {at_once}: {some} in place of {all}");
+        let gpu = Device::open("gpu").ok().filter(Device::is_gpu);
+        for (device, tolerance) in
+            [(Device::reference(), 1e-12), (Device::cpu(), 1e-5)].into_iter().chain(gpu.map(|gpu| (gpu, 1e-5)))
+        {
+            let values: Vec<f32> = (0..200).map(|i| (i % 5) as f32).collect();
+            let weights = device.upload("weights", &[10, 20], &values).unwrap();
+            let of_classes = device.upload("classes", &[9], &values[..9]).unwrap();
+            let lengths = device.lengths("lengths", 20, 10).unwrap();
+            lengths.write_u32(&(0..20).map(|i| 1 + i % 10).collect::<Vec<_>>()).unwrap();
+            let reductions: [ClassReduction<'_>; 5] = [
+                Reduction::Mean.into(),
+                Reduction::Sum.ignoring(4),
+                Reduction::Mean.weighted(&weights).into(),
+                Reduction::Mean.class_weights(&of_classes).label_smoothing(0.1),
+                Reduction::Mean.up_to(&lengths).into(),
+            ];
+            for (i, reduction) in reductions.into_iter().enumerate() {
+                let all = loss_and_gradients(&device, reduction, i != 1, None);
+                for at_once in [64, 128, 1000] {
+                    let some = loss_and_gradients(&device, reduction, i != 1, Some(at_once));
+                    assert_eq!(
+                        all.iter().map(Vec::len).collect::<Vec<_>>(),
+                        some.iter().map(Vec::len).collect::<Vec<_>>()
+                    );
+                    for (all, some) in all.iter().flatten().zip(some.iter().flatten()) {
+                        assert!(
+                            (all - some).abs() < tolerance * (1.0 + all.abs()),
+                            "{device:?}, {reduction:?}, {at_once}: {some}, not {all}"
+                        );
+                    }
                 }
             }
+        }
+    }
+
+    /// Of a table that is looked up, with the weight frozen, and without gradients.
+    #[test]
+    fn only_what_is_differentiable_has_a_gradient() {
+        let device = Device::cpu();
+        let [table, weight] =
+            [[7, 6], [9, 6]].map(|shape| device.upload("x", &shape, &rng::manual_seed(1).randn(shape[0] * 6)).unwrap());
+        let index = device.tokens("index", &[130], 7).unwrap();
+        index.write_u32(&(0..130).map(|i| i % 7).collect::<Vec<_>>()).unwrap();
+        let targets = device.targets("targets", &[130], 9).unwrap();
+        targets.write_u32(&(0..130).map(|i| i % 9).collect::<Vec<_>>()).unwrap();
+        let run = |in_parts: bool, is_trained: bool| {
+            let mut g = Graph::without_parameters(&device);
+            let table = if is_trained { g.input_with_gradient(&table) } else { g.input(&table) }.unwrap();
+            let weight = g.input(&weight).unwrap();
+            let x = crate::nn::functional::embedding(&mut g, table, &index).unwrap();
+            let loss = if in_parts {
+                loss_of_some_rows_after_others(&mut g, x, (weight, None), &targets, Reduction::Mean.into(), 64 * 9)
+            } else {
+                let logits = linear(&mut g, x, weight, None).unwrap();
+                cross_entropy(&mut g, logits, &targets, Reduction::Mean)
+            };
+            let loss = loss.unwrap();
+            if is_trained {
+                g.backward(&[&loss], &[]).unwrap();
+            }
+            let (rows, gradient) = (loss.rows().clone(), g.gradient(table));
+            assert_eq!((g.gradient(weight).is_none(), gradient.is_some()), (true, is_trained));
+            g.finish().unwrap().run().unwrap();
+            [Some(rows), gradient].into_iter().flatten().flat_map(|tensor| tensor.to_vec().unwrap()).collect::<Vec<_>>()
+        };
+        for is_trained in [false, true] {
+            let (all, parts) = (run(false, is_trained), run(true, is_trained));
+            assert!(all.len() == parts.len() && all.iter().zip(&parts).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_leaves_no_command() {
+        let device = Device::cpu();
+        let mut g = Graph::without_parameters(&device);
+        let mut input = |shape: &[usize]| g.input(&device.zeros("x", shape, DType::F32).unwrap()).unwrap();
+        let (x, weight, narrow, bias) = (input(&[4, 6]), input(&[9, 6]), input(&[9, 5]), input(&[8]));
+        let targets = device.targets("targets", &[4], 9).unwrap();
+        let few = device.targets("targets", &[3], 9).unwrap();
+        for (weight, bias, targets) in
+            [(narrow, None, &targets), (weight, Some(bias), &targets), (weight, None, &few), (bias, None, &targets)]
+        {
+            let error = linear_cross_entropy(&mut g, x, weight, bias, targets, Reduction::Mean).unwrap_err();
+            assert!(error.to_string().contains("linear_cross_entropy"), "{error}");
+            assert_eq!(g.len(), 0);
         }
     }
 }
