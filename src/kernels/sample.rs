@@ -1,5 +1,7 @@
 //! Draws the next token of every lane of a generator, and feeds it back.
 
+use rayon::prelude::*;
+
 use super::{expect_len, folded_grid};
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Kernel, params, reads, reads_u32, twin, wgsl, writes_u32};
@@ -102,8 +104,18 @@ fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let (shape, control) = (shape.read(), control.read_u32());
     let (history, tokens, ring) = (history.write_u32(), tokens.write_u32(), ring.write_u32());
     let mut lanes = Lanes { shape, control, history, tokens, ring };
-    logits.read().chunks_exact(p.V as usize).enumerate().for_each(|(lane, z)| lanes.draw(lane, z));
+    let (logits, v) = (logits.read(), p.V as usize);
+    if logits.len() < LEAST_DIVIDED {
+        return logits.chunks_exact(v).enumerate().for_each(|(lane, z)| lanes.draw(lane, z));
+    }
+    let choose = |(lane, z)| lanes.choose(lane, z);
+    let drawn: Vec<_> =
+        logits.par_chunks_exact(v).enumerate().with_min_len(LEAST_DIVIDED.div_ceil(4 * v)).map(choose).collect();
+    drawn.into_iter().enumerate().for_each(|(lane, drawn)| lanes.take(lane, drawn));
 }
+
+/// Logits of all lanes that are worth several threads.
+const LEAST_DIVIDED: usize = 1 << 14;
 
 /// The tensors of [`Draw`], as the twins see them.
 pub(super) struct Lanes<'a, F> {
@@ -117,12 +129,17 @@ pub(super) struct Lanes<'a, F> {
 impl<F: Real> Lanes<'_, F> {
     /// Draws a lane's next token, by its logits.
     pub fn draw(&mut self, lane: usize, z: &[F]) {
+        let drawn = self.choose(lane, z);
+        self.take(lane, drawn);
+    }
+
+    /// A lane's next token.
+    fn choose(&self, lane: usize, z: &[F]) -> usize {
         let [temperature, top_p, min_p, penalty] = [0, 1, 2, 3].map(|i| self.shape[4 * lane + i]);
         let [seed, key, top_k, stop, never, last_n] = [0, 1, 2, 3, 4, 5].map(|i| self.control[6 * lane + i]);
-        let lanes = self.tokens.len();
-        let (counts, places) = self.history.split_at_mut(lanes);
-        let (count, places) = (&mut counts[lane], &mut places[lane * z.len()..][..z.len()]);
-        let place = *count ^ FIRST_PLACE;
+        let (counts, places) = self.history.split_at(self.tokens.len());
+        let (count, places) = (counts[lane], &places[lane * z.len()..][..z.len()]);
+        let place = count ^ FIRST_PLACE;
         let is_late = |v: usize| places[v] > 0 && place.wrapping_sub(places[v]).wrapping_sub(1) < last_n;
         // A NaN counts as the least likely; the token that is never to be drawn is below that.
         let score = |(v, z): (usize, F)| match z {
@@ -138,15 +155,20 @@ impl<F: Real> Lanes<'_, F> {
         let z = z.as_slice();
         let mut drawn = (1..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
         if temperature > F::zero() {
-            let bits = threefry2x32([seed, key], [*count, 0])[0];
+            let bits = threefry2x32([seed, key], [count, 0])[0];
             let uniform = F::of(f64::from(bits >> 8) / f64::from(1 << 24));
             drawn = draw(z, z[drawn], temperature, (top_k as usize, top_p, min_p), uniform).unwrap_or(drawn);
         }
-        if *count > 0 && self.tokens[lane] == stop {
-            drawn = stop as usize;
-        }
-        if let Some(last) = places.get_mut(drawn) {
-            *last = place;
+        if count > 0 && self.tokens[lane] == stop { stop as usize } else { drawn }
+    }
+
+    /// Remembers a lane's token.
+    fn take(&mut self, lane: usize, drawn: usize) {
+        let lanes = self.tokens.len();
+        let (counts, places) = self.history.split_at_mut(lanes);
+        let (count, v) = (&mut counts[lane], places.len() / lanes);
+        if let Some(last) = places[lane * v..][..v].get_mut(drawn) {
+            *last = *count ^ FIRST_PLACE;
         }
         self.tokens[lane] = drawn as u32;
         self.ring[*count as usize % (self.ring.len() / lanes) * lanes + lane] = drawn as u32;
