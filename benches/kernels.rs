@@ -336,6 +336,7 @@ fn main() -> anyhow::Result<()> {
     println!("{}, f32", device.describe());
     let mut criterion = Criterion::default()
         .sample_size(10)
+        .nresamples(10_000)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();

@@ -37,9 +37,9 @@
 //!
 //! # Building
 //!
-//! Without the default feature `cli` there is the library alone, without `gpu` the CPU alone, and no wgpu to compile; `reference`, which comes with it, has the twins in
-//! f64 as well ([`Device::reference`]). A debug build computes hundreds of times slower
-//! than a release build, unless what computes is compiled as there:
+//! The feature `cli` adds the command, `onnx` files of other frameworks. Without the default feature `gpu` there is the CPU alone, and no
+//! wgpu to compile; `reference`, which comes with it, has the twins in f64 as well ([`Device::reference`]). A debug build computes hundreds
+//! of times slower than a release build, unless what computes is compiled as there:
 //!
 //! ```toml
 //! [dependencies]

@@ -164,7 +164,7 @@ async fn choose<A, T>(
     Err(refused.into_iter().next().unwrap_or_else(|| {
         let mut available = names.into_iter().chain(["cpu".into()]).collect::<Vec<_>>().join(", ");
         if !cfg!(feature = "gpu") {
-            available += &format!(", for {NO_ADAPTER}; build it with its default features");
+            available += &format!(", for {NO_ADAPTER}; build it with the feature `gpu`");
         }
         Error::NoDevice { wanted: name.into(), available }
     }))

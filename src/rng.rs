@@ -68,12 +68,7 @@ impl Rng {
     /// The next 32 raw bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == N {
-            for i in 0..N {
-                let y = (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % N] & 0x7fff_ffff);
-                let twist = if y & 1 == 1 { 0x9908_b0df } else { 0 };
-                self.state[i] = self.state[(i + M) % N] ^ (y >> 1) ^ twist;
-            }
-            self.used = 0;
+            self.twist();
         }
         let mut y = self.state[self.used];
         self.used += 1;
@@ -81,6 +76,20 @@ impl Rng {
         y ^= (y << 7) & 0x9d2c_5680;
         y ^= (y << 15) & 0xefc6_0000;
         y ^ (y >> 18)
+    }
+
+    /// The next N words, before they are tempered.
+    #[cold]
+    fn twist(&mut self) {
+        let state = &mut self.state;
+        let twisted = |high: u32, low: u32| {
+            let y = (high & 0x8000_0000) | (low & 0x7fff_ffff);
+            (y >> 1) ^ ((y & 1) * 0x9908_b0df)
+        };
+        (0..N - M).for_each(|i| state[i] = state[i + M] ^ twisted(state[i], state[i + 1]));
+        (N - M..N - 1).for_each(|i| state[i] = state[i + M - N] ^ twisted(state[i], state[i + 1]));
+        state[N - 1] = state[M - 1] ^ twisted(state[N - 1], state[0]);
+        self.used = 0;
     }
 
     /// Uniform in [0, 1) with 24 bits: `torch.rand`'s draw.
@@ -149,8 +158,8 @@ impl Rng {
     pub fn randperm(&mut self, n: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n as u32).collect();
         for i in 0..n.saturating_sub(1) {
-            let z = self.next_u32() as usize % (n - i);
-            order.swap(i, i + z);
+            let z = self.next_u32() % (n - i) as u32;
+            order.swap(i, i + z as usize);
         }
         order
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use elman::kernels;
-use naga::{Expression, MathFunction};
 use rayon::prelude::*;
+use wgpu::naga::{self, Expression, MathFunction};
 use wgpu::util::{BufferInitDescriptor, DeviceExt as _};
 
 /// A function of `lib/math`, its exact value, and how many units in the last place it may be off.

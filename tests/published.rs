@@ -146,7 +146,7 @@ fn silero_segments_of_any_probabilities() {
     assert_eq!(found, segments);
 }
 
-/// Frames a second beside onnxruntime's, in turn: `cargo test --release --test published -- --ignored --nocapture`.
+/// Frames a second beside onnxruntime's, in turn: `cargo test --release --features onnx --test published -- --ignored --nocapture`.
 #[test]
 #[ignore = "it measures"]
 fn silero_beside_onnxruntime() {

@@ -113,7 +113,7 @@ if [ -n "$python" ] && [ -z "${ELMAN_PUBLISHED:-}" ]; then
     fi
 fi
 
-cargo build --release --examples
+cargo build --release --workspace --all-features --examples
 
 # Whether the adapter that `gpu` opens is the one that is wanted.
 adapter_answers() {
@@ -131,7 +131,7 @@ adapter_answers || fail "no ${driver:-GPU} adapter answers, nor does one of the 
 # Every test that needs a GPU fails without one; shaders run with bounds checks. ELMAN_REQUIRE_ALL=1, which CI sets, makes it an
 # error too where the adapter does not have what a test is of: f16, subgroups, more workgroup memory.
 export ELMAN_REQUIRE_GPU=1 ELMAN_BOUNDS_CHECKS=1
-[ -n "$validation" ] || exec cargo test --release "$@" "${soak[@]}"
+[ -n "$validation" ] || exec cargo test --release --workspace --all-features "$@" "${soak[@]}"
 
 [ -e /usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json ] || install vulkan-validationlayers
 
@@ -159,12 +159,12 @@ watched() {
 }
 
 echo "== a mistake, which the layer must find"
-watched cargo test --release --test validation -- --ignored
+watched cargo test --release --workspace --all-features --test validation -- --ignored
 grep -q 'VUID-vkDestroyDevice-device-' "$folder/messages" ||
     fail "the validation layer does not find a mistake: is vulkan-validationlayers installed?"
 
 status=0
-watched cargo test --release "$@" "${soak[@]}" || status=$?
+watched cargo test --release --workspace --all-features "$@" "${soak[@]}" || status=$?
 if [ -s "$folder/messages" ]; then
     cat "$folder/messages"
     echo "== kinds of messages"

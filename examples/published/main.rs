@@ -1,5 +1,5 @@
 //! Networks that others published, run to the answers of their own programs: `tests/run.sh --with-python` fetches them, then
-//! `cargo run --release --example published -- silero speech.wav`.
+//! `cargo run --release --features onnx --example published -- silero speech.wav`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -84,13 +84,14 @@ impl Vocabulary {
     /// # Errors
     /// [`Error::UnknownCharacter`] names the first one that is not in the vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let token = |(position, character)| {
-            self.token(character).ok_or_else(|| {
+        let mut tokens = Vec::with_capacity(text.len());
+        for (position, character) in text.chars().enumerate() {
+            tokens.push(self.token(character).ok_or_else(|| {
                 let known = self.characters[1..].iter().flat_map(|c| c.escape_debug()).collect();
                 Error::UnknownCharacter { character, position, known }
-            })
-        };
-        text.chars().enumerate().map(token).collect()
+            })?);
+        }
+        Ok(tokens)
     }
 
     /// The token of a character, if it has one.

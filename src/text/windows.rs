@@ -146,11 +146,10 @@ impl Windows {
     /// # Errors
     /// `order` is not as long as the windows, or names one that is not there.
     pub fn set_order(&self, order: &[u32]) -> Result<()> {
-        let start = |&i: &u32| {
-            let expected = format!("below {}", self.len());
-            self.starts.get(i as usize).copied().ok_or_else(|| Error::argument("set_order", "order", expected, i))
-        };
-        self.order.write_u32(&order.iter().map(start).collect::<Result<Vec<_>>>()?)
+        if let Some(i) = order.iter().find(|&&i| i as usize >= self.len()) {
+            return Err(Error::argument("set_order", "order", format!("below {}", self.len()), i));
+        }
+        self.order.write_u32(&order.iter().map(|&i| self.starts[i as usize]).collect::<Vec<_>>())
     }
 
     /// Records the cut of the next batch of an epoch: windows, and the token after each.
