@@ -15,7 +15,6 @@ pub use crate::model_file::ModelFile;
 pub(crate) use crate::model_file::not_finite;
 use crate::model_file::{model_file, unreadable};
 use crate::nn::{Snapshot, State};
-use crate::tensor::Tensor;
 
 /// Strings kept beside the parameters: configuration, vocabulary.
 pub type Metadata = HashMap<String, String>;
@@ -102,7 +101,7 @@ pub async fn to_bytes_async(parameters: &Parameters, metadata: Metadata, asked: 
     let values = parameters.values().to_vec_async().await?;
     let mut views = Vec::new();
     for (name, tensor) in parameters.iter() {
-        let values = &values[place(&tensor)];
+        let values = &values[tensor.elements()];
         if let (true, Some(problem)) = (asked.finite, not_finite(name, values)) {
             let expected = "finite, or saved with `Save { finite: false }`";
             return Err(Error::argument("save", "parameters", expected, problem));
@@ -322,7 +321,7 @@ impl ModelFile {
             if own_name != name {
                 report.renamed.push((own_name.to_owned(), name.to_owned()));
             }
-            found.push((place(&tensor), values));
+            found.push((tensor.elements(), values));
         }
         let known: HashSet<_> = parameters.names().collect();
         // Of a checkpoint, the parameters alone.
@@ -344,11 +343,6 @@ impl ModelFile {
         block.write_f64(&values)?;
         Ok(report)
     }
-}
-
-/// Where a parameter lies among all values.
-fn place(tensor: &Tensor) -> std::ops::Range<usize> {
-    tensor.offset()..tensor.offset() + tensor.len()
 }
 
 /// All that keeps a file from fitting, some of each kind.

@@ -244,7 +244,7 @@ impl<'a, F> Arg<'a, F> {
         F: Real,
         Memory: AsCells<F>,
     {
-        let range = tensor.offset()..tensor.offset() + tensor.len();
+        let range = tensor.elements();
         let memory = tensor.buffer().memory();
         // SAFETY: the caller's promise.
         unsafe {

@@ -98,7 +98,8 @@
 //! * **What shapes a kernel is a constant of its WGSL file**, which the host sets: tiles differ with sizes, and a software
 //!   driver, where a load costs hundreds of products, gets larger ones for large products. So is what an adapter has beyond
 //!   WebGPU's least: on a GPU, few weights stay in workgroup memory for all steps, and sums that are cut into slices are
-//!   added up within subgroups. A thread gets as many sums as fit into the registers that compilers for GPUs have (`tests/isa` asks one). Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`](Recorder::set_precision).
+//!   added up within subgroups. A thread gets as many sums as fit into the registers that compilers for GPUs have (`tests/isa` asks one).
+//!   Weights in f16 change numbers, so they are asked for: [`Graph::set_precision`](Recorder::set_precision).
 //! * **What acts on each element is a program** ([`map`]): a few instructions, from which come the WGSL, the gradient (another program), and what
 //!   the one twin walks. A kernel is made for each, and differs with the instructions, not with sizes and numbers. Any layout of inputs
 //!   and results is part of it, so broadcasting, transposes, slices and joins are programs that copy.

@@ -148,6 +148,11 @@ impl Tensor {
         self.offset
     }
 
+    /// Its elements, of its buffer.
+    pub(crate) fn elements(&self) -> Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+
     /// A range of the same memory, from element `start` on.
     pub(crate) fn view(&self, name: &str, start: usize, shape: &[usize]) -> Self {
         let view = Self { name: name.into(), shape: shape.into(), offset: self.offset + start, ..self.clone() };
@@ -167,7 +172,7 @@ impl Tensor {
 
     /// These elements in another buffer, which is as large at least; by the same name, in one row if they are but part of it.
     pub(crate) fn elsewhere(&self, buffer: &Arc<Buffer>, elements: Range<usize>) -> Self {
-        let is_whole = elements == (self.offset..self.offset + self.len());
+        let is_whole = elements == self.elements();
         let shape = if is_whole { self.shape.clone() } else { vec![elements.len()] };
         Self { shape, buffer: buffer.clone(), offset: elements.start, ..self.clone() }
     }

@@ -315,7 +315,7 @@ impl<P> Trainer<P> {
                     let expected = format!("another name, since `{start}` begins those of what is no parameter");
                     return Err(Error::argument("checkpoint", "parameter", expected, name));
                 }
-                let values = &values[view.offset()..view.offset() + view.len()];
+                let values = &values[view.elements()];
                 checkpoint.put(in_checkpoint(block, name), view.shape(), values);
             }
         }
@@ -360,7 +360,7 @@ impl<P> Trainer<P> {
             let mut all = vec![0.0; tensor.len()];
             for (name, view) in self.parameters.iter() {
                 let new = checkpoint.get_f32(&in_checkpoint(block, name), view.shape())?;
-                all[view.offset()..view.offset() + view.len()].copy_from_slice(&new);
+                all[view.elements()].copy_from_slice(&new);
             }
             values.push(all);
         }

@@ -1,6 +1,6 @@
 //! `1 / n` for the mean over the `n` rows whose target counts.
 
-use super::{column_sum, expect_len, map};
+use super::{MOST_OF_ONE_WORKGROUP, column_sum, expect_len, map};
 use crate::error::Result;
 use crate::kernel::{Args, Kernel, params, reads_u32, twin, wgsl, writes};
 use crate::plan::Recorder;
@@ -37,7 +37,7 @@ pub fn count_targets(
         let params = Params { R: targets.len() as u32, V: v as u32, ignore_index, parts: parts as u32 };
         r.dispatch(&KERNEL, &[], params, &[targets, counts], [parts, 1, 1])
     };
-    let parts = targets.len().div_ceil(ROWS_OF_A_PART);
+    let parts = targets.len().div_ceil(MOST_OF_ONE_WORKGROUP);
     if parts == 1 {
         return record(r, scale);
     }
@@ -46,9 +46,6 @@ pub fn count_targets(
     column_sum::column_sum(r, &counts, &count, false)?;
     map::unary(r, |count| count.gt(0.0).then(1.0 / count, 0.0), &count, scale)
 }
-
-/// Targets that one workgroup counts: 256 for each of its threads.
-const ROWS_OF_A_PART: usize = 1 << 16;
 
 /// Targets that a workgroup sees at once.
 const THREADS: usize = 256;

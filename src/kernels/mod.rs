@@ -237,6 +237,9 @@ fn product(sizes: &[usize]) -> u64 {
     sizes.iter().map(|&size| size as u64).product()
 }
 
+/// Values of which a sum, or a count, is one workgroup's: 256 for each of its threads.
+const MOST_OF_ONE_WORKGROUP: usize = 1 << 16;
+
 /// Multiplications and additions from which on a larger tile, slower to compile, is worth it on a software driver.
 const LARGE_TILE_FLOPS: u64 = 100_000_000;
 

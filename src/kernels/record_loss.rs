@@ -1,6 +1,6 @@
 //! Appends a step's loss to a log on the device; the last of a step advances the plan's clock.
 
-use super::{column_sum, expect_len};
+use super::{MOST_OF_ONE_WORKGROUP, column_sum, expect_len};
 use crate::error::Result;
 use crate::kernel::{Args, Kernel, params, reads, twin, wgsl, writes, writes_u32};
 use crate::plan::Recorder;
@@ -45,9 +45,6 @@ pub fn record_loss(
     let params = Params { R: losses.len() as u32, capacity: history.len() as u32, advances: advances.into() };
     r.dispatch(&KERNEL, &[], params, &[losses, scale, history, clock], [1, 1, 1])
 }
-
-/// More losses than these are added up by several workgroups before.
-const MOST_OF_ONE_WORKGROUP: usize = 1 << 16;
 
 fn twin<F: Real>(p: &Params, args: Args<'_, F>) {
     let [losses, scale, history, clock] = args.all();

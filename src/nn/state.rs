@@ -255,9 +255,7 @@ impl State {
     /// As [`Self::save`].
     pub async fn save_async(&self) -> Result<Snapshot> {
         let values = self.values.to_vec_async().await?;
-        let part = |(name, tensor): (&String, &Tensor)| {
-            (name.clone(), values[tensor.offset()..tensor.offset() + tensor.len()].to_vec())
-        };
+        let part = |(name, tensor): (&String, &Tensor)| (name.clone(), values[tensor.elements()].to_vec());
         Ok(self.tensors.iter().map(part).collect())
     }
 

@@ -410,10 +410,10 @@ impl Recorder {
 
     /// Of this tensor, or part of one, that the dispatch just recorded writes, neither it nor a later command needs what was there before.
     pub(crate) fn overwrites(&mut self, written: &Tensor) {
-        let range = written.offset()..written.offset() + written.len();
+        let range = written.elements();
         if let Some(Some(Command::Dispatch(Dispatch { kernel, tensors, overwrites, .. }))) = self.commands.last_mut() {
             let has = |tensor: &Tensor| {
-                let all = tensor.offset()..tensor.offset() + tensor.len();
+                let all = tensor.elements();
                 Arc::ptr_eq(tensor.buffer(), written.buffer()) && all.start <= range.start && range.end <= all.end
             };
             let binding = (0..tensors.len()).find(|&i| kernel.bindings[i].access == Access::Write && has(&tensors[i]));
@@ -632,8 +632,7 @@ fn refuse_aliasing(kernel: &Kernel, (i, first): (usize, &Tensor), (j, second): (
     if !Arc::ptr_eq(first.buffer(), second.buffer()) {
         return Ok(());
     }
-    let range = |tensor: &Tensor| tensor.offset()..tensor.offset() + tensor.len();
-    let (a, b) = (range(first), range(second));
+    let (a, b) = (first.elements(), second.elements());
     let overlap = a.start < b.end && b.start < a.end;
     let written = match (kernel.bindings[i].access, kernel.bindings[j].access) {
         (Access::Read, Access::Read) => return Ok(()),

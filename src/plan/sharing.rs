@@ -48,10 +48,6 @@ impl Elements {
     }
 }
 
-fn elements(tensor: &Tensor) -> Range<usize> {
-    tensor.offset()..tensor.offset() + tensor.len()
-}
-
 /// A buffer that only the commands of a plan know, from the first of them that uses it to the last.
 struct Life<'a> {
     tensor: &'a Tensor,
@@ -105,11 +101,11 @@ impl<'a> Sharing<'a> {
                     overwritten.for_each(|(_, range)| life.made.add(range.clone()));
                 }
                 if matches!(command, Command::Dispatch(_)) || access == Access::Read {
-                    for range in life.made.missing(elements(tensor)) {
+                    for range in life.made.missing(tensor.elements()) {
                         life.zeros.add(range);
                     }
                 }
-                life.made.add(elements(tensor));
+                life.made.add(tensor.elements());
             }
         }
         lives.retain(Life::may_share);
@@ -173,7 +169,7 @@ pub(super) fn share(commands: Vec<Command>) -> Result<Vec<Command>> {
         }
         for tensor in command.tensors_mut() {
             if let Some(buffer) = shared.get(&Arc::as_ptr(tensor.buffer())) {
-                *tensor = tensor.elsewhere(buffer, elements(tensor));
+                *tensor = tensor.elsewhere(buffer, tensor.elements());
             }
         }
         all.push(command);

@@ -38,7 +38,7 @@ fn uses(command: &Command) -> Vec<Use> {
     let used = |is_written| {
         move |tensor: &Tensor| Use {
             buffer: Arc::as_ptr(tensor.buffer()) as usize,
-            range: tensor.offset()..tensor.offset() + tensor.len(),
+            range: tensor.elements(),
             is_written,
         }
     };
